@@ -1,1 +1,1 @@
-"""The steps of a regression run. Nothing here imports torch; what runs inside a rank lives in ``tasks.ranks``."""
+"""The steps of a regression run. Nothing here imports torch; what runs in a rank lives in ``tasks.ranks``."""

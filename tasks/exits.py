@@ -45,7 +45,7 @@ class CannotRun(TaskError):
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and exit with its code, or with the code of the ``TaskError`` it raises, printed as one line."""
+    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed."""
     try:
         code = main()
     except TaskError as error:

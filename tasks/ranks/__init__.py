@@ -1,1 +1,1 @@
-"""Everything that runs inside a rank of the training job: the only place where torch and megatron are imported."""
+"""All that runs inside a rank of the training job: the only place where torch and megatron are imported."""

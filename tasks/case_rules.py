@@ -1,0 +1,287 @@
+"""The rules of a case file. Each check returns all its errors, as lines that name the field and the rule."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+TEST_TYPES = ("regular", "ckpt-resume", "crash-resume")
+METRICS = (
+    "lm loss",
+    "num-zeros",
+    "grad-norm",
+    "learning-rate",
+    "params-norm",
+    "mem-allocated-bytes",
+    "mem-max-allocated-bytes",
+    "iteration-time",
+)
+FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
+
+_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS")
+_OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
+_CORPUS_KEYS = ("package", "version", "suffix", "sha256")
+_ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
+
+_COUNTS = (
+    "--num-layers",
+    "--hidden-size",
+    "--num-attention-heads",
+    "--seq-length",
+    "--max-position-embeddings",
+    "--micro-batch-size",
+    "--global-batch-size",
+    "--train-iters",
+    "--save-interval",
+    "--lr-decay-iters",
+    "--vocab-size",
+    "--make-vocab-size-divisible-by",
+    "--tensor-model-parallel-size",
+    "--pipeline-model-parallel-size",
+    "--context-parallel-size",
+    "--num-layers-per-virtual-pipeline-stage",
+    "--num-virtual-stages-per-pipeline-rank",
+)
+_NUMBERS = ("--lr", "--min-lr", "--weight-decay", "--clip-grad", "--attention-dropout", "--hidden-dropout")
+_REQUIRED = (
+    "--num-layers",
+    "--hidden-size",
+    "--num-attention-heads",
+    "--seq-length",
+    "--max-position-embeddings",
+    "--micro-batch-size",
+    "--global-batch-size",
+    "--train-iters",
+    "--lr",
+)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean X?"``, or the known words when none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+
+
+def check_shape(content: Mapping[str, object]) -> list[str]:
+    """Keys and types of a whole file; nothing else can be checked before these hold."""
+    errors = [f"{key}: unknown key. {did_you_mean(key, _KEYS)}" for key in content if key not in _KEYS]
+    if "MODEL_ARGS" not in content:
+        errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
+    errors += _check_layer(content, where="")
+    if content.get("TEST_TYPE", "regular") not in TEST_TYPES:
+        test_type = content["TEST_TYPE"]
+        errors.append(f"TEST_TYPE: {test_type!r} is none. {did_you_mean(str(test_type), TEST_TYPES)}")
+    errors += _check_metrics(content.get("METRICS"))
+    if content.get("CORPUS") is not None:
+        errors += _check_corpus(content["CORPUS"])
+    errors += _check_platforms(content.get("PLATFORMS"))
+    return errors
+
+
+def _check_layer(layer: Mapping[str, object], *, where: str) -> list[str]:
+    errors = []
+    model_args, env_vars = layer.get("MODEL_ARGS"), layer.get("ENV_VARS")
+    if model_args is not None and not isinstance(model_args, dict):
+        errors.append(f"{where}MODEL_ARGS: must be a mapping of flags to values")
+    elif model_args:
+        errors += [
+            error for flag, value in model_args.items() for error in _check_flag(flag, value, where=where)
+        ]
+    if env_vars is not None and not isinstance(env_vars, dict):
+        errors.append(f"{where}ENV_VARS: must be a mapping of names to values")
+    elif env_vars:
+        errors += [
+            error for name, value in env_vars.items() for error in _check_variable(name, value, where=where)
+        ]
+    return errors
+
+
+def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
+    field = f"{where}MODEL_ARGS.{flag}"
+    if not FLAG.fullmatch(flag):
+        return [
+            f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
+        ]
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) or (item is None and isinstance(value, list)) for item in items):
+        return [f"{field}: must be a number, text, true, false, null, or a list of these"]
+    return [f"{field}: {error}" for item in items if (error := _broken_name(item))]
+
+
+def _check_variable(name: str, value: object, *, where: str) -> list[str]:
+    field = f"{where}ENV_VARS.{name}"
+    if not _ENVIRONMENT_VARIABLE.fullmatch(name):
+        return [f"{field}: is no name of an environment variable"]
+    if isinstance(value, bool):
+        return [f'{field}: {str(value).lower()} is ambiguous here: write "1", "0" or the word in quotes']
+    if isinstance(value, (dict, list)):
+        return [f"{field}: must be one number or text"]
+    return [f"{field}: {error}"] if (error := _broken_name(value)) else []
+
+
+def _broken_name(value: object) -> str | None:
+    """``${`` that is not ``${NAME}``: a shell would do something with it, nothing here does."""
+    if isinstance(value, str) and "${" in re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "", value):
+        return f"{value!r} has a '${{' that is no ${{NAME}}; names are put in, nothing else is evaluated"
+    return None
+
+
+def _check_metrics(metrics: object) -> list[str]:
+    if not isinstance(metrics, list) or not metrics:
+        return [f"METRICS: must be a list of what is compared. Known: {', '.join(METRICS)}."]
+    errors = [
+        f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}"
+        for name in metrics
+        if name not in METRICS
+    ]
+    repeated = sorted({str(name) for name in metrics if metrics.count(name) > 1})
+    return errors + [f"METRICS: {name!r} is listed more than once" for name in repeated]
+
+
+def _check_corpus(corpus: object) -> list[str]:
+    if not isinstance(corpus, dict):
+        return [f"CORPUS: must be a mapping of {', '.join(_CORPUS_KEYS)}"]
+    errors = [
+        f"CORPUS.{key}: unknown key. {did_you_mean(key, _CORPUS_KEYS)}"
+        for key in corpus
+        if key not in _CORPUS_KEYS
+    ]
+    for key in _CORPUS_KEYS:
+        if key not in corpus:
+            errors.append(f"CORPUS.{key}: is missing")
+        elif not isinstance(corpus[key], str):
+            errors.append(f"CORPUS.{key}: {corpus[key]!r} must be text: put it in quotes")
+    digest = corpus.get("sha256")
+    if isinstance(digest, str) and not re.fullmatch(r"[0-9a-f]{64}", digest):
+        errors.append("CORPUS.sha256: must be 64 hexadecimal digits, in lower case")
+    return errors
+
+
+def _check_platforms(platforms: object) -> list[str]:
+    if platforms is None:
+        return []
+    if not isinstance(platforms, dict):
+        return ["PLATFORMS: must be a mapping of platform names to their MODEL_ARGS and ENV_VARS"]
+    errors = []
+    for name, layer in platforms.items():
+        if not _PLATFORM.fullmatch(name):
+            errors.append(
+                f"PLATFORMS.{name}: is no platform; names look like cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
+            )
+        if not isinstance(layer, dict):
+            errors.append(f"PLATFORMS.{name}: must be a mapping of {' and '.join(_OVERLAY_KEYS)}")
+            continue
+        errors += [
+            f"PLATFORMS.{name}.{key}: unknown key. {did_you_mean(key, _OVERLAY_KEYS)}"
+            for key in layer
+            if key not in _OVERLAY_KEYS
+        ]
+        errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
+    return errors
+
+
+def check_values(model_args: Mapping[str, object], *, test_type: str, world_size: int) -> list[str]:
+    """Rules across flags, for the flags as one platform gets them."""
+    errors = [f"{flag}: is missing" for flag in _REQUIRED if model_args.get(flag) is None]
+    for flag in _COUNTS:
+        value = model_args.get(flag)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            errors.append(f"{flag}: {value!r} must be a whole number of at least 1")
+    for flag in _NUMBERS:
+        value = model_args.get(flag)
+        if value is not None and (
+            not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0
+        ):
+            errors.append(f"{flag}: {value!r} must be a number of at least 0")
+    if errors:
+        return errors
+    return [
+        *_check_layers(model_args),
+        *_check_batches(model_args, world_size),
+        *_check_sizes(model_args),
+        *_check_resume(model_args, test_type),
+    ]
+
+
+def _check_layers(args: Mapping[str, object]) -> list[str]:
+    layers, stages = args["--num-layers"], args.get("--pipeline-model-parallel-size") or 1
+    per_chunk = args.get("--num-layers-per-virtual-pipeline-stage")
+    chunks = args.get("--num-virtual-stages-per-pipeline-rank")
+    if per_chunk and chunks:
+        return [
+            "--num-virtual-stages-per-pipeline-rank: not together with --num-layers-per-virtual-pipeline-stage"
+        ]
+    if (per_chunk or chunks) and stages < 2:
+        return [
+            f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
+        ]
+    parts = stages * (per_chunk or chunks or 1)
+    if layers % parts:
+        unit = "layers a virtual stage" if per_chunk else "virtual stages a rank"
+        virtual = f" x {per_chunk or chunks} {unit}" if per_chunk or chunks else ""
+        return [f"--num-layers: {layers} is not divisible by {stages} pipeline stages{virtual}"]
+    return []
+
+
+def _check_batches(args: Mapping[str, object], world_size: int) -> list[str]:
+    stages = args.get("--pipeline-model-parallel-size") or 1
+    model_ranks = (
+        stages * (args.get("--tensor-model-parallel-size") or 1) * (args.get("--context-parallel-size") or 1)
+    )
+    if world_size % model_ranks:
+        return [
+            f"--pipeline-model-parallel-size: {world_size} ranks are not divisible by tensor x pipeline"
+            f" x context parallel = {model_ranks}"
+        ]
+    replicas = world_size // model_ranks
+    batch, micro = args["--global-batch-size"], args["--micro-batch-size"]
+    if batch % (micro * replicas):
+        return [
+            f"--global-batch-size: {batch} is not divisible by micro-batch {micro} x {replicas} data-parallel"
+            f" replicas = {micro * replicas}"
+        ]
+    virtual = args.get("--num-layers-per-virtual-pipeline-stage") or args.get(
+        "--num-virtual-stages-per-pipeline-rank"
+    )
+    micro_batches = batch // (micro * replicas)
+    # megatron-core's interleaved schedule: fewer leftover micro-batches than stages are refused
+    if virtual and (micro_batches < stages or 0 < micro_batches % stages < stages):
+        return [
+            f"--global-batch-size: {batch} gives {micro_batches} micro-batches a replica; the interleaved"
+            f" schedule needs a multiple of the {stages} pipeline stages"
+        ]
+    return []
+
+
+def _check_sizes(args: Mapping[str, object]) -> list[str]:
+    errors = []
+    if args["--hidden-size"] % args["--num-attention-heads"]:
+        errors.append(
+            f"--hidden-size: {args['--hidden-size']} is not divisible by"
+            f" --num-attention-heads {args['--num-attention-heads']}"
+        )
+    if args["--seq-length"] > args["--max-position-embeddings"]:
+        errors.append(
+            f"--seq-length: {args['--seq-length']} is above"
+            f" --max-position-embeddings {args['--max-position-embeddings']}"
+        )
+    if (args.get("--min-lr") or 0) > args["--lr"]:
+        errors.append(f"--min-lr: {args['--min-lr']} is above --lr {args['--lr']}")
+    return errors
+
+
+def _check_resume(args: Mapping[str, object], test_type: str) -> list[str]:
+    if test_type == "regular":
+        return []
+    iterations, interval = args["--train-iters"], args.get("--save-interval")
+    if interval is None:
+        return [f"--save-interval: is missing; TEST_TYPE {test_type} restarts from a saved checkpoint"]
+    if interval >= iterations:
+        return [
+            f"--save-interval: {interval} must be below --train-iters {iterations}, or TEST_TYPE {test_type}"
+            " has nothing to train after the restart"
+        ]
+    return []
