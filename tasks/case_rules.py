@@ -211,9 +211,7 @@ def _check_layers(args: Mapping[str, object]) -> list[str]:
     per_chunk = args.get("--num-layers-per-virtual-pipeline-stage")
     chunks = args.get("--num-virtual-stages-per-pipeline-rank")
     if per_chunk and chunks:
-        return [
-            "--num-virtual-stages-per-pipeline-rank: not together with --num-layers-per-virtual-pipeline-stage"
-        ]
+        return ["--num-virtual-stages-per-pipeline-rank: not with --num-layers-per-virtual-pipeline-stage"]
     if (per_chunk or chunks) and stages < 2:
         return [
             f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
