@@ -14,10 +14,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tasks.case import REPOSITORY, Case
 from tasks.exits import CannotRun, UsageError
+
+if TYPE_CHECKING:  # the noxfile reads platforms too, where no YAML reader is installed
+    from tasks.case import Case
 
 Device = Literal["cpu", "cuda"]
 
@@ -313,7 +315,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def git_commit(folder: Path = REPOSITORY) -> str:
+def git_commit(folder: Path = Path(__file__).parent) -> str:
     """The commit of the checkout, with ``-dirty`` behind it when tracked files differ, or ``unknown``."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:

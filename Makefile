@@ -1,0 +1,36 @@
+# The sessions of noxfile.py through make. make itself exits 2 whatever failed; the code is in its last line
+# ("Error 1"), and `nox -s ...` exits with it.
+#
+#   make regress ARGS="--set train-iters=60"      what is in ARGS goes behind nox's "--"
+
+# A CUDA host needs Python 3.12 or later; elsewhere python3 decides.
+CANDIDATES := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo python3.12 python3.13) python3
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+NEEDED_NOX := 2025.2.9
+PATH_NOX := $(shell v=$$(nox --version 2>&1) && [ "$$(printf '%s\n' $(NEEDED_NOX) "$$v" | sort -V | head -n 1)" = $(NEEDED_NOX) ] && command -v nox)
+NOX := $(or $(PATH_NOX),.venv/bin/nox)
+SESSIONS := regress record tests lint doctor clean
+
+.PHONY: help $(SESSIONS)
+
+help: ## List the targets
+	@echo "make regress   train every case that fits this machine, restart it, compare every step"
+	@echo "make tests     lint, unit tests, then one full main job"
+	@echo "make lint      ruff alone"
+	@echo "make record    write golden cards from three equal runs: ARGS=gpt3_pp4_resume"
+	@echo "make doctor    what this machine is, what can run here, what is missing"
+	@echo "make clean     remove old run directories: ARGS=\"--keep 5\""
+
+$(SESSIONS): $(NOX)
+	@$(NOX) -s $@ $(if $(ARGS),-- $(ARGS))
+
+# In an environment of its own: a Python that its distribution manages is left alone.
+.venv/bin/nox: requirements.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: there is no python3: install Python 3.10 or later, or call make PYTHON=/path/to/python3" >&2; exit 5; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than Python 3.10: call make PYTHON=/path/to/python3" >&2; exit 5; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv), or install nox" >&2; exit 5; }
+	@echo "make: no nox on PATH; the pinned one is installed into .venv"
+	@rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt nox
+	@touch $@

@@ -1,0 +1,319 @@
+"""What people and CI run; ``nox -l`` is the menu. A session prepares the pinned environment and runs tasks."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nox
+import nox.virtualenv
+
+REPOSITORY = Path(__file__).resolve().parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tasks import clean as run_directories  # noqa: E402
+from tasks import exits, platforms  # noqa: E402
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "shared"
+nox.options.error_on_external_run = True
+
+ENVIRONMENT = platforms.environment()
+CASES = sorted(path.parent.name for path in REPOSITORY.glob("test_cases/*/model_config.yaml"))
+DRY_RUN = "--dry-run" in sys.argv
+PINS = REPOSITORY / "requirements.txt"
+GPU_PINS = REPOSITORY / "requirements-gpu.txt"
+STAMP = "pins.sha256"
+MEANINGS = {
+    exits.MISMATCH: "does not match",
+    exits.USAGE: "bad usage or input",
+    exits.TRAINING_FAILED: "training failed",
+    exits.HANG: "hang",
+    exits.CANNOT_RUN: "this machine cannot run it",
+}
+
+
+# ---- sessions ----
+
+
+def run_case_session(session: nox.Session, case: str) -> None:
+    """Prepare, then run one case."""
+    options = read_options(session)
+    prepare(session)
+    finish(session, run_case(session, case, options))
+
+
+for _case in CASES:
+    _session = functools.partial(run_case_session, case=_case)
+    _session.__doc__ = f"Train {_case}, restart it from its checkpoint, compare every step."
+    nox.session(name=_case, default=False)(_session)
+
+
+@nox.session
+def regress(session: nox.Session) -> None:
+    """Run every case that fits this machine; --keep-going goes on after a failure."""
+    options = read_options(session)
+    prepare(session)
+    code = 0
+    for case in CASES:
+        if needs_data(case):
+            session.log(f"{case}: skipped, since DATA_PATH is not set")
+            continue
+        code = code or run_case(session, case, options)
+        if code and not options.keep_going:
+            break
+    finish(session, code)
+
+
+@nox.session(default=False)
+def record(session: nox.Session) -> None:
+    """Write golden cards from three equal runs: nox -s record -- CASE."""
+    prepare(session)
+    finish(session, step(session, "record", *session.posargs))
+
+
+@nox.session(default=False)
+def tests(session: nox.Session) -> None:
+    """Lint, run the unit tests, then one full main job; arguments go to pytest, alone."""
+    prepare(session)
+    check_style(session)
+    run(session, "pytest", *pytest_arguments(session))
+    if not session.posargs or DRY_RUN:
+        finish(session, run_case(session, "gpt3_pp4_resume", read_options(session)))
+
+
+@nox.session(default=False)
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    prepare(session)
+    check_style(session)
+
+
+@nox.session(default=False)
+def doctor(session: nox.Session) -> None:
+    """Tell what this machine is, what can run here and what is missing; --json for programs."""
+    prepare(session)
+    finish(session, step(session, "doctor", *session.posargs))
+
+
+@nox.session(default=False, venv_backend="none")
+def clean(session: nox.Session) -> None:
+    """Remove old run directories, never a running one: nox -s clean -- --keep 5."""
+    session.run(sys.executable, "-m", "tasks.clean", *session.posargs)
+
+
+# ---- one case ----
+
+
+def read_options(session: nox.Session) -> argparse.Namespace:
+    """Arguments behind ``--``, for the tasks that take them."""
+    parser = argparse.ArgumentParser(prog=f"nox -s {session.name} --", allow_abbrev=False)
+    parser.add_argument("--run-dir", type=Path, help="where the run is kept (default: runs/<case>/<time>)")
+    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[], help="a flag of the case")
+    parser.add_argument(
+        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
+    )
+    parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    try:
+        options = parser.parse_args([] if session.name == "tests" else session.posargs)
+    except SystemExit as stop:  # argparse has printed its message, or its help
+        if stop.code:
+            finish(session, exits.USAGE)
+        session.skip("nothing was run")
+    return options
+
+
+def run_case(session: nox.Session, case: str, options: argparse.Namespace) -> int:
+    """Train, restart, compare, draw: a step only when the one before gave it something to work on."""
+    run_dir = options.run_dir or Path("runs") / case / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    directory = ["--run-dir", str(run_dir)]
+    settings = [word for setting in options.set for word in ("--set", setting)]
+    plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
+    data = ["--data-path", options.data_path] if options.data_path else []
+    timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
+    launch = [case, *directory, *settings, *plugins, *data, *timeout]
+    if DRY_RUN:
+        session.log(
+            f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"
+        )
+    with held(run_dir):
+        code = step(session, "train", *launch) or step(session, "resume", *launch)
+        if not code:
+            code = step(session, "diff", case, *directory)
+            drawn = step(session, "report", *directory)
+            code = code or drawn
+    if code:
+        session.log(f"{case}: {MEANINGS[code]} (exit code {code}); see {run_dir}")
+    return code
+
+
+def needs_data(case: str) -> bool:
+    """Whether the case waits for a data set that nobody has pointed to."""
+    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
+
+
+def step(session: nox.Session, task: str, *arguments: str) -> int:
+    """Run a task and return its exit code."""
+    try:
+        run(session, "python", "-m", f"tasks.{task}", *arguments)
+    except nox.command.CommandFailed as failure:
+        code = getattr(failure, "return_code", None) or exits.MISMATCH
+        # a crash (Python exits 1) or a signal is no verdict: only comparing can say "does not match"
+        crashed = code not in MEANINGS or (code == exits.MISMATCH and task in ("train", "resume"))
+        return exits.TRAINING_FAILED if crashed else code
+    return 0
+
+
+def run(session: nox.Session, *command: str) -> None:
+    """Run a command of the environment, or print it."""
+    if DRY_RUN:
+        session.log(f"would run: {' '.join(command)}")
+        return
+    session.run(*command, external=session.venv_backend == "none")
+
+
+def check_style(session: nox.Session) -> None:
+    """Ruff, twice."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+
+
+def pytest_arguments(session: nox.Session) -> Sequence[str]:
+    """What is behind ``--``, for pytest."""
+    return [argument for argument in session.posargs if argument != "--dry-run"]
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """The run's lock, which keeps ``clean`` away between two steps."""
+    if DRY_RUN:
+        yield
+        return
+    path = run_directories.lock_file(run_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+    path.unlink(missing_ok=True)
+
+
+# ---- exit codes: nox knows 0 and 1, the design has six ----
+
+_first_code: list[int] = []
+
+
+def finish(session: nox.Session, code: int) -> None:
+    """End the session; unless ``code`` is 0 as failed, and nox with the first such code of its sessions."""
+    if not code:
+        return
+    if not _first_code:
+        _first_code.append(code)
+        atexit.register(_exit_with_first_code)
+    session.error(f"{MEANINGS[code]} (exit code {code})")
+
+
+def _exit_with_first_code() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_first_code[0])
+
+
+# ---- the environment ----
+
+
+class SharedEnvironment(nox.virtualenv.VirtualEnv):
+    """One environment for all sessions. It is made anew when the pins differ from those it was made with."""
+
+    def __init__(self, location: str, **options: object) -> None:
+        super().__init__(str(Path(location).with_name(ENVIRONMENT)), venv_backend="virtualenv", **options)
+        self.stamp = Path(self.location, STAMP)
+        self.lock = None
+
+    def create(self) -> bool:
+        """Make it, or reuse it. Until ``prepare`` has filled it, other sessions wait."""
+        if DRY_RUN:
+            return False
+        path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = path.open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.reuse_existing = self.is_filled()
+        return super().create()
+
+    def is_filled(self) -> bool:
+        """Whether exactly the pins are in it, as far as the stamp tells."""
+        return self.stamp.is_file() and self.stamp.read_text() == pins_digest()
+
+
+nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
+
+
+def prepare(session: nox.Session) -> None:
+    """Install exactly the pins, once, and verify them. With --no-venv, what is there is used."""
+    environment = session.virtualenv
+    if DRY_RUN or not isinstance(environment, SharedEnvironment):
+        return
+    gpu = ["--gpu"] if on_gpus() else []
+    verify = ["python", "-m", "tasks.environment", "verify", *gpu]
+    try:
+        if environment.is_filled():
+            session.run(*verify, silent=True)
+            return
+        session.install("--no-deps", "--no-compile", "-r", str(PINS))
+        if gpu:
+            install_gpu_packages(session)
+        session.run(*verify, "--dependencies")
+        environment.stamp.write_text(pins_digest())
+    except nox.command.CommandFailed:
+        session.log(f"{environment.location_name} is not the pinned environment: see above")
+        finish(session, exits.CANNOT_RUN)
+    finally:
+        environment.lock.close()
+
+
+def install_gpu_packages(session: nox.Session) -> None:
+    """Transformer Engine, its torch extension built here, and NCCL beside torch's own."""
+    pins = [line.split("#")[0].strip() for line in GPU_PINS.read_text().splitlines()]
+    nccl = [pin for pin in pins if pin.startswith("nvidia-nccl")]
+    others = [pin for pin in pins if pin and pin not in nccl]
+    target = Path(session.virtualenv.location, "nccl")
+    session.install("--no-deps", "--no-compile", "--target", str(target), *nccl)
+    try:
+        session.install("--no-deps", "--no-build-isolation", *others)
+    except nox.command.CommandFailed:
+        session.log(
+            "transformer-engine's torch extension could not be built: install the CUDA 13 toolkit (nvcc on"
+            " PATH, CUDA_HOME set) and cuDNN's headers, or use a container that has it with nox --no-venv"
+        )
+        raise
+    session.run("python", "-m", "tasks.ranks.gpu_libraries")
+
+
+@functools.cache
+def on_gpus() -> bool:
+    """Whether sessions train on GPUs here. A machine that can run nothing still lints and has a doctor."""
+    try:
+        return platforms.detect().device == "cuda"
+    except exits.TaskError:
+        return False
+
+
+@functools.cache
+def pins_digest() -> str:
+    """Of all that decides what is installed."""
+    files = [PINS, GPU_PINS] if on_gpus() else [PINS]
+    content = b"".join(path.read_bytes() for path in files)
+    return hashlib.sha256(sys.version.encode() + content).hexdigest()

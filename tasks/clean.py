@@ -1,0 +1,77 @@
+"""Remove old run directories, the newest kept, and never one that a process still works in."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.exits import UsageError, exit_with
+
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+
+
+def lock_file(run_dir: Path) -> Path:
+    """Beside the run directory: a session holds it locked from its first step to its last."""
+    return run_dir.with_name(f".{run_dir.name}.lock")
+
+
+def is_running(run_dir: Path, processes: Path = Path("/proc")) -> bool:
+    """Whether a session holds the run's lock, or a process has one of its files open."""
+    return _is_locked(lock_file(run_dir)) or any(
+        path.is_relative_to(run_dir.resolve()) for path in _open_files(processes)
+    )
+
+
+def prunable(runs: Path, keep: int) -> list[Path]:
+    """Run directories of every case beyond its ``keep`` newest, oldest first, without those still running."""
+    found = []
+    for case_dir in sorted(path for path in runs.glob("*") if path.is_dir()):
+        run_dirs = [path for path in case_dir.iterdir() if path.is_dir() and not path.is_symlink()]
+        run_dirs.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
+        found += [run_dir for run_dir in run_dirs[: max(0, len(run_dirs) - keep)] if not is_running(run_dir)]
+    return found
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _open_files(processes: Path) -> Iterable[Path]:
+    for link in processes.glob("[0-9]*/fd/*"):
+        try:
+            yield link.readlink()
+        except OSError:  # the process ended, or is somebody else's
+            continue
+
+
+def main() -> int:
+    """``python -m tasks.clean --keep 5``."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.clean", description="Remove old run directories.")
+    parser.add_argument("--keep", type=int, default=5, help="how many of each case stay (default: 5)")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where they are (default: runs)")
+    parser.add_argument("--dry-run", action="store_true", help="only list them")
+    arguments = parser.parse_args()
+    if arguments.keep < 0:
+        raise UsageError(f"--keep {arguments.keep}: must be at least 0")
+    doomed = prunable(arguments.runs, arguments.keep)
+    for run_dir in doomed:
+        print(f"{'would remove' if arguments.dry_run else 'removing'} {run_dir}")
+        if not arguments.dry_run:
+            shutil.rmtree(run_dir)
+            lock_file(run_dir).unlink(missing_ok=True)
+    print(f"{len(doomed)} run directories {'to remove' if arguments.dry_run else 'removed'}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
