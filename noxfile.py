@@ -1,4 +1,4 @@
-"""What people and CI run; ``nox -l`` is the menu. A session prepares the pinned environment and runs tasks."""
+"""What people and CI run; ``nox -l`` is the menu. Sessions prepare the pinned environment and run tasks."""
 
 from __future__ import annotations
 
