@@ -1,4 +1,4 @@
-"""Do torch, Transformer Engine, cuDNN and NCCL load together and agree? Run after an installation on a CUDA host."""
+"""Do torch, Transformer Engine, cuDNN and NCCL load and agree? Run after an installation on a CUDA host."""
 
 from __future__ import annotations
 

@@ -1,0 +1,298 @@
+"""tasks/case.py, case_rules.py, strict_yaml.py: reading, rules, overlays, substitution, digest."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import strict_yaml
+from tasks.case import Case, list_cases, load_case, parse_settings
+from tasks.exits import UsageError
+
+MAIN_CASE = "gpt3_pp4_resume"
+CONTENT = {
+    "ENV_VARS": {"NCCL_ALGO": "Ring"},
+    "MODEL_ARGS": {
+        "--num-layers": 12,
+        "--hidden-size": 32,
+        "--num-attention-heads": 4,
+        "--seq-length": 64,
+        "--max-position-embeddings": 64,
+        "--micro-batch-size": 2,
+        "--global-batch-size": 16,
+        "--train-iters": 100,
+        "--save-interval": 50,
+        "--lr": 0.01,
+        "--pipeline-model-parallel-size": 4,
+        "--num-layers-per-virtual-pipeline-stage": 1,
+    },
+    "TEST_TYPE": "ckpt-resume",
+    "METRICS": ["lm loss"],
+}
+
+
+def write_case(root: Path, content: dict | str, name: str = "small") -> Path:
+    folder = root / "test_cases" / name
+    folder.mkdir(parents=True)
+    text = textwrap.dedent(content) if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    (folder / "model_config.yaml").write_text(text)
+    return root
+
+
+def changed(**sections: dict) -> dict:
+    content = {key: dict(value) if isinstance(value, dict) else value for key, value in CONTENT.items()}
+    for key, value in sections.items():
+        content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
+    return content
+
+
+def load(root: Path, *, platform_name: str = "cpu_x86_64", **options: object) -> Case:
+    return load_case("small", platform_name=platform_name, root=root, **options)
+
+
+def error_of(root: Path, **options: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(root, **options)
+    return str(caught.value)
+
+
+# ---- the main case ----
+
+
+@pytest.mark.parametrize("platform_name", ["cpu_x86_64", "cpu_aarch64", "gpu1_h100", "dgx_a100", "gpu4_h100"])
+def test_main_case_keeps_its_topology_on_every_platform(platform_name: str) -> None:
+    world_size = 4 if platform_name.startswith("gpu4") else 8
+    case = load_case(MAIN_CASE, platform_name=platform_name, world_size=world_size)
+    assert case.model_args["--pipeline-model-parallel-size"] == 4
+    assert case.model_args["--num-layers-per-virtual-pipeline-stage"] == 1
+    assert case.model_args["--num-layers"] == 12
+    assert case.model_args["--train-iters"] == 100
+    assert case.test_type == "ckpt-resume"
+    assert case.corpus is not None
+
+
+def test_main_case_is_full_size_on_gpus_and_small_on_a_cpu() -> None:
+    gpu = load_case(MAIN_CASE, platform_name="dgx_a100")
+    cpu = load_case(MAIN_CASE, platform_name="cpu_x86_64")
+    assert gpu.model_args["--hidden-size"] == 512
+    assert cpu.model_args["--hidden-size"] < 64
+    assert gpu.model_args["--make-vocab-size-divisible-by"] == 50304
+    assert set(cpu.model_args) >= set(gpu.model_args), "the overlay drops a flag"
+    assert cpu.model_args["--distributed-backend"] == "gloo"
+
+
+def test_both_processors_run_the_same_case() -> None:
+    x86, arm = (load_case(MAIN_CASE, platform_name=f"cpu_{name}") for name in ("x86_64", "aarch64"))
+    assert x86.digest() == arm.digest()
+
+
+def test_cases_are_listed_and_found_by_path() -> None:
+    assert MAIN_CASE in list_cases()
+    by_path = load_case(f"test_cases/{MAIN_CASE}", platform_name="cpu_x86_64")
+    assert by_path.name == MAIN_CASE
+
+
+# ---- flags ----
+
+
+def test_flags_are_megatrons_command_line(tmp_path: Path) -> None:
+    args = {
+        "--bf16": True,
+        "--fp16": False,
+        "--data-path": ["0.5", "a b"],
+        "--optimizer": None,
+        "--min-lr": 1.0e-5,
+    }
+    case = load(write_case(tmp_path, changed(MODEL_ARGS=args)))
+    words = case.flags()
+    assert words[words.index("--bf16") + 1].startswith("--")
+    assert "--fp16" not in words
+    assert "--optimizer" not in words
+    assert words[words.index("--data-path") + 1 :][:2] == ["0.5", "a b"]
+    assert float(words[words.index("--min-lr") + 1]) == 1e-5
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    text = yaml.safe_dump(CONTENT).replace("--lr: 0.01", "--lr: 1e-2")
+    assert load(write_case(tmp_path, text)).model_args["--lr"] == 0.01
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_float_survives_the_reader(number: float) -> None:
+    assert strict_yaml.scalar(repr(number)) == number
+
+
+@pytest.mark.parametrize("text", ["on", "yes", "no", "1:30", "949,50,1", "2024-01-01", "0x10", "1_000"])
+def test_traps_of_yaml_stay_text(text: str) -> None:
+    assert strict_yaml.scalar(text) == text
+
+
+# ---- overlays and overrides ----
+
+
+def test_overlay_of_the_exact_name_wins_over_a_pattern(tmp_path: Path) -> None:
+    platforms = {
+        "gpu1_h100": {"MODEL_ARGS": {"--train-iters": 70}},
+        "gpu1_*": {"MODEL_ARGS": {"--train-iters": 60, "--seed": 5}, "ENV_VARS": {"NCCL_ALGO": "Tree"}},
+    }
+    root = write_case(tmp_path, changed(PLATFORMS=platforms))
+    case = load(root, platform_name="gpu1_h100")
+    assert case.model_args["--train-iters"] == 70
+    assert case.model_args["--seed"] == 5
+    assert case.env_vars["NCCL_ALGO"] == "Tree"
+    assert load(root, platform_name="dgx_a100").model_args["--train-iters"] == 100
+
+
+def test_overrides_are_typed_and_checked(tmp_path: Path) -> None:
+    root = write_case(tmp_path, CONTENT)
+    case = load(root, overrides=parse_settings(["train-iters=60", "--bf16", "--lr=2e-3"]))
+    assert case.model_args["--train-iters"] == 60
+    assert case.model_args["--bf16"] is True
+    assert case.model_args["--lr"] == 2e-3
+    assert "--num-layers: 13" in error_of(root, overrides={"num-layers": "13"})
+    assert "--save-interval: 50 must be below --train-iters 20" in error_of(
+        root, overrides={"train-iters": "20"}
+    )
+    with pytest.raises(UsageError, match="no flag before"):
+        parse_settings(["=5"])
+    assert "is no flag" in error_of(root, overrides={"Train Iters": "5"})
+
+
+# ---- substitution ----
+
+
+def test_names_are_put_in_and_nothing_else_happens(tmp_path: Path) -> None:
+    args = {"--save": "${SAVE}/x", "--load": ["${SAVE}", "$HOME", "$(id)", "`id`"]}
+    case = load(write_case(tmp_path, changed(MODEL_ARGS=args, ENV_VARS={"CACHE": "${SAVE}"})))
+    put_in = case.substitute({"SAVE": "/tmp/${OTHER}"})
+    assert put_in.model_args["--save"] == "/tmp/${OTHER}/x"
+    assert put_in.model_args["--load"] == ["/tmp/${OTHER}", "$HOME", "$(id)", "`id`"]
+    assert put_in.env_vars["CACHE"] == "/tmp/${OTHER}"
+    assert case.model_args["--save"] == "${SAVE}/x", "the case itself was changed"
+
+
+def test_all_unset_names_are_told_together(tmp_path: Path) -> None:
+    case = load(write_case(tmp_path, changed(MODEL_ARGS={"--save": "${SAVE}", "--load": "${LOAD}"})))
+    assert case.names_needed() == ("LOAD", "SAVE")
+    with pytest.raises(UsageError, match=r"\$\{LOAD\}, \$\{SAVE\}"):
+        case.substitute({})
+
+
+# ---- digest ----
+
+
+def test_digest_follows_what_is_computed_only(tmp_path: Path) -> None:
+    args = {"--save": "${SAVE}", "--tensorboard-dir": "a", "--exit-interval": 5, "--data-cache-path": "b"}
+    case = load(write_case(tmp_path, changed(MODEL_ARGS=args)))
+    assert case.substitute({"SAVE": "/somewhere"}).digest() == case.digest()
+    plain = load(write_case(tmp_path / "plain", CONTENT))
+    assert plain.digest() == case.digest(), "a path changed the digest"
+    metrics = load(write_case(tmp_path / "metrics", changed(METRICS=["num-zeros"])))
+    assert metrics.digest() == plain.digest()
+    assert load(tmp_path / "plain", overrides={"seed": "7"}).digest() != plain.digest()
+    variable = load(write_case(tmp_path / "variable", changed(ENV_VARS={"NCCL_ALGO": "Tree"})))
+    assert variable.digest() != plain.digest()
+
+
+# ---- errors ----
+
+
+def test_all_errors_of_a_file_are_shown_together(tmp_path: Path) -> None:
+    content = changed(MODEL_ARGS={"num-layers": 12}, TEST_TYPE="ckpt-resum", METRICS=["lm los"])
+    content["MODEL_ARG"] = {}
+    message = error_of(write_case(tmp_path, content))
+    assert "4 errors" in message
+    assert "MODEL_ARG: unknown key. Did you mean MODEL_ARGS?" in message
+    assert (
+        "MODEL_ARGS.num-layers: a flag is two dashes and lower-case words. Did you mean --num-layers?"
+        in message
+    )
+    assert "Did you mean ckpt-resume?" in message
+    assert "METRICS: 'lm los' is unknown. Did you mean lm loss?" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({"--num-layers": 14}, "--num-layers: 14 is not divisible by 4 pipeline stages x 1"),
+        ({"--global-batch-size": 18}, "--global-batch-size: 18 is not divisible by micro-batch 2 x 2"),
+        ({"--global-batch-size": 20}, "5 micro-batches a replica; the interleaved schedule"),
+        ({"--global-batch-size": 8}, "2 micro-batches a replica; the interleaved schedule"),
+        ({"--pipeline-model-parallel-size": 3}, "8 ranks are not divisible"),
+        ({"--hidden-size": 33}, "--hidden-size: 33 is not divisible by --num-attention-heads 4"),
+        ({"--seq-length": 65}, "--seq-length: 65 is above --max-position-embeddings 64"),
+        ({"--min-lr": 0.5}, "--min-lr: 0.5 is above --lr"),
+        ({"--train-iters": "many"}, "--train-iters: 'many' must be a whole number"),
+        ({"--train-iters": True}, "--train-iters: True must be a whole number"),
+        ({"--lr": "fast"}, "--lr: 'fast' must be a number"),
+        ({"--lr": None}, "--lr: is missing"),
+        ({"--save-interval": None}, "--save-interval: is missing"),
+        ({"--num-virtual-stages-per-pipeline-rank": 3}, "not with --num-layers-per-virtual-pipeline-stage"),
+        ({"--load": {"a": 1}}, "MODEL_ARGS.--load: must be a number, text"),
+        ({"--load": "${A:-b}"}, "no ${NAME}"),
+    ],
+)
+def test_rules_of_flags(tmp_path: Path, args: dict, expected: str) -> None:
+    assert expected in error_of(write_case(tmp_path, changed(MODEL_ARGS=args)))
+
+
+def test_four_ranks_are_one_pipeline(tmp_path: Path) -> None:
+    root = write_case(tmp_path, CONTENT)
+    load(root, world_size=4)
+    assert "2 ranks are not divisible" in error_of(root, world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"METRICS": []}, "METRICS: must be a list"),
+        ({"METRICS": ["lm loss", "lm loss"]}, "listed more than once"),
+        ({"ENV_VARS": {"A": True}}, "ENV_VARS.A: true is ambiguous"),
+        ({"ENV_VARS": {"A B": "1"}}, "ENV_VARS.A B: is no name"),
+        ({"PLATFORMS": {"laptop": {}}}, "PLATFORMS.laptop: is no platform"),
+        ({"PLATFORMS": {"dgx_a100": {"ARGS": {}}}}, "PLATFORMS.dgx_a100.ARGS: unknown key"),
+        ({"PLATFORMS": {"dgx_a100": {"MODEL_ARGS": {"x": 1}}}}, "PLATFORMS.dgx_a100.MODEL_ARGS.x: a flag is"),
+        ({"CORPUS": {"package": "sympy", "version": 1.14}}, "CORPUS.version: 1.14 must be text"),
+        ({"CORPUS": {"package": "sympy"}}, "CORPUS.sha256: is missing"),
+        ({"CORPUS": {"sha256": "abc"}}, "CORPUS.sha256: must be 64 hexadecimal digits"),
+    ],
+)
+def test_rules_of_sections(tmp_path: Path, sections: dict, expected: str) -> None:
+    assert expected in error_of(write_case(tmp_path, changed(**sections)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "holds nothing"),
+        ("- a\n- b\n", "holds a list"),
+        ("MODEL_ARGS: [", "line 1"),
+        (
+            "MODEL_ARGS:\n  --lr: 1\n  --seed: 2\n  --lr: 3\n",
+            "line 4: the key --lr stands here and on line 2",
+        ),
+        ("1: 2\n", "the key 1 is not text"),
+        ("ENV_VARS: {}\n", "MODEL_ARGS: is missing"),
+        ("MODEL_ARGS: text\nMETRICS: [lm loss]\n", "MODEL_ARGS: must be a mapping"),
+    ],
+)
+def test_files_that_are_no_case(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in error_of(write_case(tmp_path, text))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    root = write_case(tmp_path, CONTENT)
+    (root / "test_cases/small/model_config.yaml").write_bytes(b"MODEL_ARGS: \xff\n")
+    assert "is not UTF-8" in error_of(root)
+
+
+def test_unknown_case_offers_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean gpt3_pp4_resume"):
+        load_case("gpt3_pp4_resum", platform_name="cpu_x86_64")
+    with pytest.raises(UsageError, match="Cases: none"):
+        load_case("anything", platform_name="cpu_x86_64", root=tmp_path)

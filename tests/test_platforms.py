@@ -1,0 +1,232 @@
+"""tasks/platforms.py, from captured facts: no GPU is needed here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import platforms
+from tasks.case import load_case
+from tasks.exits import CannotRun, UsageError
+from tasks.platforms import Platform, choose, parse_gpus, parse_processor
+
+EPYC = parse_processor(
+    "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx fma avx2 bmi2\n\nprocessor\t: 1\n",
+    system="Linux",
+    machine="x86_64",
+)
+
+
+def smi(name: str, *, count: int = 1, memory: str, capability: str, mig: str = "[N/A]") -> str:
+    """nvidia-smi's answer for a host with GPUs of one kind."""
+    return "".join(
+        f"{index}, GPU-{index}f9a2c31-7c51, {name}, {memory}, {capability}, 580.95.05, {mig}\n"
+        for index in range(count)
+    )
+
+
+DGX_A100 = smi("NVIDIA A100-SXM4-80GB", count=8, memory="81920", capability="8.0", mig="Disabled")
+DGX_H100 = smi("NVIDIA H100 80GB HBM3", count=8, memory="81559", capability="9.0", mig="Disabled")
+GB200 = smi("NVIDIA GB200", count=4, memory="189471", capability="10.0", mig="Disabled")
+ONE_H100 = smi("NVIDIA H100 80GB HBM3", memory="81559", capability="9.0", mig="Disabled")
+LAPTOP = smi("NVIDIA GeForce RTX 3060 Laptop GPU", memory="6144", capability="8.6")
+
+
+def chosen(text: str, *, wanted: str = "auto", environment_name: str = "dev") -> Platform:
+    return choose(parse_gpus(text), wanted=wanted, environment_name=environment_name, processor=EPYC)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "world_size", "ranks_per_gpu"),
+    [
+        (DGX_A100, "dgx_a100", 8, 1),
+        (DGX_H100, "dgx_h100", 8, 1),
+        (GB200, "dgx_gb200", 4, 1),
+        (ONE_H100, "gpu1_h100", 8, 8),
+        (smi("NVIDIA H100 PCIe", count=4, memory="81559", capability="9.0"), "gpu4_h100_pcie", 4, 1),
+        (smi("NVIDIA A100-PCIE-40GB", count=2, memory="40960", capability="8.0"), "gpu2_a100_pcie", 8, 4),
+        (smi("NVIDIA L40S", count=8, memory="46068", capability="8.9"), "gpu8_l40s", 8, 1),
+    ],
+)
+def test_layout_of_gpu_hosts(text: str, name: str, world_size: int, ranks_per_gpu: int) -> None:
+    platform = chosen(text)
+    assert (platform.name, platform.device) == (name, "cuda")
+    assert (platform.world_size, platform.ranks_per_gpu) == (world_size, ranks_per_gpu)
+    assert len(platform.gpus) * ranks_per_gpu == world_size
+    load_case("gpt3_pp4_resume", platform_name=platform.name, world_size=platform.world_size)
+
+
+def test_several_ranks_on_a_gpu_get_ncclss_settings_and_others_do_not() -> None:
+    shared = chosen(ONE_H100).env_vars
+    assert shared["NCCL_MULTI_RANK_GPU_ENABLE"] == "1"
+    assert (shared["NCCL_MAX_NCHANNELS"], shared["NCCL_MIN_NCHANNELS"]) == ("2", "1")
+    alone = chosen(DGX_A100).env_vars
+    assert "NCCL_MULTI_RANK_GPU_ENABLE" not in alone
+    assert "NCCL_MAX_NCHANNELS" not in alone
+    assert shared["NCCL_NVLS_ENABLE"] == alone["NCCL_NVLS_ENABLE"] == "0"
+    assert "ATEN_CPU_CAPABILITY" not in shared
+
+
+def test_a_cpu_gets_portable_settings_and_sees_no_gpu() -> None:
+    platform = chosen("")
+    assert (platform.name, platform.world_size, platform.ranks_per_gpu) == ("cpu_x86_64", 8, 0)
+    assert platform.env_vars == {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "COMPATIBLE",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    assert platform.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "environment_name", "reason"),
+    [
+        (LAPTOP, "dev", "has 6144 MiB, its ranks need 16384 MiB"),
+        (
+            smi("Tesla V100-SXM2-32GB", count=8, memory="32768", capability="7.0"),
+            "dev",
+            "compute capability 7.0",
+        ),
+        (DGX_A100, "lts", "GPUs need Python 3.12"),
+        (smi("NVIDIA H100 80GB HBM3", memory="81559", capability="9.0", mig="Enabled"), "dev", "partitioned"),
+    ],
+)
+def test_gpus_that_cannot_run_leave_the_cpu_with_a_note(
+    text: str, environment_name: str, reason: str
+) -> None:
+    platform = chosen(text, environment_name=environment_name)
+    assert platform.device == "cpu"
+    assert reason in platform.notes[0]
+    with pytest.raises(CannotRun, match=reason):
+        chosen(text, environment_name=environment_name, wanted="cuda")
+
+
+def test_no_gpu_where_one_is_wanted() -> None:
+    with pytest.raises(CannotRun, match="there is no NVIDIA GPU"):
+        chosen("", wanted="cuda")
+
+
+def test_odd_numbers_of_gpus_use_what_fits_and_say_so() -> None:
+    six = parse_gpus(smi("NVIDIA A100-SXM4-40GB", count=6, memory="40960", capability="8.0"))
+    platform = platforms.gpu_platform(six)
+    assert (platform.name, platform.world_size) == ("gpu4_a100", 4)
+    assert "4 of 6 GPUs" in platform.notes[0]
+    mixed = parse_gpus(LAPTOP) + six
+    assert {gpu.name for gpu in platforms.usable(mixed)} == {"NVIDIA A100-SXM4-40GB"}
+
+
+def test_broken_answers_of_nvidia_smi_are_no_gpus() -> None:
+    assert parse_gpus("") == ()
+    assert parse_gpus("No devices were found\n") == ()
+    assert parse_gpus("Unable to determine the device handle for GPU 0000:65:00.0: Unknown Error\n") == ()
+
+
+def test_memory_shared_with_the_machine_is_read_from_the_machine() -> None:
+    (gpu,) = parse_gpus(smi("NVIDIA GB10", memory="[N/A]", capability="12.1"))
+    assert gpu.memory_mib > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "indices"),
+    [
+        (None, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("", []),
+        ("-1", []),
+        ("3", [3]),
+        ("2,0", [2, 0]),
+        ("1,-1,2", [1]),
+        ("GPU-5f9", [5]),
+        ("MIG-abc", []),
+    ],
+)
+def test_visible_devices_are_those_of_cuda(value: str | None, indices: list[int]) -> None:
+    assert [gpu.index for gpu in platforms.visible(parse_gpus(DGX_A100), value)] == indices
+
+
+# ---- processors ----
+
+
+def test_an_x86_processor_without_avx2_cannot_run() -> None:
+    old = parse_processor(
+        "model name : Intel Xeon E5-2690\nflags : sse avx\n", system="Linux", machine="x86_64"
+    )
+    with pytest.raises(CannotRun, match="Intel Xeon E5-2690 lacks avx2 and fma"):
+        platforms.cpu_platform(old)
+    assert CannotRun("").exit_code == 5
+
+
+def test_arm_has_its_own_name() -> None:
+    arm = parse_processor("CPU part\t: 0xd4f\nFeatures\t: fp asimd sve\n", system="Linux", machine="aarch64")
+    assert platforms.cpu_platform(arm).name == "cpu_aarch64"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine"), [("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "ppc64le")]
+)
+def test_other_machines_cannot_run(system: str, machine: str) -> None:
+    with pytest.raises(CannotRun):
+        platforms.cpu_platform(parse_processor("", system=system, machine=machine))
+
+
+# ---- this machine ----
+
+
+def test_detect_asks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "query_gpus", lambda: parse_gpus(DGX_A100))
+    monkeypatch.setattr(platforms, "environment", lambda: "dev")
+    monkeypatch.setattr(platforms, "read_processor", lambda: EPYC)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(platforms.DEVICE_VARIABLE, raising=False)
+    assert platforms.detect().name == "dgx_a100"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert platforms.detect().name == "gpu1_a100"
+    monkeypatch.setenv(platforms.DEVICE_VARIABLE, "cpu")
+    assert platforms.detect().name == "cpu_x86_64"
+    monkeypatch.setenv(platforms.DEVICE_VARIABLE, "tpu")
+    with pytest.raises(UsageError, match="must be cpu, cuda or not set"):
+        platforms.detect()
+
+
+def test_nothing_here_imports_torch() -> None:
+    program = (
+        "import sys; from tasks import platforms; platforms.detect();"
+        "import tasks.case, tasks.corpus, tasks.doctor, tasks.environment, tasks.clean;"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_fingerprint_names_what_a_result_depends_on() -> None:
+    case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
+    facts = platforms.fingerprint(case, "abc", platform=chosen(DGX_A100))
+    assert facts["platform"] == "dgx_a100"
+    assert facts["gpu"] == "8 x NVIDIA A100-SXM4-80GB"
+    assert facts["driver"] == "580.95.05"
+    assert facts["case"] == case.digest()
+    assert facts["corpus"] == "abc"
+    assert {"torch", "megatron-core", "numpy", "cpu", "commit", "environment", "python"} <= set(facts)
+    assert all(isinstance(value, str) for value in facts.values())
+
+
+def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:
+    assert platforms.git_commit(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    commit = platforms.git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("2")
+    assert platforms.git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_no_git_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert platforms.git_commit() == "unknown"
