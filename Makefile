@@ -7,7 +7,7 @@
 CANDIDATES := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo python3.12 python3.13) python3
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 NEEDED_NOX := 2025.2.9
-PATH_NOX := $(shell v=$$(nox --version 2>&1) && [ "$$(printf '%s\n' $(NEEDED_NOX) "$$v" | sort -V | head -n 1)" = $(NEEDED_NOX) ] && command -v nox)
+PATH_NOX := $(shell v=$$(nox --version 2>&1 | grep -x '[0-9.]*') && [ "$$(printf '%s\n' $(NEEDED_NOX) "$$v" | sort -V | head -n 1)" = $(NEEDED_NOX) ] && command -v nox)
 NOX := $(or $(PATH_NOX),.venv/bin/nox)
 SESSIONS := regress record tests lint doctor clean
 

@@ -68,7 +68,8 @@ def regress(session: nox.Session) -> None:
         if needs_data(case):
             session.log(f"{case}: skipped, since DATA_PATH is not set")
             continue
-        code = code or run_case(session, case, options)
+        outcome = run_case(session, case, options)
+        code = code or outcome
         if code and not options.keep_going:
             break
     finish(session, code)

@@ -1,0 +1,76 @@
+"""tasks/clean.py: old runs go, the newest and the running stay."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.clean import is_running, lock_file, prunable
+
+
+def make_runs(root: Path, *, count: int, case: str = "small") -> list[Path]:
+    runs = []
+    for number in range(count):
+        run_dir = root / "runs" / case / f"run{number}"
+        run_dir.mkdir(parents=True)
+        (run_dir / "rank0.log").write_text("log")
+        os.utime(run_dir, (1000 + number, 1000 + number))
+        runs.append(run_dir)
+    return runs
+
+
+def clean(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tasks.clean", "--runs", str(root / "runs"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_newest_of_each_case_stay(tmp_path: Path) -> None:
+    runs, others = make_runs(tmp_path, count=4), make_runs(tmp_path, count=1, case="other")
+    assert clean(tmp_path, "--keep", "2", "--dry-run").stdout.endswith("2 run directories to remove\n")
+    assert all(run_dir.exists() for run_dir in runs)
+    assert clean(tmp_path, "--keep", "2").returncode == 0
+    assert [run_dir.exists() for run_dir in runs] == [False, False, True, True]
+    assert others[0].exists()
+
+
+def test_a_run_whose_session_holds_its_lock_stays(tmp_path: Path) -> None:
+    run_dir, _ = make_runs(tmp_path, count=2)
+    with lock_file(run_dir).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        clean(tmp_path, "--keep", "0")
+        assert run_dir.exists()
+    clean(tmp_path, "--keep", "0")
+    assert not run_dir.exists()
+    assert not lock_file(run_dir).exists()
+
+
+def test_a_run_with_an_open_log_stays(tmp_path: Path) -> None:
+    run_dir, _ = make_runs(tmp_path, count=2)
+    with (run_dir / "rank0.log").open():
+        assert is_running(run_dir)
+        assert prunable(tmp_path / "runs", 0) == [run_dir.with_name("run1")]
+    assert not is_running(run_dir)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs/small").mkdir(parents=True)
+    (tmp_path / "runs/small/link").symlink_to(tmp_path / "elsewhere")
+    assert clean(tmp_path, "--keep", "0").returncode == 0
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--keep", "-1"], ["--keep", "all"]])
+def test_bad_numbers(tmp_path: Path, arguments: list[str]) -> None:
+    runs = make_runs(tmp_path, count=1)
+    assert clean(tmp_path, *arguments).returncode == 2
+    assert runs[0].exists()
+
+
+def test_nothing_to_clean(tmp_path: Path) -> None:
+    assert clean(tmp_path).stdout == "0 run directories removed\n"

@@ -1,0 +1,148 @@
+"""tasks/doctor.py: what runs here, and what the rest lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import doctor
+from tasks.doctor import GIB, Facts, prospects, render
+from tests.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
+
+CASE = "gpt3_pp4_resume"
+INSTALLED = {"torch": "2.11.0", "megatron-core": "0.19.2", "numpy": "2.5.5", "tensorboard": "2.21.0"}
+ON_GPUS = dict.fromkeys(doctor.GPU_PACKAGES, "1")
+LAPTOP_CPU = Facts(
+    environment="lts",
+    processor=EPYC,
+    cores=2,
+    memory_bytes=16 * GIB,
+    shared_memory_bytes=8 * GIB,
+    open_files=4096,
+    free_disk_bytes=50 * GIB,
+    gpus=(),
+    packages={**INSTALLED, **dict.fromkeys(ON_GPUS)},
+    torch_cuda=None,
+    newer_nccl=None,
+)
+GPU_HOST = dataclasses.replace(
+    LAPTOP_CPU,
+    environment="dev",
+    packages={**INSTALLED, **ON_GPUS},
+    torch_cuda="13.0",
+    newer_nccl="/somewhere/libnccl.so.2",
+)
+
+
+def lacks(facts: Facts) -> dict[str, str]:
+    return {row.platform: "; ".join(row.lacks) for row in prospects(facts, [CASE])}
+
+
+def host(text: str, **changes: object) -> Facts:
+    return dataclasses.replace(GPU_HOST, gpus=parse_gpus(text), **changes)
+
+
+def test_a_laptop_runs_its_cpu_and_names_what_the_rest_lacks() -> None:
+    assert lacks(LAPTOP_CPU) == {
+        "cpu_x86_64": "",
+        "cpu_aarch64": "a processor of type aarch64",
+        "gpu1_*": "1 NVIDIA GPU (there are 0)",
+        "gpu4_*": "4 NVIDIA GPUs (there are 0)",
+        "dgx_*": "8 NVIDIA GPUs (there are 0)",
+    }
+
+
+def test_hosts_with_gpus_run_both() -> None:
+    assert lacks(host(DGX_A100))["dgx_a100"] == lacks(host(DGX_A100))["cpu_x86_64"] == ""
+    assert lacks(host(ONE_H100))["gpu1_h100"] == ""
+    assert "dgx_*" not in lacks(host(DGX_A100))
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        (LAPTOP, {}, "its ranks need 16384 MiB"),
+        (ONE_H100, {"newer_nccl": None}, "NCCL 2.31 or later"),
+        (ONE_H100, {"torch_cuda": None}, "a CUDA build of torch"),
+        (ONE_H100, {"shared_memory_bytes": 64 * 2**20}, "/dev/shm: 0.1 GiB of 0.5 GiB"),
+        (ONE_H100, {"environment": "lts"}, "GPUs need Python 3.12"),
+        (ONE_H100, {"packages": INSTALLED}, "transformer-engine (not installed)"),
+    ],
+)
+def test_what_gpus_lack(text: str, changes: dict, expected: str) -> None:
+    by_platform = lacks(host(text, **changes))
+    (name,) = [name for name in by_platform if name.startswith("gpu1_") and name != "gpu1_*"]
+    assert expected in by_platform[name]
+
+
+def test_eight_gpus_need_no_newer_nccl() -> None:
+    assert lacks(host(DGX_A100, newer_nccl=None))["dgx_a100"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"memory_bytes": GIB}, "memory: 1.0 GiB of 3.0 GiB"),
+        ({"free_disk_bytes": GIB}, "free disk: 1.0 GiB of 2.0 GiB"),
+        ({"open_files": 256}, "open files: 256 of 1024 (ulimit -n)"),
+        ({"packages": {**INSTALLED, "torch": None}}, "torch (not installed)"),
+        (
+            {"processor": parse_processor("model name : Old\nflags : sse", system="Linux", machine="x86_64")},
+            "Old lacks avx2 and fma",
+        ),
+    ],
+)
+def test_what_a_cpu_lacks(changes: dict, expected: str) -> None:
+    assert expected in lacks(dataclasses.replace(LAPTOP_CPU, **changes))["cpu_x86_64"]
+
+
+def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "test_cases/small"
+    folder.mkdir(parents=True)
+    text = Path(f"test_cases/{CASE}/model_config.yaml").read_text()
+    (folder / "model_config.yaml").write_text(text.replace("${CORPUS_PREFIX}", "${DATA_PATH}/text"))
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ("a data set: DATA_PATH is not set",)
+    monkeypatch.setenv("DATA_PATH", "/data")
+    assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ()
+    (folder / "model_config.yaml").write_text("MODEL_ARGS: {}\n")
+    assert "METRICS" in prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks[0]
+
+
+def test_the_card_that_would_be_used_is_named(tmp_path: Path) -> None:
+    assert doctor._golden(CASE, "cpu_x86_64", "lts", tmp_path) == f"none yet (nox -s record -- {CASE})"
+    folder = tmp_path / "goldens" / CASE
+    folder.mkdir(parents=True)
+    (folder / "golden_values_lts.json").touch()
+    assert doctor._golden(CASE, "cpu_x86_64", "lts", tmp_path) == "golden_values_lts.json"
+    (folder / "golden_values_lts_cpu_x86_64.json").touch()
+    assert doctor._golden(CASE, "cpu_x86_64", "lts", tmp_path) == "golden_values_lts_cpu_x86_64.json"
+
+
+def test_the_tables_name_everything() -> None:
+    facts = host(DGX_A100)
+    text = render(facts, prospects(facts, [CASE]))
+    for word in ("NVIDIA A100-SXM4-80GB", "580.95.05", "AVX2", "dgx_a100", "yes", "free disk", "13.0"):
+        assert word in text
+
+
+def test_json_is_for_programs() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "tasks.doctor", "--json"], capture_output=True, text=True, check=False
+    )
+    content = json.loads(outcome.stdout)
+    assert {row["case"] for row in content["cases"]} >= {CASE}
+    runs = any(not row["lacks"] for row in content["cases"])
+    assert outcome.returncode == (0 if runs else 5)
+
+
+def test_exit_5_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(doctor, "read_facts", lambda: dataclasses.replace(LAPTOP_CPU, memory_bytes=GIB))
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    assert doctor.main() == 5
+    assert "memory: 1.0 GiB of 3.0 GiB" in capsys.readouterr().out

@@ -1,0 +1,152 @@
+"""Makefile: the sessions through make, and nox brought along where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks.case import REPOSITORY
+
+TOOLS = (
+    "sh",
+    "bash",
+    "sort",
+    "head",
+    "rm",
+    "touch",
+    "mkdir",
+    "cat",
+    "chmod",
+    "make",
+    "printf",
+    "dirname",
+    "echo",
+)
+NOX = '#!/bin/sh\n[ "$1" = --version ] && { echo VERSION >&2; exit 0; }\necho "nox: $@"\nexit EXITS\n'
+# A Python that its distribution manages: pip refuses, venv makes an environment where pip works.
+MANAGED_PYTHON = """#!/bin/sh
+echo "$@" >> "$CALLS"
+case "$*" in
+  *"-m pip"*) echo "error: externally-managed-environment" >&2; exit 1 ;;
+  *"sys.version_info"*) exit $OLD ;;
+  *"import venv"*) exit $NO_VENV ;;
+  "-m venv .venv") mkdir -p .venv/bin
+    printf '#!/bin/sh\\necho "venv: $@" >> "$CALLS"\\n' > .venv/bin/python
+    printf 'printf "#!/bin/sh\\\\necho bootstrapped: \\\\$@\\\\n" > .venv/bin/nox; chmod +x .venv/bin/nox\\n' >> .venv/bin/python
+    chmod +x .venv/bin/python ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the Makefile, and a PATH with nothing but the tools that every machine has."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    for tool in TOOLS:
+        if place := shutil.which(tool):
+            (tmp_path / "bin" / tool).symlink_to(place)
+    return tmp_path
+
+
+def put(folder: Path, name: str, text: str) -> None:
+    path = folder / "bin" / name
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {
+        "PATH": str(folder / "bin"),
+        "CALLS": str(folder / "calls.txt"),
+        "OLD": "0",
+        "NO_VENV": "0",
+    }
+    return subprocess.run(
+        [str(folder / "bin/make"), *arguments],
+        cwd=folder,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("target", ["regress", "record", "tests", "lint", "doctor", "clean"])
+def test_a_target_is_the_session_of_that_name(checkout: Path, target: str) -> None:
+    put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
+    assert make(checkout, target).stdout == f"nox: -s {target}\n"
+    assert make(checkout, target, "ARGS=--keep 5").stdout == f"nox: -s {target} -- --keep 5\n"
+    assert not (checkout / ".venv").exists()
+
+
+def test_make_shows_the_code_of_the_session(checkout: Path) -> None:
+    put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "4"))
+    outcome = make(checkout, "regress")
+    assert outcome.returncode == 2
+    assert "Error 4" in outcome.stderr
+
+
+@pytest.mark.parametrize("version", [None, "2022.11.21", "pyenv: nox: command not found"])
+def test_nox_is_bootstrapped_where_there_is_none_or_an_old_one(checkout: Path, version: str | None) -> None:
+    if version:
+        put(checkout, "nox", NOX.replace("VERSION", version).replace("EXITS", "0"))
+    put(checkout, "python3", MANAGED_PYTHON)
+    outcome = make(checkout, "lint")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.endswith("bootstrapped: -s lint\n")
+    calls = (checkout / "calls.txt").read_text()
+    assert (
+        "venv: -m pip install --quiet --disable-pip-version-check --constraint requirements.txt nox" in calls
+    )
+    assert "\n-m pip" not in calls, "the distribution's own Python was touched"
+    assert "no nox on PATH" not in make(checkout, "lint").stdout, "it was installed twice"
+
+
+def test_a_change_of_the_pins_renews_nox(checkout: Path) -> None:
+    put(checkout, "python3", MANAGED_PYTHON)
+    make(checkout, "lint")
+    os.utime(checkout / "requirements.txt", (4e9, 4e9))
+    assert "the pinned one is installed" in make(checkout, "lint").stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [({"NO_VENV": "1"}, "has no venv module: install it"), ({"OLD": "1"}, "is older than Python 3.10")],
+)
+def test_what_is_missing_is_said(checkout: Path, variables: dict[str, str], message: str) -> None:
+    put(checkout, "python3", MANAGED_PYTHON)
+    outcome = make(checkout, "lint", **variables)
+    assert outcome.returncode == 2
+    assert message in outcome.stderr
+    assert "Error 5" in outcome.stderr
+
+
+def test_no_python_at_all(checkout: Path) -> None:
+    outcome = make(checkout, "lint")
+    assert "there is no python3" in outcome.stderr
+    assert "Error 5" in outcome.stderr
+
+
+def test_a_cuda_host_prefers_a_newer_python(checkout: Path) -> None:
+    put(checkout, "python3", MANAGED_PYTHON)
+    put(checkout, "python3.12", MANAGED_PYTHON.replace('echo "$@"', 'echo "newer $@"'))
+    make(checkout, "lint")
+    assert "newer -m venv" not in (checkout / "calls.txt").read_text()
+    shutil.rmtree(checkout / ".venv")
+    put(checkout, "nvidia-smi", "#!/bin/sh\n")
+    make(checkout, "lint")
+    assert "newer -m venv" in (checkout / "calls.txt").read_text()
+
+
+def test_help_comes_first_and_names_every_target(checkout: Path) -> None:
+    text = make(checkout).stdout
+    assert all(
+        f"make {target} " in text for target in ("regress", "record", "tests", "lint", "doctor", "clean")
+    )

@@ -1,0 +1,239 @@
+"""noxfile.py, run as people run it: in a copy of the repository whose tasks only say what they were asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.case import REPOSITORY, list_cases
+
+NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
+TOLD = """
+import os, signal, sys
+from pathlib import Path
+name = Path(__file__).stem
+with open("calls.txt", "a") as calls:
+    print(name, *sys.argv[1:], file=calls)
+answer = os.environ.get(name.upper() + "_EXITS", "0")
+if answer == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
+    for name in ("noxfile.py", "tasks/__init__.py", "tasks/exits.py", "tasks/platforms.py", "tasks/clean.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment"):
+        (tmp_path / f"tasks/{name}.py").write_text(TOLD)
+    for name in ("first", "second"):
+        (tmp_path / "test_cases" / name).mkdir(parents=True)
+        (tmp_path / "test_cases" / name / "model_config.yaml").write_text("MODEL_ARGS: {}\n")
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    (tmp_path / "requirements-gpu.txt").write_text("# nothing\n")
+    return tmp_path
+
+
+def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key not in NOX_ENVIRONMENT}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    environment["CRASH_TEST_DEVICE"] = "cpu"
+    no_venv_option = ["--no-venv"] if no_venv else []
+    return subprocess.run(
+        [sys.executable, "-m", "nox", "--nocolor", *no_venv_option, *arguments],
+        cwd=folder,
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def calls(folder: Path) -> list[str]:
+    path = folder / "calls.txt"
+    return (
+        [re.sub(r"runs/(\w+)/\S+", r"RUN/\1", line) for line in path.read_text().splitlines()]
+        if path.exists()
+        else []
+    )
+
+
+# ---- the menu ----
+
+
+def test_the_menu_lists_every_session_with_a_line() -> None:
+    lines = dict(re.findall(r"^[-*] (\S+) -> (.+)$", nox(REPOSITORY, "-l").stdout, re.MULTILINE))
+    assert set(lines) == {*list_cases(), "regress", "record", "tests", "lint", "doctor", "clean"}
+    assert all(line.endswith(".") for line in lines.values())
+
+
+def test_only_regress_runs_without_being_asked() -> None:
+    selected = re.findall(r"^\* (\S+) ->", nox(REPOSITORY, "-l").stdout, re.MULTILINE)
+    assert selected == ["regress"]
+
+
+# ---- steps ----
+
+
+def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first")
+    assert outcome.returncode == 0, outcome.stdout
+    assert calls(checkout) == [
+        "train first --run-dir RUN/first",
+        "resume first --run-dir RUN/first",
+        "diff first --run-dir RUN/first",
+        "report --run-dir RUN/first",
+    ]
+
+
+def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
+    options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
+    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", "--hang-timeout", "9")
+    assert outcome.returncode == 0, outcome.stdout
+    launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d --hang-timeout 9"
+    assert calls(checkout) == [
+        f"train {launch}",
+        f"resume {launch}",
+        "diff first --run-dir mine",
+        "report --run-dir mine",
+    ]
+
+
+def test_two_runs_never_share_a_directory(checkout: Path) -> None:
+    nox(checkout, "-s", "first")
+    nox(checkout, "-s", "first")
+    directories = {line.split()[-1] for line in (checkout / "calls.txt").read_text().splitlines()}
+    assert len(directories) == 2
+
+
+def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1", no_venv=False)
+    assert outcome.returncode == 0
+    steps = re.findall(r"would run: python -m tasks\.(\w+)", outcome.stdout)
+    assert steps == ["train", "resume", "diff", "report"]
+    assert "goldens/first/golden_values_" in outcome.stdout
+    assert not calls(checkout)
+    assert not (checkout / ".nox").exists()
+    assert not (checkout / "runs").exists()
+
+
+# ---- exit codes ----
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 5])
+@pytest.mark.parametrize("step", ["train", "resume"])
+def test_a_training_that_fails_ends_nox_with_its_code(checkout: Path, step: str, code: int) -> None:
+    outcome = nox(checkout, "-s", "first", **{f"{step.upper()}_EXITS": str(code)})
+    assert outcome.returncode == code
+    assert [line.split()[0] for line in calls(checkout)][-1] == step
+
+
+@pytest.mark.parametrize(("answer", "code"), [("1", 3), ("killed", 3), ("77", 3)])
+def test_a_training_that_crashes_is_no_verdict(checkout: Path, answer: str, code: int) -> None:
+    assert nox(checkout, "-s", "first", TRAIN_EXITS=answer).returncode == code
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_the_verdict_is_the_exit_code_and_the_report_is_drawn(checkout: Path, code: int) -> None:
+    outcome = nox(checkout, "-s", "first", DIFF_EXITS=str(code))
+    assert outcome.returncode == code
+    assert "Session first" in outcome.stdout
+    assert calls(checkout)[-1].startswith("report")
+
+
+def test_a_report_that_cannot_be_drawn_is_no_pass(checkout: Path) -> None:
+    assert nox(checkout, "-s", "first", REPORT_EXITS="2").returncode == 2
+
+
+def test_regress_stops_at_the_first_failure_unless_told_to_go_on(checkout: Path) -> None:
+    assert nox(checkout, "-s", "regress", DIFF_EXITS="1 0").returncode == 1
+    assert not any("second" in line for line in calls(checkout))
+    assert nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").returncode == 1
+    assert any("second" in line for line in calls(checkout))
+
+
+def test_other_sessions_still_run_and_the_first_code_wins(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "second", "doctor", TRAIN_EXITS="4 3", DOCTOR_EXITS="5")
+    assert outcome.returncode == 4
+    assert [line.split()[0] for line in calls(checkout)] == ["train", "train", "doctor"]
+
+
+def test_a_case_whose_data_is_not_there_is_skipped_with_the_reason(checkout: Path) -> None:
+    (checkout / "test_cases/first/model_config.yaml").write_text(
+        "MODEL_ARGS: {--data-path: '${DATA_PATH}/x'}\n"
+    )
+    outcome = nox(checkout, "-s", "regress", DATA_PATH="")
+    assert outcome.returncode == 0
+    assert "first: skipped, since DATA_PATH is not set" in outcome.stdout
+    assert calls(checkout)[0].startswith("train second")
+
+
+@pytest.mark.parametrize("option", ["--sett", "--dry", "--set"])
+def test_an_unknown_option_is_bad_usage(checkout: Path, option: str) -> None:
+    outcome = nox(checkout, "-s", "first", "--", option)
+    assert outcome.returncode == 2
+    assert "usage: nox -s first --" in outcome.stdout
+    assert not calls(checkout)
+
+
+def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--help")
+    assert outcome.returncode == 0
+    assert "--rank-plugin" in outcome.stdout
+    assert not calls(checkout)
+
+
+@pytest.mark.parametrize("session", ["record", "doctor"])
+def test_sessions_of_one_task_pass_arguments_and_code(checkout: Path, session: str) -> None:
+    outcome = nox(checkout, "-s", session, "--", "first", "--json", **{f"{session.upper()}_EXITS": "5"})
+    assert outcome.returncode == 5
+    assert calls(checkout) == [f"{session} first --json"]
+
+
+def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None:
+    for number in range(3):
+        (checkout / f"runs/first/{number}").mkdir(parents=True)
+        os.utime(checkout / f"runs/first/{number}", (number, number))
+    with (checkout / "runs/first/0/log").open("w"):
+        os.utime(checkout / "runs/first/0", (0, 0))
+        assert nox(checkout, "-s", "clean", "--", "--keep", "1").returncode == 0
+    assert sorted(path.name for path in (checkout / "runs/first").iterdir()) == ["0", "2"]
+
+
+# ---- the environment ----
+
+
+def test_one_environment_is_filled_once_and_made_anew_when_the_pins_change(checkout: Path) -> None:
+    first = nox(checkout, "-s", "doctor", no_venv=False)
+    assert first.returncode == 0, first.stdout
+    assert "pip install" in first.stdout
+    assert calls(checkout)[0] == "environment verify --dependencies"
+    again = nox(checkout, "-s", "doctor", "record", no_venv=False)
+    assert "pip install" not in again.stdout
+    assert [line for line in calls(checkout)[2:] if "environment" in line] == ["environment verify"] * 2
+    name = "lts" if sys.version_info < (3, 12) else "dev"
+    assert [path.name for path in (checkout / ".nox").iterdir() if path.is_dir()] == [name]
+    (checkout / f".nox/{name}/leftover").touch()
+    (checkout / "requirements.txt").write_text("# something else\n")
+    changed = nox(checkout, "-s", "doctor", no_venv=False)
+    assert "Creating virtual environment" in changed.stdout
+    assert not (checkout / f".nox/{name}/leftover").exists()
+
+
+def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) -> None:
+    for _ in range(2):
+        outcome = nox(checkout, "-s", "doctor", no_venv=False, ENVIRONMENT_EXITS="5")
+        assert outcome.returncode == 5
+        assert "pip install" in outcome.stdout
+    assert not any(line.startswith("doctor") for line in calls(checkout))
