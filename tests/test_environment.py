@@ -1,4 +1,4 @@
-"""tasks/environment.py and the pins: exact, complete for each Python, naming nothing that belongs to a machine."""
+"""tasks/environment.py and the pins: exact, complete for each Python, naming no machine."""
 
 from __future__ import annotations
 

@@ -11,21 +11,21 @@ import pytest
 
 from tasks.case import REPOSITORY
 
-TOOLS = (
+TOOLS = [
     "sh",
     "bash",
     "sort",
     "head",
+    "grep",
     "rm",
+    "cp",
     "touch",
     "mkdir",
     "cat",
     "chmod",
     "make",
-    "printf",
     "dirname",
-    "echo",
-)
+]
 NOX = '#!/bin/sh\n[ "$1" = --version ] && { echo VERSION >&2; exit 0; }\necho "nox: $@"\nexit EXITS\n'
 # A Python that its distribution manages: pip refuses, venv makes an environment where pip works.
 MANAGED_PYTHON = """#!/bin/sh
@@ -36,7 +36,7 @@ case "$*" in
   *"import venv"*) exit $NO_VENV ;;
   "-m venv .venv") mkdir -p .venv/bin
     printf '#!/bin/sh\\necho "venv: $@" >> "$CALLS"\\n' > .venv/bin/python
-    printf 'printf "#!/bin/sh\\\\necho bootstrapped: \\\\$@\\\\n" > .venv/bin/nox; chmod +x .venv/bin/nox\\n' >> .venv/bin/python
+    echo 'cp stub .venv/bin/nox' >> .venv/bin/python
     chmod +x .venv/bin/python ;;
 esac
 """
@@ -47,6 +47,8 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with the Makefile, and a PATH with nothing but the tools that every machine has."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "stub").write_text('#!/bin/sh\necho "bootstrapped: $@"\n')
+    (tmp_path / "stub").chmod(0o755)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
         if place := shutil.which(tool):

@@ -101,7 +101,8 @@ def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
     options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
     outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", "--hang-timeout", "9")
     assert outcome.returncode == 0, outcome.stdout
-    launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d --hang-timeout 9"
+    launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
+    launch += " --hang-timeout 9"
     assert calls(checkout) == [
         f"train {launch}",
         f"resume {launch}",
