@@ -103,19 +103,29 @@ def detect() -> Platform:
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"{DEVICE_VARIABLE}={wanted}: must be cpu, cuda or not set")
     gpus: tuple[Gpu, ...] = ()
+    problem = None
     if wanted != "cpu":
         gpus = visible(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return choose(gpus, wanted=wanted, environment_name=environment(), processor=read_processor())
+        problem = _ask_driver()[1]
+    processor = read_processor()
+    return choose(gpus, wanted=wanted, environment_name=environment(), processor=processor, problem=problem)
 
 
-def choose(gpus: tuple[Gpu, ...], *, wanted: str, environment_name: str, processor: Processor) -> Platform:
+def choose(
+    gpus: tuple[Gpu, ...],
+    *,
+    wanted: str,
+    environment_name: str,
+    processor: Processor,
+    problem: str | None = None,
+) -> Platform:
     """The GPUs when they can run the full-size case, else the CPU, with a note that says why."""
-    reason = "there is no NVIDIA GPU" if not gpus else gpu_obstacle(gpus, environment_name)
+    reason = gpu_obstacle(gpus, environment_name) if gpus else problem or "there is no NVIDIA GPU"
     if reason is None:
         return gpu_platform(gpus)
     if wanted == "cuda":
         raise CannotRun(f"{DEVICE_VARIABLE}=cuda: {reason}")
-    return cpu_platform(processor, notes=(f"{reason}; the CPU is used",) if gpus else ())
+    return cpu_platform(processor, notes=(f"{reason}; the CPU is used",) if gpus or problem else ())
 
 
 def gpu_obstacle(gpus: tuple[Gpu, ...], environment_name: str) -> str | None:
@@ -212,15 +222,25 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-@functools.cache
 def query_gpus() -> tuple[Gpu, ...]:
     """The GPUs of this machine; none where there is no driver, or where it does not answer."""
+    return parse_gpus(_ask_driver()[0])
+
+
+@functools.cache
+def _ask_driver() -> tuple[str, str | None]:
+    """nvidia-smi's answer, and what is wrong with it. A machine without nvidia-smi simply has no GPU."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return parse_gpus(outcome.stdout) if outcome.returncode == 0 else ()
+    except OSError:
+        return "", None
+    except subprocess.TimeoutExpired:
+        return "", "nvidia-smi did not answer within 60 s"
+    if outcome.returncode:
+        said = (outcome.stdout + outcome.stderr).strip().splitlines() or ["nothing"]
+        return "", f"nvidia-smi failed: {said[0]}"
+    return outcome.stdout, None
 
 
 @dataclass(frozen=True, kw_only=True)

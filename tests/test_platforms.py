@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,35 @@ def test_broken_answers_of_nvidia_smi_are_no_gpus() -> None:
     assert parse_gpus("") == ()
     assert parse_gpus("No devices were found\n") == ()
     assert parse_gpus("Unable to determine the device handle for GPU 0000:65:00.0: Unknown Error\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus", "note"),
+    [
+        (
+            "echo 'NVIDIA-SMI has failed'; exit 9",
+            0,
+            "nvidia-smi failed: NVIDIA-SMI has failed; the CPU is used",
+        ),
+        (f"printf '{ONE_H100.strip()}'", 1, None),
+    ],
+)
+def test_the_driver_is_asked_and_its_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, gpus: int, note: str | None
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(platforms.DEVICE_VARIABLE, raising=False)
+    monkeypatch.setattr(platforms, "read_processor", lambda: EPYC)
+    monkeypatch.setattr(platforms, "environment", lambda: "dev")
+    platforms._ask_driver.cache_clear()
+    try:
+        assert len(platforms.query_gpus()) == gpus
+        assert platforms.detect().notes == ((note,) if note else ())
+    finally:
+        platforms._ask_driver.cache_clear()
 
 
 def test_memory_shared_with_the_machine_is_read_from_the_machine() -> None:
