@@ -232,6 +232,7 @@ def test_all_errors_of_a_file_are_shown_together(tmp_path: Path) -> None:
         ({"--lr": "fast"}, "--lr: 'fast' must be a number"),
         ({"--lr": None}, "--lr: is missing"),
         ({"--save-interval": None}, "--save-interval: is missing"),
+        ({"--save-interval": 100}, "--save-interval: 100 must be below --train-iters 100"),
         ({"--num-virtual-stages-per-pipeline-rank": 3}, "not with --num-layers-per-virtual-pipeline-stage"),
         ({"--load": {"a": 1}}, "MODEL_ARGS.--load: must be a number, text"),
         ({"--load": "${A:-b}"}, "no ${NAME}"),
