@@ -68,7 +68,7 @@ def regress(session: nox.Session) -> None:
         if needs_data(case):
             session.log(f"{case}: skipped, since DATA_PATH is not set")
             continue
-        outcome = run_case(session, case, options)
+        outcome = run_case(session, case, options, several=len(CASES) > 1)
         code = code or outcome
         if code and not options.keep_going:
             break
@@ -139,9 +139,11 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     return options
 
 
-def run_case(session: nox.Session, case: str, options: argparse.Namespace) -> int:
+def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, several: bool = False) -> int:
     """Train, restart, compare, draw: a step only when the one before gave it something to work on."""
-    run_dir = options.run_dir or Path("runs") / case / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    run_dir = Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    if options.run_dir:
+        run_dir = options.run_dir / case if several else options.run_dir
     directory = ["--run-dir", str(run_dir)]
     settings = [word for setting in options.set for word in ("--set", setting)]
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]

@@ -24,12 +24,8 @@ if TYPE_CHECKING:  # the noxfile reads platforms too, where no YAML reader is in
 Device = Literal["cpu", "cuda"]
 
 DEVICE_VARIABLE = "CRASH_TEST_DEVICE"  # cpu or cuda: what to use where both could be
-WORLD_SIZES = {
-    8: 8,
-    4: 4,
-    2: 8,
-    1: 8,
-}  # GPUs used: ranks. Four GPUs are one pipeline, without data parallelism.
+# Ranks by the number of GPUs used. Four GPUs are one pipeline, without data parallelism.
+WORLD_SIZES = {8: 8, 4: 4, 2: 8, 1: 8}
 OLDEST_COMPUTE_CAPABILITY = 8.0  # bf16
 MIB_PER_RANK = 2048  # on an H100 at full size: 1.4 GiB a rank; the rest is for CUDA's context
 

@@ -118,6 +118,12 @@ def test_two_runs_never_share_a_directory(checkout: Path) -> None:
     assert len(directories) == 2
 
 
+def test_several_cases_share_a_given_directory_but_no_run(checkout: Path) -> None:
+    assert nox(checkout, "-s", "regress", "--", "--run-dir", "mine").returncode == 0
+    trained = [line for line in calls(checkout) if line.startswith("train")]
+    assert trained == ["train first --run-dir mine/first", "train second --run-dir mine/second"]
+
+
 def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
     outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1", no_venv=False)
     assert outcome.returncode == 0
