@@ -1,0 +1,211 @@
+"""One phase: an elastic agent in this process that imports torch and megatron once and forks the ranks.
+
+Importing costs seconds in every process; a fork shares what the parent imported. CUDA is never initialised
+here: a forked process cannot use the CUDA of its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.exits import Hang, TrainingFailed
+from tasks.progress import ProgressBoard
+from tasks.watchdog import Watchdog
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What is to be launched. ``steps``: first and last iteration, for the progress display."""
+
+    words: tuple[str, ...]  # Megatron's command line
+    directory: Path
+    world_size: int
+    device: str  # "cpu" or "cuda"
+    steps: tuple[int, int]
+    env_vars: dict[str, str] = field(default_factory=dict)
+    rank_plugins: tuple[Path, ...] = ()
+    hang_timeout_s: float | None = None
+    max_restarts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a launched phase went."""
+
+    restarts: int
+    start_s: float  # from here to the first rank's first note: imports and forks
+    total_s: float
+
+
+def rank_log(directory: Path, rank: int) -> Path:
+    """The log of one rank."""
+    return directory / f"rank{rank}.log"
+
+
+def launch(phase: Phase) -> Outcome:
+    """Run all ranks of ``phase`` to their end.
+
+    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log; ``Hang`` with every
+    rank's stack when none made progress. No process is left behind, whatever happens.
+    """
+    begin = time.monotonic()
+    os.environ.update(phase.env_vars)
+    phase.directory.mkdir(parents=True, exist_ok=True)
+    _preload(phase.device)
+    board = ProgressBoard(phase.world_size)
+    with _no_process_left_behind(), Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s) as dog:
+        restarts = _run_agent(phase, board, dog)
+    first_note = dog.first_note_s
+    return Outcome(
+        restarts=restarts,
+        start_s=(first_note or time.monotonic()) - begin,
+        total_s=time.monotonic() - begin,
+    )
+
+
+def _preload(device: str) -> None:
+    """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    if device == "cpu":
+        from tasks.ranks import cuda_on_cpu
+
+        cuda_on_cpu.install()
+    import torch.utils.tensorboard
+
+    import tasks.ranks.pretrain
+
+    if device == "cpu":
+        cuda_on_cpu.finish_install()
+    elif torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was initialised in the process that forks the ranks")
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
+
+
+def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=phase.world_size,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # the agent's store takes a free port
+        local_addr="localhost",
+        start_method="fork",
+        max_restarts=phase.max_restarts,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=None),
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        elastic_launch(config, _rank_main)(phase, board, os.getpid())
+    except ChildFailedError as error:
+        if dog.hang_report is not None:
+            raise Hang(dog.hang_report) from None
+        raise TrainingFailed(_describe_failure(phase, error)) from None
+    except SignalException as stop:
+        raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
+    return _restarts(phase)
+
+
+def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
+    """Runs in every forked rank."""
+    _die_with_parent(parent)
+    os.register_at_fork(after_in_child=lambda: _die_with_parent(None))
+    rank = int(os.environ["RANK"])
+    log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the agent ends its ranks
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
+    stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+
+    from tasks.ranks.pretrain import run
+
+    run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+
+
+def _die_with_parent(parent: int | None) -> None:
+    """Have the kernel kill this process when the one that forked it ends, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _no_process_left_behind() -> Iterator[None]:
+    """Adopt orphaned descendants (a killed rank's checkpoint worker), and end all that remain afterwards."""
+    import psutil
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        remaining = psutil.Process().children(recursive=True)
+        for process in remaining:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(remaining, timeout=5)
+
+
+def _restarts(phase: Phase) -> int:
+    """How often the ranks were started again, from the lines that rank 0 wrote when it started."""
+    lines = rank_log(phase.directory, 0).read_text(errors="replace").splitlines()
+    return sum(line.startswith("rank 0 attempt ") for line in lines) - 1
+
+
+def _describe_failure(phase: Phase, error: Any) -> str:
+    rank, first = error.get_first_failure()
+    log = rank_log(phase.directory, rank)
+    message = first.message
+    if isinstance(message, dict):
+        message = message.get("message", message)
+    if first.exitcode < 0:
+        reason = f"was killed by {signal.Signals(-first.exitcode).name}"
+    else:
+        reason = f"failed: {str(message).strip().splitlines()[-1] if message else 'no message'}"
+    return f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    if not log.is_file():
+        return "  (no log)"
+    return "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def run_to_end(task: Callable[[], int]) -> int:
+    """Run a task; a Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have ended."""
+    try:
+        return task()
+    except KeyboardInterrupt as stop:
+        print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
+        return 128 + signal.SIGINT

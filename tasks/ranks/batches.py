@@ -1,0 +1,95 @@
+"""Micro-batches of real text: megatron-core's GPT dataset, Megatron's order of samples."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.utils import get_blend_from_list
+
+Batch = dict[str, torch.Tensor]
+
+
+class ByteTokenizer:
+    """What the dataset must know of the tokens: bytes 0 to 255 and one token that ends a document."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.eod = vocab_size
+        self.vocab_size = vocab_size + 1
+        self.pad = -1
+        self.unique_identifiers = OrderedDict({"class": "ByteTokenizer", "vocab_size": vocab_size})
+
+
+def build_training_set(args: argparse.Namespace, *, reads_data: bool) -> GPTDataset | None:
+    """The training split, ``train_iters * global_batch_size`` samples of ``seq_length`` tokens.
+
+    Every rank must call this, since building the shared index is a collective; None where no data is read.
+    """
+    config = GPTDatasetConfig(
+        random_seed=args.seed,
+        sequence_length=args.seq_length,
+        blend=get_blend_from_list(args.data_path),
+        split=args.split,
+        path_to_cache=args.data_cache_path,
+        tokenizer=ByteTokenizer(args.vocab_size),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    # Nothing is evaluated, and megatron-core never ends building the index of a split without documents.
+    config.split_matrix = [config.split_matrix[0], None, None]
+    sizes = [args.train_iters * args.global_batch_size, 0, 0]
+    training, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: reads_data, config).build()
+    return training
+
+
+class Batches(Iterator[Batch]):
+    """This replica's micro-batches from a given sample on, each of shape (micro-batch, sequence).
+
+    Replica r of step s takes its micro-batches from a run of ``micro_batch_size * replicas`` samples, the
+    r-th part of it, as Megatron's sequential sampler does.
+    """
+
+    def __init__(self, dataset: GPTDataset, args: argparse.Namespace, consumed_samples: int) -> None:
+        self._dataset = dataset
+        self._size = args.micro_batch_size
+        self._stride = args.micro_batch_size * args.data_parallel_size
+        self._offset = parallel_state.get_data_parallel_rank() * args.micro_batch_size
+        self._position = consumed_samples
+
+    def __next__(self) -> Batch:
+        batch = self._read(self._position)
+        self._position += self._stride
+        return batch
+
+    def _read(self, position: int) -> Batch:
+        first = position + self._offset
+        if first + self._size > len(self._dataset):
+            raise StopIteration
+        samples = [self._dataset[index] for index in range(first, first + self._size)]
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def next_digest(self) -> str:
+        """SHA-256 of the tokens of the batch that comes next, which is not consumed."""
+        return hashlib.sha256(self._read(self._position)["tokens"].numpy().tobytes()).hexdigest()
+
+
+def build_iterators(args: argparse.Namespace, consumed_samples: int) -> list[Batches | None]:
+    """One iterator a chunk; only the first chunk (tokens) and the last (labels) of the pipeline read data."""
+    first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
+    last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+    chunk_count = args.virtual_pipeline_model_parallel_size or 1
+    iterators: list[Batches | None] = [None] * chunk_count
+    dataset = build_training_set(args, reads_data=first or last)
+    if first:
+        iterators[0] = Batches(dataset, args, consumed_samples)
+    if last:
+        iterators[-1] = Batches(dataset, args, consumed_samples)
+    return iterators

@@ -1,0 +1,228 @@
+"""torch_dist checkpoints with megatron-core's strategies: saved asynchronously, loaded completely.
+
+A checkpoint of iteration N lies in ``iter_<N>/`` below the save folder; ``latest_checkpointed_iteration.txt``
+beside it names the newest complete one, as in Megatron. The tracker is written when every rank has written
+its part, never before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.utils import _clean_metadata_for_serialization
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from tasks.ranks.model import Chunks
+from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def iteration_folder(root: str | Path, iteration: int) -> Path:
+    """Where the checkpoint of ``iteration`` lies, as Megatron names it."""
+    return Path(root) / f"iter_{iteration:07d}"
+
+
+@contextlib.contextmanager
+def gathered_parameters(args: argparse.Namespace, chunks: Chunks) -> Iterator[None]:
+    """Inside, every replica holds all current parameters.
+
+    With overlapped gathering the other replicas' shards are one step old until the next forward pass.
+    """
+    overlapped = [chunk for chunk in chunks if args.overlap_param_gather and chunk.remove_forward_pre_hook_handles]
+    for chunk in overlapped:
+        chunk.disable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in overlapped:
+            chunk.enable_forward_pre_hook()
+
+
+class Checkpoints:
+    """Saves and loads the training state of one rank together with all others."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        chunks: Chunks,
+        optimizer: MegatronOptimizer,
+        scheduler: OptimizerParamScheduler,
+    ) -> None:
+        self.args = args
+        self.chunks = chunks
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self._queue = AsyncCallsQueue(persistent=args.use_persistent_ckpt_worker)
+        self._save_strategy = self._make_save_strategy()
+        self._saved_before = False
+
+    def _make_save_strategy(self) -> Any:
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1)
+        strategy.use_cached_ckpt_structure = self.args.ckpt_assume_constant_structure
+        if not self.args.async_save:
+            strategy.thread_count = 1
+        if self.args.ckpt_fully_parallel_save:
+            group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+            return FullyParallelSaveStrategyWrapper(strategy, group, self.args.ckpt_assume_constant_structure)
+        return strategy
+
+    def _metadata(self) -> dict[str, Any]:
+        metadata = {
+            "singleton_local_shards": False,
+            "chained_optim_avoid_prefix": True,
+            "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        }
+        if self.args.use_distributed_optimizer:
+            fully = self.args.dist_ckpt_optim_fully_reshardable
+            metadata["distrib_optim_sharding_type"] = "fully_reshardable" if fully else "dp_reshardable"
+            if fully:
+                metadata["distrib_optim_fully_reshardable_mem_efficient"] = False
+        return metadata
+
+    def _named_models(self) -> list[tuple[str, GPTModel]]:
+        """The chunks inside their wrappers for data parallelism and bf16, under Megatron's names."""
+        models = [chunk.module.module for chunk in self.chunks]
+        return [("model", models[0])] if len(models) == 1 else [(f"model{i}", m) for i, m in enumerate(models)]
+
+    def _sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
+        metadata = self._metadata()
+        state: dict[str, Any] = {}
+        for name, chunk in self._named_models():
+            state[name] = chunk.sharded_state_dict(metadata=metadata)
+        if is_loading:
+            _allocate_adam_state(self.optimizer)
+        state["optimizer"] = self.optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
+        state["rng_state"] = self._sharded_random_states()
+        return state
+
+    def _sharded_random_states(self) -> ShardedObject:
+        """Every rank's own states; Megatron keeps only those of the first data-parallel replica."""
+        shape = (
+            parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_data_parallel_world_size(),
+        )
+        offset = (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_rank())
+        return ShardedObject("rng_state", [random_states()], shape, offset, replica_id=0)
+
+    def save(self, iteration: int, consumed_samples: int) -> None:
+        """Begin to save; with ``--async-save`` the writing goes on while training does.
+
+        The caller has gathered the parameters (``gathered_parameters``).
+        """
+        folder = iteration_folder(self.args.save, iteration)
+        if self.args.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        torch.distributed.barrier()
+        metadata = self._metadata()
+        state = self._sharded_state(is_loading=False) | {
+            "iteration": iteration,
+            "consumed_train_samples": consumed_samples,
+            "opt_param_scheduler": self.scheduler.state_dict(),
+        }
+        options: dict[str, Any] = {}
+        if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
+            options["async_strategy"] = "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
+        request = dist_checkpointing.save(
+            state,
+            str(folder),
+            self._save_strategy,
+            async_sharded_save=self.args.async_save,
+            validate_access_integrity=not (self._saved_before and self.args.ckpt_assume_constant_structure),
+            content_metadata=_clean_metadata_for_serialization(metadata),
+            **options,
+        )
+        self._saved_before = True
+        if request is None:
+            self._write_tracker(iteration)
+        else:
+            request.add_finalize_fn(lambda: self._write_tracker(iteration))
+            self._queue.schedule_async_request(request)
+
+    def _write_tracker(self, iteration: int) -> None:
+        if self.args.rank == 0:
+            draft = Path(self.args.save) / f"{TRACKER}.draft"
+            draft.write_text(str(iteration))
+            os.replace(draft, Path(self.args.save) / TRACKER)
+
+    def finish_saves(self, *, blocking: bool) -> None:
+        """Complete the saves whose files are written on every rank; all ranks call this together."""
+        self._queue.maybe_finalize_async_calls(blocking=blocking)
+
+    def close(self) -> None:
+        """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
+        self._queue.close()
+
+    def load(self, iteration: int) -> int:
+        """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.
+
+        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``).
+        """
+        folder = str(iteration_folder(self.args.load, iteration))
+        strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(folder)
+        if self.args.ckpt_fully_parallel_load:
+            group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+            strategy = FullyParallelLoadStrategyWrapper(strategy, group)
+        state = dist_checkpointing.load(
+            self._sharded_state(is_loading=True), folder, strategy, strict=self.args.dist_ckpt_strictness
+        )
+        if state["iteration"] != iteration:
+            raise RuntimeError(f"{folder} holds iteration {state['iteration']}, not {iteration}")
+        self._restore(state)
+        return state["consumed_train_samples"]
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, chunk in self._named_models():
+            chunk.load_state_dict(state[name], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        _restore_adam_steps(self.optimizer)
+        self.scheduler.load_state_dict(state["opt_param_scheduler"])
+        restore_random_states(state["rng_state"][0])
+
+
+def _keeps_step_with_parameters(inner: torch.optim.Optimizer) -> bool:
+    """torch's AdamW keeps its step count with each parameter, fused Adam with the group."""
+    return isinstance(inner, torch.optim.AdamW)
+
+
+def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
+    """torch's AdamW has no state before its first step, but the load plan is made from it."""
+    for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                inner.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+def _restore_adam_steps(optimizer: MegatronOptimizer) -> None:
+    """The step count comes back with the group; without it, bias correction would begin again."""
+    for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)
+
+
+def newest_iteration(root: str | Path) -> int | None:
+    """The newest complete checkpoint below ``root`` by its tracker; None without one."""
+    tracker = Path(root) / TRACKER
+    return int(tracker.read_text()) if tracker.is_file() else None

@@ -1,0 +1,255 @@
+"""The training program that every rank runs: GPT on a pipeline with virtual stages, on megatron-core itself.
+
+``run`` is the whole story in order: groups, seeds, model, checkpoint, steps, end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import os
+import runpy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.num_microbatches_calculator import init_num_microbatches_calculator
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import check_param_hashes_across_dp_replicas
+
+from tasks.progress import ProgressBoard
+from tasks.ranks import batches, checkpoint, model, scalars, state
+from tasks.ranks.arguments import parse_arguments
+
+
+def run(
+    words: Sequence[str],
+    *,
+    evidence: Path,
+    rank_plugins: Sequence[Path] = (),
+    board: ProgressBoard | None = None,
+) -> None:
+    """Train as the Megatron command line ``words`` says, as one rank of an elastic agent's group.
+
+    ``evidence``: folder for this rank's digests of what was saved and loaded.
+    ``rank_plugins``: Python files executed here before the model is built.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    args = parse_arguments(words, world_size=world_size)
+    args.rank = rank
+    for plugin in rank_plugins:
+        runpy.run_path(str(plugin), run_name="rank_plugin")
+    _start_groups(args)
+    trainer = Trainer(args, evidence, board)
+    trainer.load()
+    trainer.train()
+    trainer.finish()
+    torch.distributed.destroy_process_group()
+
+
+def _start_groups(args: argparse.Namespace) -> None:
+    if args.deterministic_mode:
+        torch.use_deterministic_algorithms(True)
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
+    torch.distributed.init_process_group(args.distributed_backend, timeout=timeout)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=args.tensor_model_parallel_size,
+        pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=args.virtual_pipeline_model_parallel_size,
+        distributed_timeout_minutes=args.distributed_timeout_minutes,
+        create_gloo_process_groups=args.enable_gloo_process_groups,
+    )
+    init_num_microbatches_calculator(
+        args.rank, None, args.global_batch_size, args.micro_batch_size, args.data_parallel_size, False
+    )
+    model.seed_everything(args)
+
+
+def loss_sum(loss_mask: torch.Tensor, token_losses: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What megatron's schedule asks for: loss sum, token count, and both as a pair for the report."""
+    mask = loss_mask.view(-1).float()
+    total = torch.sum(token_losses.float().view(-1) * mask)
+    tokens = mask.sum()
+    report = torch.stack([total.detach(), tokens.detach()])
+    return total, tokens.to(torch.int), report
+
+
+def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Tensor, Any]:
+    """One micro-batch through one chunk of the model; chunks inside the pipeline need no data."""
+    batch: dict[str, torch.Tensor | None] = {}
+    if iterator is not None:
+        device = torch.cuda.current_device()
+        batch = {name: values.to(device) for name, values in next(iterator).items()}
+    output = chunk(
+        batch.get("tokens"), batch.get("position_ids"), None, labels=batch.get("labels"),
+        loss_mask=batch.get("loss_mask"),
+    )
+    return output, functools.partial(loss_sum, batch.get("loss_mask"))
+
+
+class Trainer:
+    """One rank's part of the training job."""
+
+    def __init__(self, args: argparse.Namespace, evidence: Path, board: ProgressBoard | None) -> None:
+        self.args = args
+        self.evidence = evidence
+        self.board = board
+        self.iteration = 0
+        self.consumed_samples = 0
+        self._note("starting")
+        self.chunks = model.build_model(args)
+        self.optimizer = model.build_optimizer(args, self.chunks)
+        self.scheduler = model.build_scheduler(args, self.optimizer)
+        self.checkpoints = checkpoint.Checkpoints(args, self.chunks, self.optimizer, self.scheduler)
+        self.seconds: dict[str, float] = {"load": 0.0, "save": 0.0, "finish": 0.0}
+
+    def _note(self, activity: str, loss: float = float("nan")) -> None:
+        if self.board is not None:
+            self.board.note(
+                self.args.rank, process_id=os.getpid(), step=self.iteration, activity=activity, loss=loss
+            )
+
+    def load(self) -> None:
+        """Resume from ``--load`` where there is a checkpoint; prepare the batches that come next."""
+        wanted = self.args.ckpt_step
+        if wanted is None and self.args.load:
+            wanted = checkpoint.newest_iteration(self.args.load)
+        if wanted is None and self.args.exit_on_missing_checkpoint:
+            raise FileNotFoundError(f"--load {self.args.load} holds no complete checkpoint")
+        if wanted is not None:
+            self._note("loading checkpoint")
+            begin = time.monotonic()
+            self.consumed_samples = self.checkpoints.load(wanted)
+            self.iteration = wanted
+            self.seconds["load"] = time.monotonic() - begin
+        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
+        if wanted is not None:
+            self._write_evidence("loaded")
+
+    def _write_evidence(self, kind: str) -> None:
+        digests = state.state_digests(
+            self.chunks, self.optimizer, self.scheduler, self.iterators, self.consumed_samples
+        )
+        state.write_evidence(self.evidence, kind, self.iteration, self.args, digests)
+
+    def train(self) -> None:
+        """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``."""
+        args = self.args
+        self.config = model.connect_schedule(args, self.chunks, self.optimizer)
+        self.run_schedule = get_forward_backward_func()
+        self.scalars = scalars.Scalars(args, self.iteration)
+        for chunk in self.chunks:
+            chunk.train()
+        # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
+        # first step on what each replica holds.
+        param_sync_func, self.config.param_sync_func = self.config.param_sync_func, None
+        self._disable_gather_hooks(param_sync=False)
+        self._check_weight_hashes()
+        first = self.iteration
+        while self.iteration < args.train_iters:
+            if self.iteration == first + 1:
+                self._enable_gather_hooks()
+                self.config.param_sync_func = param_sync_func
+            self.checkpoints.finish_saves(blocking=False)
+            self.step()
+            if self._every(args.check_weight_hash_across_dp_replicas_interval):
+                with checkpoint.gathered_parameters(args, self.chunks):
+                    self._check_weight_hashes()
+            if args.save and self._every(args.save_interval):
+                self._save()
+            if self._every(args.exit_interval):
+                break
+
+    def _every(self, interval: int | None) -> bool:
+        return bool(interval) and self.iteration % interval == 0
+
+    def _disable_gather_hooks(self, *, param_sync: bool) -> None:
+        if self.args.overlap_param_gather:
+            for chunk in self.chunks:
+                chunk.disable_forward_pre_hook(param_sync=param_sync)
+
+    def _enable_gather_hooks(self) -> None:
+        if self.args.overlap_param_gather:
+            for chunk in self.chunks:
+                chunk.enable_forward_pre_hook()
+
+    def _check_weight_hashes(self) -> None:
+        if self.args.check_weight_hash_across_dp_replicas_interval and not check_param_hashes_across_dp_replicas(
+            self.chunks, cross_check=True
+        ):
+            raise RuntimeError(f"weights differ between data-parallel replicas at iteration {self.iteration}")
+
+    def step(self) -> None:
+        """One iteration: forward and backward over all micro-batches, optimizer, schedule, scalars."""
+        args = self.args
+        self._note("forward and backward")
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        losses = self.run_schedule(
+            forward_step_func=forward_step,
+            data_iterator=self.iterators if len(self.chunks) > 1 else self.iterators[0],
+            model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
+            num_microbatches=args.num_microbatches,
+            seq_length=args.seq_length,
+            micro_batch_size=args.micro_batch_size,
+            decoder_seq_length=args.seq_length,
+            forward_only=False,
+        )
+        self._note("optimizer step")
+        successful, grad_norm, num_zeros = self.optimizer.step()
+        if successful:
+            self.scheduler.step(increment=args.global_batch_size)
+        self.iteration += 1
+        self.consumed_samples += args.global_batch_size
+        self._log(losses, grad_norm, num_zeros, begin, end)
+
+    def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
+        self._note("logging")
+        values: dict[str, Any] = {}
+        if self.args.log_params_norm:
+            values["params-norm"] = scalars.parameters_norm(self.chunks, self.optimizer)
+        if not losses:
+            self._note("logging")
+            return
+        loss = float(scalars.mean_loss(losses))
+        end.record()
+        end.synchronize()
+        values |= {
+            "lm loss": loss,
+            "grad-norm": grad_norm,
+            "learning-rate": self.optimizer.param_groups[0]["lr"],
+            "iteration-time": begin.elapsed_time(end) / 1000.0,
+        }
+        if self.args.log_num_zeros_in_grad:
+            values["num-zeros"] = num_zeros
+        if self.args.log_memory_to_tensorboard:
+            values |= scalars.memory_scalars()
+        self.scalars.write(self.iteration, values)
+        self._note("logging", loss)
+        scalars.refuse_bad_loss(loss, self.iteration)
+
+    def _save(self) -> None:
+        self._note("saving checkpoint")
+        begin = time.monotonic()
+        with checkpoint.gathered_parameters(self.args, self.chunks):
+            self._write_evidence("saved")
+            self.checkpoints.save(self.iteration, self.consumed_samples)
+        self.seconds["save"] += time.monotonic() - begin
+
+    def finish(self) -> None:
+        """Complete the saves that still run, write out the scalars."""
+        self._note("saving checkpoint")
+        begin = time.monotonic()
+        self.checkpoints.close()
+        self.seconds["finish"] = time.monotonic() - begin
+        self.scalars.close()
+        state.write_evidence(self.evidence, "seconds", self.iteration, self.args, self.seconds)
+        self._note("finished")

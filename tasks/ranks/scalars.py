@@ -1,0 +1,82 @@
+"""What is measured each iteration, written as TensorBoard events under Megatron's names.
+
+A value is recorded where it is owned: the last stage owns the loss, so the last rank writes the events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.module import param_is_not_shared
+
+from tasks.ranks.model import Chunks
+
+
+def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
+    """The loss a token, over all micro-batches of all replicas; a scalar, on the last stage only.
+
+    ``losses``: one tensor (loss sum, token count) a micro-batch.
+    """
+    total = torch.stack(losses).sum(dim=0)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    torch.distributed.all_reduce(total, group=group)
+    return total[0] / total[1]
+
+
+def parameters_norm(chunks: Chunks, optimizer: MegatronOptimizer) -> torch.Tensor:
+    """L2 norm of all parameters in fp32, tied embeddings counted once; a scalar, equal on every rank.
+
+    The distributed optimizer's fp32 shards are summed over the whole job: each element lies on one rank.
+    """
+    square = torch.zeros(1, dtype=torch.float32, device=torch.cuda.current_device())
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            shard = getattr(parameter, "main_param", None)
+            if shard is not None and param_is_not_shared(parameter):
+                square += torch.sum(torch.square(shard.detach().float()))
+    torch.distributed.all_reduce(square)
+    return square.sqrt()
+
+
+class Scalars:
+    """Writes one iteration's values; does nothing on ranks that own none."""
+
+    def __init__(self, args: argparse.Namespace, start_iteration: int) -> None:
+        self._writer = None
+        if args.tensorboard_dir and args.rank == args.world_size - 1:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A restart within a phase logs some steps again: those of the attempt before are superseded.
+            self._writer = SummaryWriter(args.tensorboard_dir, purge_step=start_iteration + 1, flush_secs=10)
+
+    def write(self, iteration: int, values: dict[str, Any]) -> None:
+        """Record ``values`` (name to number) at ``iteration``."""
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(name, float(value), iteration)
+
+    def close(self) -> None:
+        """Write everything out."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def memory_scalars() -> dict[str, int]:
+    """Bytes that this rank has allocated on its device now and at most so far."""
+    stats = torch.cuda.memory_stats()
+    return {
+        "mem-allocated-bytes": stats["allocated_bytes.all.current"],
+        "mem-max-allocated-bytes": stats["allocated_bytes.all.peak"],
+    }
+
+
+def refuse_bad_loss(loss: float, iteration: int) -> None:
+    """Errors: ``FloatingPointError`` naming the iteration when the loss is not a finite number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"lm loss is {loss} at iteration {iteration}")

@@ -1,0 +1,168 @@
+"""Watches the board of a phase: shows progress, and ends a phase in which no rank makes any.
+
+A hang in a pipeline is seen as silence: every rank waits for another. The report says which rank is behind,
+in which step and activity, and where each rank's Python code stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tasks.progress import ProgressBoard, Row
+
+FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
+SLOWEST_STEP_FACTOR = 10.0
+_POLL_S = 0.1
+_PLAIN_LINE_EVERY_S = 10.0
+
+
+class Watchdog:
+    """A thread beside the elastic agent; a context manager.
+
+    ``hang_timeout_s``: seconds without progress of any rank that count as a hang; None: ten times the slowest
+    step so far, and never less than ``FIRST_STEP_TIMEOUT_S``.
+    """
+
+    def __init__(
+        self, board: ProgressBoard, directory: Path, steps: tuple[int, int], hang_timeout_s: float | None
+    ) -> None:
+        self.hang_report: str | None = None
+        self.first_note_s: float | None = None
+        self._board = board
+        self._directory = directory
+        self._hang_timeout_s = hang_timeout_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._display = _Display(steps)
+        self._slowest_step_s = 0.0
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._display.close(self._board.rows())
+
+    def _watch(self) -> None:
+        last_change = time.monotonic()
+        last_notes: list[tuple[int, float]] = []
+        last_step, last_step_s = -1, time.monotonic()
+        while not self._stop.wait(_POLL_S):
+            rows, now = self._board.rows(), time.monotonic()
+            notes = [(row.process_id, row.seconds) for row in rows]
+            if notes != last_notes:
+                last_notes, last_change = notes, now
+                if self.first_note_s is None and any(row.process_id for row in rows):
+                    self.first_note_s = now
+            step = max(row.step for row in rows)
+            if step > last_step:
+                if last_step > 0:
+                    self._slowest_step_s = max(self._slowest_step_s, now - last_step_s)
+                last_step, last_step_s = step, now
+            self._display.update(rows)
+            if now - last_change > self._timeout_s():
+                self._end_hang(rows, now - last_change)
+                return
+
+    def _timeout_s(self) -> float:
+        if self._hang_timeout_s is not None:
+            return self._hang_timeout_s
+        return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._slowest_step_s)
+
+    def _end_hang(self, rows: list[Row], silence_s: float) -> None:
+        stacks = self._stacks(rows)
+        alive = [row for row in rows if row.process_id]
+        behind = min(range(len(rows)), key=lambda rank: (rows[rank].step, rows[rank].seconds))
+        lines = [f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind"
+                 f" (step {rows[behind].step + 1}, {rows[behind].activity})"]
+        for rank, row in enumerate(rows):
+            lines.append(f"  rank {rank}: step {row.step + 1}, {row.activity},"
+                         f" silent for {time.monotonic() - row.seconds:.0f} s; {stacks[rank]}")
+        lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
+        self.hang_report = "\n".join(lines)
+        for row in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(row.process_id, signal.SIGKILL)
+
+    def _stacks(self, rows: list[Row]) -> list[str]:
+        """Each rank's innermost Python line; the ranks write their stacks when they are asked by a signal."""
+        stopped = set()
+        for rank, row in enumerate(rows):
+            if row.process_id and _is_stopped(row.process_id):
+                stopped.add(rank)
+            elif row.process_id:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(row.process_id, signal.SIGUSR1)
+        time.sleep(1.0)
+        return ["stopped by a signal (SIGSTOP)" if rank in stopped else self._innermost(rank)
+                for rank in range(len(rows))]
+
+    def _innermost(self, rank: int) -> str:
+        path = self._directory / f"rank{rank}.stack"
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        main_thread = text.split("Current thread")[-1] if "Current thread" in text else text
+        frames = [line.strip() for line in main_thread.splitlines() if line.strip().startswith("File ")]
+        return f"in {frames[0][5:]}" if frames else "gave no stack"
+
+
+def _is_stopped(process_id: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
+    return False
+
+
+class _Display:
+    """A progress bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, steps: tuple[int, int]) -> None:
+        self._first, self._last = steps
+        self._begin: float | None = None
+        self._next_line_s = 0.0
+        self._shown = self._first - 1
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                       TextColumn("lm loss {task.fields[loss]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            total = self._last - self._first + 1
+            self._task = self._bar.add_task(f"steps {self._first}-{self._last}", total=total, loss="-")
+            self._bar.start()
+
+    def update(self, rows: list[Row]) -> None:
+        step, loss = max(row.step for row in rows), rows[-1].loss
+        if step <= self._shown or step < self._first:
+            return
+        self._shown, now = step, time.monotonic()
+        self._begin = self._begin or now
+        if self._bar is not None:
+            text = f"{loss:.4f}" if loss == loss else "-"
+            self._bar.update(self._task, completed=step - self._first + 1, loss=text)
+        elif now >= self._next_line_s or step == self._last:
+            self._next_line_s = now + _PLAIN_LINE_EVERY_S
+            self._print_line(step, rows[-1], now)
+
+    def _print_line(self, step: int, last_rank: Row, now: float) -> None:
+        done = step - self._first
+        line = f"step {step}/{self._last}"
+        if last_rank.loss == last_rank.loss:
+            line += f"  lm loss {last_rank.loss:.4f}"
+        if done:
+            step_s = (now - self._begin) / done
+            line += f"  {step_s:.3f} s a step  {step_s * (self._last - step):.0f} s left"
+        print(line, flush=True)
+
+    def close(self, rows: list[Row]) -> None:
+        if self._bar is not None:
+            self.update(rows)
+            self._bar.stop()
