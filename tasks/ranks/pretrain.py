@@ -215,7 +215,7 @@ class Trainer:
         self._note("logging")
         values: dict[str, Any] = {}
         if self.args.log_params_norm:
-            values["params-norm"] = scalars.parameters_norm(self.chunks, self.optimizer)
+            values["params-norm"] = scalars.parameters_norm(self.chunks)
         if not losses:
             self._note("logging")
             return

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import param_is_not_shared
 
 from tasks.ranks.model import Chunks
@@ -28,17 +27,19 @@ def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
     return total[0] / total[1]
 
 
-def parameters_norm(chunks: Chunks, optimizer: MegatronOptimizer) -> torch.Tensor:
+def parameters_norm(chunks: Chunks) -> torch.Tensor:
     """L2 norm of all parameters in fp32, tied embeddings counted once; a scalar, equal on every rank.
 
     The distributed optimizer's fp32 shards are summed over the whole job: each element lies on one rank.
     """
-    square = torch.zeros(1, dtype=torch.float32, device=torch.cuda.current_device())
-    for chunk in chunks:
-        for parameter in chunk.parameters():
-            shard = getattr(parameter, "main_param", None)
-            if shard is not None and param_is_not_shared(parameter):
-                square += torch.sum(torch.square(shard.detach().float()))
+    shards = [
+        parameter.main_param.detach()
+        for chunk in chunks
+        for parameter in chunk.parameters()
+        if getattr(parameter, "main_param", None) is not None and param_is_not_shared(parameter)
+    ]
+    norms = torch._foreach_norm(shards) if shards else [torch.zeros((), device=torch.cuda.current_device())]
+    square = torch.stack(norms).square().sum()
     torch.distributed.all_reduce(square)
     return square.sqrt()
 
