@@ -209,8 +209,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
 
 @dataclass(frozen=True)
 class FoundCard:
-    """Where the card for an environment and platform lies. ``generic``: held to the approximate checks only.
-    """
+    """Where the card for an environment and platform lies; ``generic``: held to approximate checks only."""
 
     path: Path
     generic: bool

@@ -33,8 +33,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """All that a report shows. ``error``: bad input found on the way (no golden card), one line, exit code 2.
-    """
+    """All that a report shows. ``error``: bad input found on the way (no golden card), one line."""
 
     title: str
     policy: str
@@ -119,7 +118,7 @@ def judge_run(
         rows=rows,
         changes=changes,
         sentences=triage.explain(rows, golden=card, run=run, changes=changes),
-        notes=_notes(card, provenance, run.actual1, rows),
+        notes=_notes(card, provenance, run.actual1, rows) + _held_to(basis, options),
         golden_card=card,
         **common,
     )
@@ -174,10 +173,16 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
         rows=rows,
         changes=changes,
         sentences=triage.explain(rows, golden=card, actual=actual, changes=changes),
+        notes=_held_to(basis, options),
         error=error,
         golden_card=card,
         actual_card=actual,
     )
+
+
+def restart_and_resume_rows(run: Run, options: Options) -> list[Row]:
+    """Phase 2 against phase 1 and the evidence of the restart: what needs no card."""
+    return _resume_rows(run, options) + _restart_rows(run, options)
 
 
 def _compared(
@@ -279,6 +284,12 @@ def _notes(card: Card, provenance: Mapping[str, object], actual: Card, rows: lis
     if unknown:
         notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
     return notes
+
+
+def _held_to(basis: verdict.Basis, options: Options) -> list[str]:
+    if options.policy == MEGATRON or basis.check == CHECK_EXACT:
+        return []
+    return [f"held to the approximate checks: {basis.reason}"]
 
 
 def _any_full(card: Card) -> bool:

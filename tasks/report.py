@@ -202,7 +202,7 @@ def _conclusion(verdict: Verdict, *, colour: bool = False) -> str:
 
 
 def _worth_a_line(row: Row) -> bool:
-    return not row.passed or row.judged
+    return not row.passed or row.verdict in ("drift", "improvement")
 
 
 def _failure(row: Row) -> str:

@@ -1,5 +1,4 @@
-"""What a verdict most likely means, in plain sentences: what moved, from when on, how far, and where to look.
-"""
+"""What a verdict most likely means, in plain sentences: what moved, when, how far, and where to look."""
 
 from __future__ import annotations
 

@@ -141,8 +141,7 @@ class Differences:
         return None if self.equal.all() else int(np.argmin(self.equal))
 
     def worst(self) -> int | None:
-        """Position of the largest relative difference, of the largest absolute one among those without bound.
-        """
+        """Position of the largest relative difference, by absolute difference among those without bound."""
         if self.equal.all():
             return None
         unbounded = np.isinf(self.relative)

@@ -1,4 +1,4 @@
-"""The reader of golden cards: every card of Megatron-LM as it is, and one line for anything that is no card."""
+"""The reader of golden cards: every card of Megatron-LM as it is, one line for anything that is no card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEGATRON_CARDS = sorted((Path(__file__).parent / "data" / "megatron_cards").glob
 
 
 def metric_text(values: str, header: str = '"start_step": 1, "end_step": 2, "step_interval": 1') -> str:
-    return '{"lm loss": {%s, "values": {%s}}}' % (header, values)
+    return f'{{"lm loss": {{{header}, "values": {{{values}}}}}}}'
 
 
 @pytest.mark.parametrize("path", MEGATRON_CARDS, ids=lambda path: path.stem)
@@ -143,7 +143,7 @@ def test_card_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
     other.write_text(metric_text('"1": 2.0'))
 
     def open_and_change(name, mode):
-        file = open(name, mode)
+        file = open(name, mode)  # noqa: SIM115 (handed on)
         if change == "longer":
             path.write_text(metric_text('"1": 1.0, "2": 2.0'))
         elif change == "rewritten":
@@ -159,9 +159,13 @@ def test_card_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
 
 
 values = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text(max_size=4),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.integers(),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=4),
     st.lists(st.integers(), max_size=2),
-)  # fmt: skip
+)
 steps = st.one_of(
     st.integers(-2, 5).map(str), st.sampled_from(["1", "2", "3", "01", "+1", "1.0", "x", "", "٣"])
 )
@@ -195,9 +199,12 @@ def test_any_file_is_a_sound_card_or_one_line(tmp_path_factory, content):
     try:
         card = read_card(path)
     except UsageError as error:
-        assert str(error).startswith(f"{path}: ")
-        assert "\n" not in str(error)
-        return
+        message = str(error)
+        card = Card(metrics={})
+    else:
+        message = f"{path}: "
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
     for metric in card.metrics.values():
         assert metric.steps.size == metric.values.size
         assert (np.diff(metric.steps) > 0).all()

@@ -1,4 +1,6 @@
-"""Actual values from TensorBoard events: float32 as written, the last written counts, damage is no end of file."""
+"""Actual values from TensorBoard events: float32 as written, the last written counts, damage is no end of
+file.
+"""
 
 from __future__ import annotations
 

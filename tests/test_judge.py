@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
 
@@ -280,8 +278,9 @@ def test_iteration_time_is_judged_on_a_gpu(tmp_path, factor, verdict, passed):
 
 def test_megatron_policy_of_a_run_rounds_and_excuses_one_step(tmp_path):
     phase1 = card(change=lambda name, step, number: 1e9 if (name, step) == ("lm loss", 9) else number)
-    verdict = judged(tmp_path, phase1=phase1, golden=card(full_precision=False).rounded(),
-                     options=Options(policy=MEGATRON))  # fmt: skip
+    verdict = judged(
+        tmp_path, phase1=phase1, golden=card(full_precision=False).rounded(), options=Options(policy=MEGATRON)
+    )
     exact, approximate = rows_of(verdict, "golden", "lm loss")
     assert (exact.check, exact.passed) == ("exact", False)
     assert (approximate.check, approximate.passed) == ("approximate", True)
@@ -364,8 +363,8 @@ def test_sparse_card_is_compared_at_its_own_steps(tmp_path):
 
 
 def test_header_that_its_values_do_not_keep_is_refused_by_strict_only(tmp_path):
-    content = json.loads(json.dumps({"lm loss": {"start_step": 1, "end_step": 9, "step_interval": 1,
-                                                 "values": {str(step): 1.0 for step in range(1, 6)}}}))  # fmt: skip
+    values = {str(step): 1.0 for step in range(1, 6)}
+    content = {"lm loss": {"start_step": 1, "end_step": 9, "step_interval": 1, "values": values}}
     for name in ("a.json", "b.json"):
         write_json(tmp_path / name, content)
     with pytest.raises(UsageError, match="says steps 1 to 9, but has values for 1 to 5"):

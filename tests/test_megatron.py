@@ -1,4 +1,6 @@
-"""Megatron-LM's decisions, reproduced: its own verdicts on all pairs of seven real cards, and its odd corners."""
+"""Megatron-LM's decisions, reproduced: its own verdicts on all pairs of seven real cards, and its odd
+corners.
+"""
 
 from __future__ import annotations
 
