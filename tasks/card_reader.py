@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,14 @@ import numpy as np
 from tasks.exits import UsageError
 from tasks.golden import FULL_PRECISION, Card, Metric
 
-LIMIT_BYTES = 100_000_000  # a million steps of one metric, indented, are 32 MB
+LIMIT_BYTES = 200_000_000  # a million steps of five metrics, indented, are 170 MB
+LIMIT_STEPS = 1_000_000  # of one metric
+# A card holds no list and two objects a metric. Other JSON of this size is refused before it is parsed, because
+# as Python objects it would take twenty times its size in memory.
+LARGE_BYTES = 10_000_000
+MOST_OBJECTS = 10_000
 LONGEST_STEP = 15  # digits; more would leave the integers that a float64 holds
+_PLAIN_STEP = re.compile(rf"(?:0|[1-9][0-9]{{0,{LONGEST_STEP - 1}}})\Z").match
 HEADER = ("start_step", "end_step", "step_interval")
 
 
@@ -83,11 +90,22 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     if len(content) != before.st_size or not _identity(before) == _identity(opened) == _identity(after):
         raise UsageError(f"{path}: changed while it was read; wait until its writer is done and try again")
+    if len(content) > LARGE_BYTES:
+        _refuse_large_nonsense(path, content)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}: line {line}: not UTF-8 (byte {error.start})") from error
+
+
+def _refuse_large_nonsense(path: Path, content: bytes) -> None:
+    opening = content.find(b"[")
+    if opening >= 0:
+        line = content.count(b"\n", 0, opening) + 1
+        raise UsageError(f"{path}: line {line}: a list; {len(content)} bytes of JSON, but not a golden card")
+    if content.count(b"{") > MOST_OBJECTS:
+        raise UsageError(f"{path}: more than {MOST_OBJECTS} objects: not a golden card")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -109,17 +127,17 @@ def _object(pairs: list[tuple[str, object]]) -> object:
 
 
 def _values(pairs: list[tuple[str, object]]) -> _Values | _Fault:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        # int() would also take "+1", " 1", "1_0" and digits of other scripts
-        if not (key.isascii() and key.isdigit()) or len(key) > LONGEST_STEP or (key[0] == "0" and key != "0"):
-            return _Fault(f"step {key!r} is not a whole number from 0 up, written plainly")
-    steps = np.array([int(key) for key in keys], dtype=np.int64)
+    if len(pairs) > LIMIT_STEPS:
+        return _Fault(f"{len(pairs)} steps; a golden card has at most {LIMIT_STEPS}")
+    keys, numbers = [key for key, _ in pairs], [value for _, value in pairs]
+    steps = _steps(keys)
+    if steps is None:
+        key = next(key for key in keys if not _PLAIN_STEP(key))
+        return _Fault(f"step {key!r} is not a whole number from 0 up, written plainly")
     not_increasing = np.flatnonzero(np.diff(steps) <= 0)
     if not_increasing.size:
         return _Fault(_order_fault(steps, int(not_increasing[0]) + 1))
     texts = {}
-    numbers = [value for _, value in pairs]
     if not set(map(type, numbers)) <= {int, float}:
         for index, value in enumerate(numbers):
             if isinstance(value, str):
@@ -136,6 +154,17 @@ def _values(pairs: list[tuple[str, object]]) -> _Values | _Fault:
         first = next(int(steps[index]) for index in infinite if int(steps[index]) not in texts)
         return _Fault(f"step {first}: an infinite number")
     return _Values(steps, values, texts)
+
+
+def _steps(keys: list[str]) -> np.ndarray | None:
+    """The keys as int64, or None when one is not plain. All at once: a regular expression a key takes longer than
+    int() does, and int() also takes "+1", " 1", "1_0", "01" and digits of other scripts."""
+    digits = "".join(keys)
+    if not (digits.isascii() and digits.isdigit()) or not all(keys) or max(map(len, keys)) > LONGEST_STEP:
+        return None
+    steps = np.fromiter(map(int, keys), dtype=np.int64, count=len(keys))
+    plain = steps.size + sum(int((steps >= 10**power).sum()) for power in range(1, LONGEST_STEP))
+    return steps if plain == len(digits) else None
 
 
 def _order_fault(steps: np.ndarray, index: int) -> str:

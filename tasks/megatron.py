@@ -13,6 +13,7 @@ import dataclasses
 
 import numpy as np
 
+from tasks.differences import compare, step_text
 from tasks.golden import Card, Metric
 from tasks.verdict import (
     CHECK_APPROXIMATE,
@@ -24,9 +25,7 @@ from tasks.verdict import (
     NOT_JUDGED,
     REGRESSION,
     Row,
-    compare,
     steady_steps,
-    step_text,
 )
 
 # Relative tolerance, and whether the exact check exists besides the approximate one.

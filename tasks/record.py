@@ -131,7 +131,7 @@ def changes(old: Card, new: Card) -> list[Change]:
     """Old to new, a line a metric that either card has."""
     import numpy as np
 
-    from tasks.verdict import compare
+    from tasks.differences import compare
 
     found = []
     for name in dict.fromkeys([*old.metrics, *new.metrics]):
@@ -246,7 +246,7 @@ def _refuse_bad_values(run: Run) -> None:
 
 
 def _refuse_difference(run: Run, first: Run, name: str) -> None:
-    from tasks.verdict import compare
+    from tasks.differences import compare
 
     differences = compare(first.actual1.metrics[name], run.actual1.metrics[name])
     index = differences.first()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.differences import Differences, compare
 from tasks.fingerprint import Change
 from tasks.golden import Card, Metric
 from tasks.restart import loaded_iteration
@@ -20,9 +21,7 @@ from tasks.verdict import (
     REGRESSION,
     RESTART,
     RESUME,
-    Differences,
     Row,
-    compare,
     rule_for,
 )
 

@@ -126,12 +126,34 @@ def test_directory_missing_file_and_pipe(tmp_path):
         read_card(tmp_path / "pipe")
 
 
-def test_100_mb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "content",
+    [b"[0" + b",0" * 6_000_000 + b"]", b'{"lm loss": [' + b"{}," * 4_000_000, b'{"a":{},' * 2_000_000],
+)
+def test_large_json_that_is_no_card_is_refused_before_it_is_parsed(tmp_path, monkeypatch, content):
+    path = tmp_path / "card.json"
+    path.write_bytes(content)
+    monkeypatch.setattr(card_reader.json, "loads", lambda *_, **__: pytest.fail("was parsed"))
+    with pytest.raises(UsageError, match="not a golden card"):
+        read_card(path)
+
+
+def test_too_many_steps_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(card_reader, "LIMIT_STEPS", 3)
+    path = tmp_path / "card.json"
+    path.write_text(metric_text('"1": 1, "2": 1, "3": 1'))
+    assert read_card(path).metrics["lm loss"].steps.size == 3
+    path.write_text(metric_text('"1": 1, "2": 1, "3": 1, "4": 1'))
+    with pytest.raises(UsageError, match="'lm loss': 4 steps; a golden card has at most 3"):
+        read_card(path)
+
+
+def test_200_mb_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "card.json"
     with open(path, "wb") as file:
-        file.truncate(100_000_000)
+        file.truncate(200_000_000)
     monkeypatch.setattr(card_reader.json, "loads", lambda *_, **__: pytest.fail("was parsed"))
-    with pytest.raises(UsageError, match="100000000 bytes"):
+    with pytest.raises(UsageError, match="200000000 bytes"):
         read_card(path)
 
 

@@ -287,36 +287,6 @@ def test_megatron_policy_of_a_run_rounds_and_excuses_one_step(tmp_path):
     assert row_of(verdict, "golden", "grad-norm").verdict == "not judged"
 
 
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        (lambda run: (run / "case.json").unlink(), "no case.json"),
-        (lambda run: (run / "actual_phase1.json").unlink(), "training did not finish"),
-        (lambda run: (run / "case.json").write_text("{"), "not JSON"),
-        (lambda run: (run / "phase1.json").write_bytes(b"\xff"), "not UTF-8"),
-        (lambda run: (run / "actual_phase2.json").write_text("[]"), "actual_phase2.json"),
-        (lambda run: write_json(run / "case.json", {"case_name": CASE}), "metrics"),
-    ],
-)
-def test_bad_run_directory_is_one_line(tmp_path, break_it, message):
-    run = write_run(tmp_path / "run")
-    break_it(run)
-    with pytest.raises(UsageError, match=message) as caught:
-        judge_run(run, root=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert str(run) in str(caught.value)
-
-
-def test_run_of_another_case_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="not of other"):
-        judge_run(write_run(tmp_path / "run"), case_name="other", root=tmp_path)
-
-
-def test_no_run_directory(tmp_path):
-    with pytest.raises(UsageError, match="no such run directory"):
-        judge_run(tmp_path / "none", root=tmp_path)
-
-
 def test_malformed_evidence_never_passes(tmp_path):
     for index, broken in enumerate(
         ({"state": []}, {"steps": "51-100"}, {"loaded_iteration": True}, {"restarts": None})
