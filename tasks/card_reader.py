@@ -21,7 +21,7 @@ from tasks.golden import FULL_PRECISION, Card, Metric
 
 LIMIT_BYTES = 200_000_000  # a million steps of five metrics, indented, are 170 MB
 LIMIT_STEPS = 1_000_000  # of one metric
-# A card holds no list and two objects a metric. Other JSON of this size is refused before it is parsed, because
+# A card holds no list and two objects a metric. Other JSON of this size is refused before it is parsed:
 # as Python objects it would take twenty times its size in memory.
 LARGE_BYTES = 10_000_000
 MOST_OBJECTS = 10_000
@@ -157,8 +157,9 @@ def _values(pairs: list[tuple[str, object]]) -> _Values | _Fault:
 
 
 def _steps(keys: list[str]) -> np.ndarray | None:
-    """The keys as int64, or None when one is not plain. All at once: a regular expression a key takes longer than
-    int() does, and int() also takes "+1", " 1", "1_0", "01" and digits of other scripts."""
+    """The keys as int64, or None when one is not plain. All at once, because a regular expression for each takes
+    longer than int() does; int() alone also takes "+1", " 1", "1_0", "01" and digits of other scripts.
+    """
     digits = "".join(keys)
     if not (digits.isascii() and digits.isdigit()) or not all(keys) or max(map(len, keys)) > LONGEST_STEP:
         return None
