@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from fake_run import card, value, write_golden, write_run
 
 from tasks.curves import draw, residuals, series_of
 from tasks.golden import metric_from
 from tasks.judge import judge_pair, judge_run
+from tests.fake_run import card, value, write_golden, write_run
 
 
 def picture(verdict):

@@ -9,11 +9,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from fake_run import CASE, card, value, write_golden, write_run
 
 from tasks import diff, judge
 from tasks.exits import UsageError
 from tasks.golden import write_card
+from tests.fake_run import CASE, card, value, write_golden, write_run
 
 ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
 ROW_KEYS |= {"golden", "actual", "abs", "rel", "ulp", "tolerance", "verdict", "passed"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import FINGERPRINT
 
 from tasks.fingerprint import basis, changes, configuration_rows
+from tests.fake_run import FINGERPRINT
 
 
 @pytest.mark.parametrize(

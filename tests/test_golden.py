@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from fake_run import CASE, card, write_golden
 
 from tasks.exits import UsageError
 from tasks.golden import (
@@ -25,6 +24,7 @@ from tasks.golden import (
     write_card,
     write_provenance,
 )
+from tests.fake_run import CASE, card, write_golden
 
 
 def test_card_has_megatron_lms_keys_and_repr_precision(tmp_path):

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_run import FINGERPRINT, card, state, write_golden, write_run
 
 from tasks.html_report import as_html, log_excerpt, write_pictures
 from tasks.judge import judge_run
+from tests.fake_run import FINGERPRINT, card, state, write_golden, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

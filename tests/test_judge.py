@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
 
 from tasks.exits import UsageError
 from tasks.judge import MEGATRON, Options, judge_pair, judge_run
+from tests.fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
 
 
 def rows_of(verdict, comparison, metric):

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_run import CASE, card, write_golden
 
 from tasks.golden import provenance_path, write_card, write_provenance
 from tasks.lint_cards import faults, main
+from tests.fake_run import CASE, card, write_golden
 
 PROVENANCE = {
     "case": CASE,

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_run
 
 from tasks.exits import UsageError
 from tasks.golden import card_path, file_sha256, provenance_path, read_card, read_provenance
 from tasks.judge import judge_run
 from tasks.lint_cards import faults
 from tasks.record import changes, main
+from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_run
 
 
 def record(root, *runs, yes=False, reason="because"):

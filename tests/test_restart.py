@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import SAVED, state
 
 from tasks.restart import STATE, no_restart_row, restart_rows
+from tests.fake_run import SAVED, state
 
 PHASE_1 = {
     "steps": [1, 100],

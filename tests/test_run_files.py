@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import CASE, METRICS, write_json, write_run
 
 from tasks.exits import UsageError
 from tasks.run_files import read_run
+from tests.fake_run import CASE, METRICS, write_json, write_run
 
 
 def test_a_whole_run(tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_run import FINGERPRINT, SAVED, card, state, write_golden, write_run
 
 from tasks.judge import judge_pair, judge_run
 from tasks.triage import trend
+from tests.fake_run import FINGERPRINT, SAVED, card, state, write_golden, write_run
 
 
 def said(tmp_path, *, golden=None, fingerprint=FINGERPRINT, **run):
