@@ -1,0 +1,114 @@
+"""Step 3: compare a run with its golden card, and its restart with the run; print the table; exit code.
+
+``python -m tasks.diff CASE --run-dir DIR``, or any two cards: ``python -m tasks.diff --golden A.json --actual
+B.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from tasks.exits import UsageError, exit_with
+
+FORMATS = ("table", "json", "markdown", "junit", "html")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Compare, print, write the reports of a run.
+
+    Raises:
+        UsageError: bad input; of a run's golden card only after the rest of the comparison was printed.
+    """
+    arguments = _parser().parse_args(words)
+    _refuse_half_a_pair(arguments)
+    # NumPy only from here on: --help and a mistyped option answer at once.
+    from tasks import judge, report
+
+    checks = {"both": ("exact", "approximate")}.get(arguments.check, (arguments.check,))
+    options = judge.Options(policy=arguments.policy, steps=parse_steps(arguments.steps), checks=checks)
+    if arguments.run_dir:
+        verdict = judge.judge_run(
+            arguments.run_dir, case_name=arguments.case, golden_file=arguments.golden, options=options
+        )
+        report.write_reports(verdict, arguments.run_dir)
+    else:
+        verdict = judge.judge_pair(arguments.golden, arguments.actual, options=options)
+    sys.stdout.write(report.render(verdict, arguments.format, colour=colour_wanted()))
+    sys.stdout.flush()
+    if verdict.error:
+        print(f"error: {verdict.error}", file=sys.stderr)
+    return verdict.exit_code
+
+
+def parse_steps(text: str | None) -> tuple[int, int] | None:
+    """ "20-40" as (20, 40); "20" as (20, 20).
+
+    Raises:
+        UsageError: not a range of steps.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if first > last:
+        raise UsageError(
+            f"--steps {text}: write the first and the last step to compare, for example --steps 1-20"
+        )
+    return first, last
+
+
+def colour_wanted() -> bool:
+    """Colour only on a terminal, and not where NO_COLOR is set (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _refuse_half_a_pair(arguments: argparse.Namespace) -> None:
+    if arguments.run_dir and arguments.actual:
+        raise UsageError("--run-dir and --actual: give one of them; a run brings its own actual values")
+    if not arguments.run_dir and not (arguments.golden and arguments.actual):
+        raise UsageError("nothing to compare: give CASE --run-dir DIR, or --golden A.json --actual B.json")
+    if arguments.check != "both" and arguments.policy != "megatron":
+        raise UsageError(
+            f"--check {arguments.check}: only with --policy megatron; strict chooses by fingerprint"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.diff",
+        description="Compare a run with its golden card, or any two cards. "
+        "Exit code: 0 matches, 1 does not, 2 bad input.",
+    )
+    parser.add_argument("case", nargs="?", metavar="CASE", help="name of the case; the run must be one of it")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="the folder that tasks.train and tasks.resume wrote"
+    )
+    parser.add_argument(
+        "--golden", type=Path, metavar="CARD", help="golden card (default: by environment and platform)"
+    )
+    parser.add_argument(
+        "--actual", type=Path, metavar="CARD", help="card to compare with --golden, without a run"
+    )
+    parser.add_argument(
+        "--policy",
+        choices=("strict", "megatron"),
+        default="strict",
+        help="megatron decides exactly as Megatron-LM's comparator does",
+    )
+    parser.add_argument(
+        "--check",
+        choices=("both", "exact", "approximate"),
+        default="both",
+        help="of the megatron policy (approximate: as with --allow-nondeterministic-algo there)",
+    )
+    parser.add_argument("--steps", metavar="A-B", help="compare these steps only; the table says so")
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    return parser
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,113 @@
+"""Two fingerprints compared: what differs, and whether equality to the last bit may still be asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, GOLDEN, REGRESSION, Basis, Row
+
+# Measured: equal to the last bit across x86-64 processors with the portable settings. What a commit changes
+# in the results is what the comparison is there to find.
+WITHOUT_INFLUENCE = frozenset({"cpu", "commit"})
+# Another configuration or other data: no comparison of values says anything, so the comparison fails.
+CONFIGURATION = {"case": "configuration", "corpus": "corpus"}
+# Other software or hardware may round otherwise: inside tolerance is a drift, not a regression.
+SURROUNDINGS = frozenset(
+    {"environment", "platform", "python", "gpu", "driver", "nccl", "cuda", "cudnn", "ranks per gpu"}
+)
+_VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field that differs. None: that side does not have it."""
+
+    field: str
+    golden: str | None
+    actual: str | None
+
+    @property
+    def configuration(self) -> bool:
+        return self.field in CONFIGURATION
+
+    @property
+    def surroundings(self) -> bool:
+        """Whether it excuses a small difference. An unknown field never does, unless it holds a version."""
+        if self.field in SURROUNDINGS:
+            return True
+        known = [value for value in (self.golden, self.actual) if value is not None]
+        return not self.configuration and all(_VERSION.fullmatch(value) for value in known)
+
+    def __str__(self) -> str:
+        return f"{self.field} {_short(self.golden)} → {_short(self.actual)}"
+
+
+def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[Change]:
+    """All fields that differ, those with influence first, in order of name."""
+    found = [
+        Change(field, _text(golden.get(field)), _text(actual.get(field)))
+        for field in sorted({*golden, *actual})
+        if golden.get(field) != actual.get(field)
+    ]
+    return sorted(found, key=lambda change: change.field in WITHOUT_INFLUENCE)
+
+
+def basis(
+    golden: Mapping[str, object] | None,
+    actual: Mapping[str, object] | None,
+    *,
+    deterministic: bool = True,
+    generic: bool = False,
+    full_precision: bool = True,
+) -> Basis:
+    """Whether deterministic metrics are held to equality.
+
+    A card at full precision was recorded to be equalled: without its provenance it still is. A card rounded
+        to 5 decimals that says nothing of its surroundings (Megatron-LM's own) is held to the approximate
+        checks.
+    """
+    if generic:
+        return Basis(check=CHECK_APPROXIMATE, reason="generic card, of no platform in particular")
+    if not deterministic:
+        return Basis(check=CHECK_APPROXIMATE, reason="the run is not deterministic (no --deterministic-mode)")
+    if not golden or not actual:
+        if full_precision:
+            return Basis(check=CHECK_EXACT, reason="full precision")
+        side = "golden card" if not golden else "actual values"
+        return Basis(check=CHECK_APPROXIMATE, reason=f"the {side} came without a fingerprint")
+    differing = [change for change in changes(golden, actual) if change.surroundings]
+    if differing and not any(change.configuration for change in changes(golden, actual)):
+        return Basis(check=CHECK_APPROXIMATE, reason=", ".join(map(str, differing)))
+    return Basis(check=CHECK_EXACT, reason="fingerprints agree")
+
+
+def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:
+    """A failing row for each digest (case, corpus) of the card that is not the run's."""
+    if not golden or not actual:
+        return []
+    return [
+        Row(
+            comparison=GOLDEN,
+            metric=f"digest: {change.field}",
+            check=CHECK_EQUAL,
+            golden=_short(change.golden),
+            actual=_short(change.actual),
+            verdict=REGRESSION,
+            passed=False,
+            note=f"the card was recorded for another {CONFIGURATION[change.field]}",
+        )
+        for change in changes(golden, actual)
+        if change.configuration and change.golden is not None
+    ]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "(none)"
+    return f"{value[:12]}…" if re.fullmatch(r"[0-9a-f]{32,}.*", value) else value

@@ -1,0 +1,304 @@
+"""From files to a verdict: a finished run, or two cards, read, compared and explained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tasks import fingerprint, golden, megatron, restart, triage, verdict
+from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
+from tasks.golden import Card
+from tasks.run_files import Run, read_run
+from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, GOLDEN, MISSING, RESTART, RESUME, Row
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STRICT, MEGATRON = "strict", "megatron"
+LAST_STEP = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to judge. ``steps``: first and last step to compare, None for all. ``checks``: of the megatron
+    policy.
+    """
+
+    policy: str = STRICT
+    steps: tuple[int, int] | None = None
+    checks: tuple[str, ...] = (CHECK_EXACT, CHECK_APPROXIMATE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """All that a report shows. ``error``: bad input found on the way (no golden card), one line."""
+
+    title: str
+    policy: str
+    rows: list[Row]
+    steps: tuple[int, int] | None = None
+    changes: list[fingerprint.Change] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+    run: Run | None = None
+    golden_card: Card | None = None
+    actual_card: Card | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.error is None and verdict.all_passed(self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """A mismatch is said before an input error that only kept a part from being compared."""
+        compared = [
+            row
+            for row in self.rows
+            if not (self.error and row.verdict == MISSING and row.comparison == GOLDEN)
+        ]
+        if not all(row.passed for row in compared):
+            return MISMATCH
+        if self.error:
+            return USAGE
+        return PASSED if self.passed else MISMATCH
+
+
+def judge_run(
+    run_dir: Path,
+    *,
+    case_name: str | None = None,
+    golden_file: Path | None = None,
+    root: Path = REPOSITORY,
+    options: Options | None = None,
+) -> Verdict:
+    """Phase 1 against the golden card, phase 2 against phase 1, and the evidence of the restart.
+
+    Raises:
+        UsageError: no such run, or a malformed file in it. A card that is missing or malformed is the
+            verdict's error.
+    """
+    options = options or Options()
+    run = read_run(run_dir, case_name=case_name)
+    resume_rows = _resume_rows(run, options)
+    restart_rows = _restart_rows(run, options)
+    title = f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}"
+    common = {
+        "title": title,
+        "policy": options.policy,
+        "steps": options.steps,
+        "run": run,
+        "actual_card": run.actual1,
+    }
+    try:
+        card, generic = _card_of(run, golden_file, root, options)
+        provenance = golden.read_provenance(card.path) or {}
+    except UsageError as error:
+        row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
+        rows = [dataclasses.replace(row, note="no card to compare with"), *resume_rows, *restart_rows]
+        sentences = triage.explain(rows, golden=None, run=run, changes=[])
+        return Verdict(rows=rows, error=str(error), sentences=sentences, **common)
+    recorded = _mapping(provenance.get("fingerprint"))
+    basis = fingerprint.basis(
+        recorded,
+        run.fingerprint,
+        deterministic=run.deterministic,
+        generic=generic,
+        full_precision=_any_full(card),
+    )
+    rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
+    rows += _compared(
+        GOLDEN, card, run.actual1, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+    )
+    rows += resume_rows + restart_rows
+    changes = fingerprint.changes(recorded, run.fingerprint) if recorded else []
+    return Verdict(
+        rows=rows,
+        changes=changes,
+        sentences=triage.explain(rows, golden=card, run=run, changes=changes),
+        notes=_notes(card, provenance, run.actual1, rows) + _held_to(basis, options),
+        golden_card=card,
+        **common,
+    )
+
+
+def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None = None) -> Verdict:
+    """Any two cards.
+
+    Raises:
+        UsageError: a malformed card; no common metric; no common step; a header that the values do not keep
+            (strict).
+    """
+    options = options or Options()
+    card, actual = golden.read_card(golden_file), golden.read_card(actual_file)
+    common = [name for name in card.metrics if name in actual.metrics]
+    if not common:
+        raise UsageError(
+            f"{golden_file} and {actual_file} have no common metric ({_names(card)}; {_names(actual)})"
+        )
+    if options.policy == STRICT:
+        _refuse_header_faults(card, actual)
+        if not any(
+            np.intersect1d(card.metrics[name].steps, actual.metrics[name].steps).size for name in common
+        ):
+            raise UsageError(
+                f"{golden_file} and {actual_file}: {common[0]!r} and other metrics have no common step"
+            )
+    card, actual = _restricted(card, options), _restricted(actual, options)
+    origins = [_origin(path) for path in (golden_file, actual_file)]
+    basis = fingerprint.basis(*[facts for facts, _ in origins], full_precision=_any_full(card))
+    platform = next((name for _, name in origins if name), None)
+    rows = (
+        [] if options.policy == MEGATRON else fingerprint.configuration_rows(*[facts for facts, _ in origins])
+    )
+    rows += _compared(GOLDEN, card, actual, metrics=None, basis=basis, platform=platform, options=options)
+    error = None
+    if options.policy == STRICT:
+        gaps = [row for row in rows if row.verdict == MISSING and row.first_step is not None]
+        error = (
+            f"{actual_file}: {gaps[0].metric!r}: {gaps[0].note}, compared with {golden_file}; "
+            "restrict the comparison with --steps A-B"
+            if gaps
+            else None
+        )
+    changes = (
+        fingerprint.changes(*[facts for facts, _ in origins]) if all(facts for facts, _ in origins) else []
+    )
+    return Verdict(
+        title=f"{golden_file.name} · {actual_file.name}",
+        policy=options.policy,
+        steps=options.steps,
+        rows=rows,
+        changes=changes,
+        sentences=triage.explain(rows, golden=card, actual=actual, changes=changes),
+        notes=_held_to(basis, options),
+        error=error,
+        golden_card=card,
+        actual_card=actual,
+    )
+
+
+def restart_and_resume_rows(run: Run, options: Options) -> list[Row]:
+    """Phase 2 against phase 1 and the evidence of the restart: what needs no card."""
+    return _resume_rows(run, options) + _restart_rows(run, options)
+
+
+def _compared(
+    comparison: str,
+    card: Card,
+    actual: Card,
+    *,
+    metrics,
+    basis: verdict.Basis,
+    platform: str | None,
+    options: Options,
+) -> list[Row]:
+    card, actual = _restricted(card, options), _restricted(actual, options)
+    if options.policy == MEGATRON:
+        return megatron.judge_cards(comparison, card, actual, metrics=metrics, checks=options.checks)
+    return verdict.judge_cards(comparison, card, actual, metrics=metrics, basis=basis, platform=platform)
+
+
+def _resume_rows(run: Run, options: Options) -> list[Row]:
+    if not run.resumes:
+        return []
+    absent = [
+        name
+        for name, part in (("phase2.json", run.record2), ("actual_phase2.json", run.actual2))
+        if part is None
+    ]
+    loaded = restart.loaded_iteration(run.record2) if run.record2 is not None else None
+    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
+    if absent:
+        note = f"the restart left no {' and no '.join(absent)}; run tasks.resume"
+        return [dataclasses.replace(row, note=note)]
+    if loaded is None:
+        return [dataclasses.replace(row, note="phase 2 loaded no checkpoint, so it resumed nothing")]
+    first = run.actual1.between(loaded + 1, LAST_STEP)
+    second = run.actual2
+    if options.policy == MEGATRON:
+        first, second = first.rounded(), second.rounded().between(loaded + 1, LAST_STEP)
+    reason = "the run is not deterministic (no --deterministic-mode)"
+    basis = verdict.Basis(check=CHECK_EXACT if run.deterministic else CHECK_APPROXIMATE, reason=reason)
+    return _compared(
+        RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+    )
+
+
+def _restart_rows(run: Run, options: Options) -> list[Row]:
+    if options.policy == MEGATRON:
+        return []
+    if run.record1 is None:
+        row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
+        return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
+    if run.resumes:
+        return restart.restart_rows(run.record1, run.record2) if run.record2 is not None else []
+    return [restart.no_restart_row(run.record1, expected=1 if run.crashes else 0)]
+
+
+def _card_of(run: Run, golden_file: Path | None, root: Path, options: Options) -> tuple[Card, bool]:
+    if golden_file is not None:
+        found = golden.FoundCard(golden_file, generic=False)
+    else:
+        found = golden.find_card(root, run.case_name, run.environment, run.platform)
+    card = golden.read_card(found.path)
+    if options.policy == STRICT:
+        _refuse_header_faults(card)
+    if not card.metrics:
+        raise UsageError(f"{found.path}: holds no metric")
+    return card, found.generic
+
+
+def _refuse_header_faults(*cards: Card) -> None:
+    for card in cards:
+        for name, metric in card.metrics.items():
+            fault = golden.header_fault(metric)
+            if fault:
+                raise UsageError(f"{card.name}: {name!r}: {fault}")
+
+
+def _restricted(card: Card, options: Options) -> Card:
+    return card.between(*options.steps) if options.steps else card
+
+
+def _origin(path: Path) -> tuple[Mapping[str, object], str | None]:
+    """Fingerprint and platform of a card: from its provenance, or from the run that it lies in."""
+    provenance = golden.read_provenance(path)
+    beside = path.with_name("case.json")
+    if provenance is None and beside.exists():
+        provenance = golden.read_json_object(beside)
+    facts = _mapping((provenance or {}).get("fingerprint"))
+    platform = (provenance or {}).get("platform") or facts.get("platform")
+    return facts, platform if isinstance(platform, str) else None
+
+
+def _notes(card: Card, provenance: Mapping[str, object], actual: Card, rows: list[Row]) -> list[str]:
+    notes = [f"golden card: {card.path.name}"]
+    recorded = provenance.get("card_sha256")
+    if recorded and recorded != golden.file_sha256(card.path):
+        notes.append(f"{card.path.name} was edited after it was recorded")
+    compared = {row.metric for row in rows if row.comparison == GOLDEN}
+    unknown = [name for name in actual.metrics if name not in compared]
+    if unknown:
+        notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
+    return notes
+
+
+def _held_to(basis: verdict.Basis, options: Options) -> list[str]:
+    if options.policy == MEGATRON or basis.check == CHECK_EXACT:
+        return []
+    return [f"held to the approximate checks: {basis.reason}"]
+
+
+def _any_full(card: Card) -> bool:
+    return any(metric.full_precision for metric in card.metrics.values())
+
+
+def _names(card: Card) -> str:
+    return ", ".join(list(card.metrics)[:6]) or "none"
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,87 @@
+"""Check the golden cards of a repository: ``python -m tasks.lint_cards [ROOT]``. Exit code 2 when one has a
+fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from tasks.exits import PASSED, USAGE, UsageError, exit_with
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROVENANCE_KEYS = ("reason", "recorded", "environment")
+
+
+def faults(root: Path) -> list[str]:
+    """One line a fault, for all cards under ``<root>/goldens``."""
+    found = []
+    for path in sorted((root / "goldens").glob("*/*")):
+        if path.name.endswith(".provenance.json"):
+            card = path.with_name(path.name.replace(".provenance.json", ".json"))
+            found += [] if card.exists() else [f"{path}: its card {card.name} is missing"]
+        elif re.fullmatch(r"golden_values_[A-Za-z0-9]+(_[A-Za-z0-9_-]+)?\.json", path.name):
+            found += card_faults(path)
+        else:
+            found.append(
+                f"{path}: is no golden_values_<environment>[_<platform>].json and no provenance of one"
+            )
+    return found
+
+
+def card_faults(path: Path) -> list[str]:
+    """Values finite, no step missing, precision marked, provenance there and of this very file."""
+    import numpy as np
+
+    from tasks.golden import DECIMALS, file_sha256, header_fault, provenance_path, read_card, read_provenance
+
+    try:
+        card, provenance = read_card(path), read_provenance(path)
+    except UsageError as error:
+        return [str(error)]
+    found = []
+    for name, metric in card.metrics.items():
+        fault = header_fault(metric)
+        if fault:
+            found.append(f"{name!r}: {fault}")
+        lost = metric.steps[~np.isfinite(metric.values)]
+        if lost.size:
+            found.append(f"{name!r}: step {lost[0]} is no finite number")
+        if not metric.full_precision:
+            fine = [value for value in metric.values.tolist() if value != round(value, DECIMALS)]
+            if fine:
+                found.append(
+                    f"{name!r}: {fine[0]!r} has more than {DECIMALS} decimals, "
+                    'but is not marked "value_precision": "full"'
+                )
+    if provenance is None:
+        return [f"{path}: {fault}" for fault in [*found, f"no {provenance_path(path).name}"]]
+    found += [f"provenance without {key!r}" for key in PROVENANCE_KEYS if not provenance.get(key)]
+    if provenance.get("card_sha256") != file_sha256(path):
+        found.append("the provenance is of another content (card_sha256): was the card edited by hand?")
+    if path.parent.name != provenance.get("case"):
+        found.append(f"the provenance is of the case {provenance.get('case')!r}")
+    expected = "_".join(filter(None, (str(provenance.get("environment")), provenance.get("platform"))))
+    if path.stem != f"golden_values_{expected}":
+        found.append(f"the provenance is of {expected!r}")
+    if any(metric.full_precision for metric in card.metrics.values()) and not provenance.get("fingerprint"):
+        found.append("the provenance has no fingerprint")
+    return [f"{path}: {fault}" for fault in found]
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tasks.lint_cards", description="Check all golden cards.")
+    parser.add_argument(
+        "root", nargs="?", type=Path, default=REPOSITORY, help="the repository (default: this one)"
+    )
+    root = parser.parse_args(words).root
+    if not (root / "goldens").is_dir():
+        raise UsageError(f"{root}: has no goldens folder")
+    found = faults(root)
+    print("\n".join(found) if found else "golden cards: no fault")
+    return USAGE if found else PASSED
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,294 @@
+"""Write the golden card of an environment and platform from finished runs.
+
+``python -m tasks.record CASE --from-run DIR [--from-run DIR ...] --reason TEXT [--yes]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.exits import PASSED, UsageError, exit_with
+
+if TYPE_CHECKING:
+    from tasks.golden import Card
+    from tasks.run_files import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """How a metric moves from the old card to the new one. Relative differences are parts of the old value;
+    ``mean`` and ``largest`` are None where a side has no common step."""
+
+    metric: str
+    steps: int
+    equal: int
+    mean: float | None
+    largest: float | None
+    step: int | None
+
+
+def main(words: list[str] | None = None) -> int:
+    """Check the runs, show what changes, write card and provenance.
+
+    Raises:
+        UsageError: runs that may not become a card, or a card that exists and no ``--yes``.
+    """
+    arguments = _parser().parse_args(words)
+    reason = " ".join(arguments.reason.split())
+    if not reason:
+        raise UsageError("--reason is empty: say why the values change; it is kept with the card")
+    from tasks import golden
+    from tasks.run_files import read_run
+
+    runs = [read_run(directory, case_name=arguments.case) for directory in arguments.from_run]
+    refuse_unfit_runs(runs)
+    card = card_of(runs)
+    run = runs[0]
+    path = golden.card_path(arguments.root, run.case_name, run.environment, run.platform)
+    old = golden.read_card(path) if path.exists() else None
+    print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
+    if old is not None and not arguments.yes:
+        raise UsageError(f"{path}: exists and was not touched; give --yes to write the new card over it")
+    golden.write_card(path, card)
+    golden.write_provenance(path, provenance_of(runs, reason))
+    print(f"written: {path}")
+    return PASSED
+
+
+def refuse_unfit_runs(runs: list[Run]) -> None:
+    """Only runs that agree, and whose restart was exact, may become a card.
+
+    Raises:
+        UsageError: which run, and what it lacks.
+    """
+    import numpy as np
+
+    from tasks.verdict import rule_for
+
+    first = runs[0]
+    directories = [run.directory.resolve() for run in runs]
+    if len(set(directories)) != len(runs):
+        raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
+    for run in runs:
+        _refuse_failed_restart(run)
+        _refuse_bad_values(run)
+    for run in runs[1:]:
+        for what in ("environment", "platform", "fingerprint", "test_type"):
+            if getattr(run, what) != getattr(first, what):
+                raise UsageError(
+                    f"{run.directory}: its {what} is not that of {first.directory}; record runs of one kind"
+                )
+        if run.actual1.metrics.keys() != first.actual1.metrics.keys():
+            raise UsageError(f"{run.directory}: other metrics than {first.directory}")
+        for name, metric in run.actual1.metrics.items():
+            reference = first.actual1.metrics[name]
+            if not np.array_equal(metric.steps, reference.steps):
+                raise UsageError(f"{run.directory}: {name!r}: other steps than {first.directory}")
+            if rule_for(name, platform=run.platform).deterministic and run.deterministic:
+                _refuse_difference(run, first, name)
+
+
+def card_of(runs: list[Run]) -> Card:
+    """The card of runs that agree: the median over the runs at each step, which for deterministic metrics is
+    the value of every run.
+    """
+    import dataclasses
+
+    import numpy as np
+
+    metrics = {}
+    for name, metric in runs[0].actual1.metrics.items():
+        values = np.stack([run.actual1.metrics[name].values for run in runs])
+        middle = metric.values if (values == values[0]).all() else np.median(values, axis=0)
+        metrics[name] = dataclasses.replace(metric, values=middle)
+    return dataclasses.replace(runs[0].actual1, metrics=metrics, path=None)
+
+
+def provenance_of(runs: list[Run], reason: str) -> dict[str, object]:
+    """Where the card comes from, for its side file."""
+    run = runs[0]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "case": run.case_name,
+        "environment": run.environment,
+        "platform": run.platform,
+        "reason": reason,
+        "recorded": now.isoformat(timespec="seconds"),
+        "commit": run.fingerprint.get("commit"),
+        "seeds": [run.model_args.get("--seed")],
+        "equal_runs": len(runs),
+        "fingerprint": dict(run.fingerprint),
+    }
+
+
+def changes(old: Card, new: Card) -> list[Change]:
+    """Old to new, a line a metric that either card has."""
+    import numpy as np
+
+    from tasks.differences import compare
+
+    found = []
+    for name in dict.fromkeys([*old.metrics, *new.metrics]):
+        if name not in old.metrics or name not in new.metrics:
+            found.append(Change(metric=name, steps=0, equal=0, mean=None, largest=None, step=None))
+            continue
+        differences = compare(old.metrics[name], new.metrics[name])
+        finite = differences.relative[np.isfinite(differences.relative)]
+        worst = differences.worst()
+        found.append(
+            Change(
+                metric=name,
+                steps=differences.steps.size,
+                equal=int(differences.equal.sum()),
+                mean=float(finite.mean()) if finite.size else None,
+                largest=float(finite.max()) if finite.size else None,
+                step=None if worst is None else int(differences.steps[worst]),
+            )
+        )
+    return found
+
+
+def stale_siblings(path: Path, run: Run) -> list[str]:
+    """Other cards of the case, recorded from other code than this run, or of unknown origin."""
+    from tasks import golden
+
+    stale = []
+    for sibling in sorted(path.parent.glob("golden_values_*.json")):
+        if sibling == path or sibling.name.endswith(".provenance.json"):
+            continue
+        provenance = golden.read_provenance(sibling)
+        if provenance is None or not provenance.get("commit"):
+            origin = (provenance or {}).get("origin")
+            known = origin.get("repository") if isinstance(origin, dict) else None
+            stale.append(f"{sibling.name} ({f'from {known}' if known else 'origin unknown'})")
+        elif provenance["commit"] != run.fingerprint.get("commit"):
+            recorded = str(provenance.get("recorded"))[:10]
+            stale.append(f"{sibling.name} (recorded {recorded} from {str(provenance['commit'])[:12]})")
+    return stale
+
+
+def summary(
+    name: str, run: Run, count: int, reason: str, old: Card | None, new: Card, stale: list[str]
+) -> str:
+    """Markdown, ready for a pull request."""
+    from tabulate import tabulate
+
+    begin = "New golden card" if old is None else "Golden card changes"
+    kept = ", ".join(f"{field} {str(value)[:12]}" for field, value in run.fingerprint.items())
+    lines = [f"### {begin}: `{run.case_name}/{name}`", "", f"Reason: {reason}", ""]
+    lines += [f"From {count} {'run' if count == 1 else 'equal runs'} · {kept}", ""]
+    if old is None:
+        rows = [
+            (metric, len(series.steps), _short(series.values[0]), _short(series.values[-1]))
+            for metric, series in new.metrics.items()
+        ]
+        lines.append(
+            tabulate(
+                rows, headers=("metric", "steps", "first", "last"), tablefmt="github", disable_numparse=True
+            )
+        )
+    else:
+        rows = [
+            (
+                change.metric,
+                f"{change.equal} of {change.steps}",
+                _percent(change.mean),
+                _percent(change.largest),
+                "" if change.step is None else change.step,
+            )
+            for change in changes(old, new)
+        ]
+        headers = ("metric", "steps equal", "mean relative", "largest relative", "at step")
+        lines.append(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    lines += ["", *(f"Now stale: `{sibling}`" for sibling in stale)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _refuse_failed_restart(run: Run) -> None:
+    from tasks.judge import Options, restart_and_resume_rows
+
+    failed = [
+        row for row in restart_and_resume_rows(run, Options()) if not row.passed and row.check != "shown"
+    ]
+    if failed:
+        row = failed[0]
+        where = f" at step {row.first_step}" if row.first_step is not None else ""
+        raise UsageError(
+            f"{run.directory}: {row.comparison}: {row.metric}{where}: {row.verdict}; "
+            f"a run whose restart was not exact becomes no card. {row.note}".rstrip(". ")
+        )
+
+
+def _refuse_bad_values(run: Run) -> None:
+    import numpy as np
+
+    from tasks.golden import header_fault
+
+    for name in run.metrics:
+        if name not in run.actual1.metrics:
+            raise UsageError(f"{run.directory}: the case's metric {name!r} is not among its values")
+    wanted = run.model_args.get("--train-iters")
+    for name, metric in run.actual1.metrics.items():
+        fault = header_fault(metric)
+        if isinstance(wanted, int) and metric.end_step != wanted:
+            fault = f"ends at step {metric.end_step}, the case trains {wanted}"
+        if fault is None and not np.isfinite(metric.values).all():
+            step = int(metric.steps[~np.isfinite(metric.values)][0])
+            fault = f"step {step} is no finite number"
+        if fault:
+            raise UsageError(f"{run.actual1.name}: {name!r}: {fault}")
+
+
+def _refuse_difference(run: Run, first: Run, name: str) -> None:
+    from tasks.differences import compare
+
+    differences = compare(first.actual1.metrics[name], run.actual1.metrics[name])
+    index = differences.first()
+    if index is not None:
+        values = " and ".join(
+            repr(float(side.values[index])) for side in (differences.golden, differences.actual)
+        )
+        raise UsageError(
+            f"{run.directory}: {name!r} differs from {first.directory} "
+            f"at step {differences.steps[index]} ({values}); "
+            "runs that are not deterministic become no card"
+        )
+
+
+def _percent(part: float | None) -> str:
+    return "not in both" if part is None else "0" if part == 0 else f"{100 * part:.3g} %"
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.record", description="Write a golden card from finished runs."
+    )
+    parser.add_argument("case", metavar="CASE", help="name of the case")
+    parser.add_argument(
+        "--from-run",
+        type=Path,
+        metavar="DIR",
+        action="append",
+        required=True,
+        help="a finished run (repeatable: all must be equal)",
+    )
+    parser.add_argument(
+        "--reason", required=True, metavar="TEXT", help="why the card is written; kept with it"
+    )
+    parser.add_argument("--yes", action="store_true", help="write over the card that exists")
+    parser.add_argument("--root", type=Path, default=REPOSITORY, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    exit_with(main)

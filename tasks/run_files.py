@@ -1,0 +1,99 @@
+"""The files of a run directory, read and checked: what was run, what each phase recorded, and its actual
+values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.exits import UsageError
+from tasks.golden import Card, read_card, read_json_object
+
+RESUMING = "ckpt-resume"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A finished run. ``record2`` and ``actual2`` are None when there was no phase 2."""
+
+    directory: Path
+    case_name: str
+    test_type: str
+    metrics: tuple[str, ...]
+    environment: str
+    platform: str
+    run_id: str
+    model_args: Mapping[str, object]
+    fingerprint: Mapping[str, object]
+    record1: Mapping[str, object] | None
+    record2: Mapping[str, object] | None
+    actual1: Card
+    actual2: Card | None
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equality may be asked for. A record without flags does not excuse a difference."""
+        return not self.model_args or bool(self.model_args.get("--deterministic-mode"))
+
+    @property
+    def resumes(self) -> bool:
+        return self.test_type == RESUMING or self.record2 is not None or self.actual2 is not None
+
+    @property
+    def crashes(self) -> bool:
+        return self.test_type == "crash-resume"
+
+
+def read_run(directory: Path, *, case_name: str | None = None) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UsageError: no run, no values of phase 1, a malformed file, or a run of another case than
+            ``case_name``.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such run directory")
+    case_file = directory / "case.json"
+    if not case_file.exists():
+        raise UsageError(f"{directory}: holds no run (no case.json); give the folder that tasks.train wrote")
+    content = read_json_object(case_file)
+    name = _text(content, "case_name", case_file)
+    if case_name is not None and case_name != name:
+        raise UsageError(f"{directory}: holds a run of {name}, not of {case_name}")
+    metrics = content.get("metrics")
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        raise UsageError(f"{case_file}: metrics must be a list of names")
+    actual1 = directory / "actual_phase1.json"
+    if not actual1.exists():
+        raise UsageError(f"{directory}: no {actual1.name}: training did not finish; run tasks.train again")
+    case = content.get("case")
+    model_args = case.get("model_args") if isinstance(case, dict) else None
+    fingerprint = content.get("fingerprint")
+    return Run(
+        directory=directory,
+        case_name=name,
+        test_type=_text(content, "test_type", case_file),
+        metrics=tuple(metrics),
+        environment=_text(content, "environment", case_file),
+        platform=_text(content, "platform", case_file),
+        run_id=str(content.get("run_id") or directory.name),
+        model_args=model_args if isinstance(model_args, dict) else {},
+        fingerprint=fingerprint if isinstance(fingerprint, dict) else {},
+        record1=_optional(directory / "phase1.json", read_json_object),
+        record2=_optional(directory / "phase2.json", read_json_object),
+        actual1=read_card(actual1),
+        actual2=_optional(directory / "actual_phase2.json", read_card),
+    )
+
+
+def _optional(path: Path, read):
+    return read(path) if path.exists() else None
+
+
+def _text(content: Mapping[str, object], key: str, path: Path) -> str:
+    value = content.get(key)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{path}: {key} must be a name, is {value!r}")
+    return value

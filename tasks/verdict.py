@@ -1,0 +1,309 @@
+"""The comparison: two metrics in, one row out. Pure functions over numbers; the one tolerance table is here.
+
+Strict, the policy of this harness. Megatron-LM's own decisions are in ``tasks.megatron``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.differences import Differences, compare, step_text
+from tasks.golden import Card, Metric
+
+EXACT, DRIFT, REGRESSION, MISSING = "exact", "drift", "regression", "missing"
+IMPROVEMENT, NOT_JUDGED = "improvement", "not judged"
+CHECK_EXACT, CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_SHOWN = "exact", "approximate", "equal", "shown"
+GOLDEN, RESUME, RESTART = "golden", "resume", "restart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How a metric is judged.
+
+    Attributes:
+        relative: tolerance of the approximate check, as a part of the golden value, at every step.
+        deterministic: equal to the last bit when the run is deterministic and the fingerprints agree.
+        one_sided: only more (slower, bigger) fails; less by more than the tolerance is an improvement.
+        median: one median over the steady steps is compared, not every step.
+        judged: False shows the numbers and passes.
+        why_not: why it is not judged.
+    """
+
+    relative: float
+    deterministic: bool = False
+    one_sided: bool = False
+    median: bool = False
+    judged: bool = True
+    why_not: str = ""
+
+
+# The one tolerance table. Tolerances of lm loss, num-zeros, iteration-time and memory are Megatron-LM's.
+RULES = {
+    "lm loss": Rule(relative=0.05, deterministic=True),
+    "num-zeros": Rule(relative=0.20, deterministic=True),
+    "grad-norm": Rule(relative=0.20, deterministic=True),
+    "params-norm": Rule(relative=0.01, deterministic=True),
+    "learning-rate": Rule(relative=1e-6, deterministic=True),
+    "mem-allocated-bytes": Rule(relative=0.05, one_sided=True),
+    "mem-max-allocated-bytes": Rule(relative=0.05, one_sided=True),
+    "iteration-time": Rule(relative=0.05, one_sided=True, median=True),
+}
+# Any other metric that a card has, mtp_1 loss for one.
+OTHER = Rule(relative=0.05, deterministic=True)
+# The memory of a process (resident bytes) is less steady than that of a device.
+CPU_RULES = {
+    "mem-allocated-bytes": Rule(relative=0.10, one_sided=True),
+    "mem-max-allocated-bytes": Rule(relative=0.10, one_sided=True),
+    "iteration-time": Rule(
+        relative=0.05, median=True, judged=False, why_not="other work on a CPU changes it"
+    ),
+}
+# What a restart is for is state. Its first steps are slow, and a card's time is compared with phase 1.
+RESUME_RULES = {
+    "iteration-time": Rule(
+        relative=0.05, median=True, judged=False, why_not="a restarted process starts slowly"
+    ),
+}
+# Evidence of overlap: what is counted is compared exactly, what is timed is shown.
+OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
+OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
+WARM_UP_STEPS = 5
+
+
+def rule_for(metric: str, *, platform: str | None = None, comparison: str = GOLDEN) -> Rule:
+    """The rule of a metric on a platform (None: unknown, held to the rules of a GPU)."""
+    if metric.startswith("overlap "):
+        timed = metric.endswith((" time", " ms", " s", " share"))
+        return OVERLAP_TIME if timed else OVERLAP_COUNT
+    if comparison == RESUME and metric in RESUME_RULES:
+        return RESUME_RULES[metric]
+    if platform and platform.startswith("cpu_") and metric in CPU_RULES:
+        return CPU_RULES[metric]
+    return RULES.get(metric, OTHER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the verdict. ``rel`` is a part of the golden value, ``ulp`` units in the last place of
+    float32; ``golden``, ``actual``, ``abs`` and ``rel`` are those of the worst step, ``ulp`` is the largest
+    of all steps.
+    """
+
+    comparison: str
+    metric: str
+    check: str
+    steps: str = ""
+    first_step: int | None = None
+    worst_step: int | None = None
+    golden: float | str | None = None
+    actual: float | str | None = None
+    abs: float | None = None
+    rel: float | None = None
+    ulp: int | None = None
+    tolerance: float | str | None = None
+    verdict: str
+    passed: bool
+    note: str = ""
+
+    @property
+    def judged(self) -> bool:
+        return self.verdict != NOT_JUDGED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Why deterministic metrics are held to the exact check, or only to the approximate one."""
+
+    check: str
+    reason: str
+
+
+def strict_row(
+    comparison: str, name: str, golden: Metric | None, actual: Metric | None, *, rule: Rule, basis: Basis
+) -> Row:
+    """Judge one metric. None stands for a metric that a side does not have, which never passes."""
+    check = _check(rule, basis)
+    row = Row(
+        comparison=comparison,
+        metric=name,
+        check=check,
+        tolerance=_tolerance(rule, check),
+        verdict=MISSING,
+        passed=False,
+    )
+    absent = _absent(golden, actual, comparison)
+    if absent:
+        return dataclasses.replace(row, note=absent)
+    notes = []
+    if check == CHECK_APPROXIMATE and rule.deterministic:
+        notes.append(f"not exact: {basis.reason}")
+    if actual.full_precision and not golden.full_precision:
+        actual = actual.rounded()
+        notes.append("compared at 5 decimals")
+    if rule.median:
+        return _median_row(row, golden, actual, rule, notes)
+    gap = _step_gap(golden, actual)
+    differences = compare(golden, actual)
+    row = dataclasses.replace(row, steps=step_text(differences.steps), **differences.shown())
+    if gap and rule.judged:
+        step, note = gap
+        return dataclasses.replace(row, first_step=step, note=note)
+    verdict, note = _judge(differences, rule, check)
+    return _concluded(row, rule, verdict, [*notes, note])
+
+
+def judge_cards(
+    comparison: str,
+    golden: Card,
+    actual: Card,
+    *,
+    metrics: tuple[str, ...] | None = None,
+    basis: Basis,
+    platform: str | None = None,
+) -> list[Row]:
+    """A row a metric: those asked for first, then all others of the golden card. At least one row, or none
+    passes.
+    """
+    names = list(dict.fromkeys([*(metrics or ()), *golden.metrics]))
+    return [
+        strict_row(
+            comparison,
+            name,
+            golden.metrics.get(name),
+            actual.metrics.get(name),
+            rule=rule_for(name, platform=platform, comparison=comparison),
+            basis=basis,
+        )
+        for name in names
+    ]
+
+
+def all_passed(rows: list[Row]) -> bool:
+    """Every row passed, and every comparison that has rows judged at least one; nothing compared is not a
+    pass.
+    """
+    comparisons = {row.comparison for row in rows}
+    judged = {row.comparison for row in rows if row.judged}
+    return bool(rows) and comparisons == judged and all(row.passed for row in rows)
+
+
+def steady_steps(steps: np.ndarray) -> np.ndarray:
+    """Steps whose time is compared, of a golden metric's finite steps: 5 to 20 if the last is at most 25,
+    else 30 to 45, else the first four from that window's start on. Source: Megatron-LM's functional-test
+    comparator.
+    """
+    if steps.size == 0:
+        return steps
+    start, end = (5, 20) if steps[-1] <= 25 else (30, 45)
+    window = steps[(steps >= start) & (steps <= end)]
+    return window if window.size else steps[steps >= start][:4]
+
+
+def _check(rule: Rule, basis: Basis) -> str:
+    if not rule.judged:
+        return CHECK_SHOWN
+    return CHECK_EXACT if rule.deterministic and basis.check == CHECK_EXACT else CHECK_APPROXIMATE
+
+
+def _tolerance(rule: Rule, check: str) -> float | str | None:
+    if check == CHECK_SHOWN:
+        return None
+    if check == CHECK_EXACT:
+        return 0.0
+    return f"+{rule.relative:g}" if rule.one_sided else rule.relative
+
+
+def _absent(golden: Metric | None, actual: Metric | None, comparison: str) -> str:
+    sides = (
+        ("phase 1 has", "phase 2 has")
+        if comparison == RESUME
+        else ("the golden card has", "the actual values have")
+    )
+    for side, metric in zip(sides, (golden, actual), strict=True):
+        if metric is None:
+            return f"{side} no such metric"
+        if metric.steps.size == 0:
+            return f"{side} no step of it to compare"
+    return ""
+
+
+def _step_gap(golden: Metric, actual: Metric) -> tuple[int, str] | None:
+    """The first step that one side lacks. A sparse card (1, 5, 10, …) does not miss the steps between its
+    own.
+    """
+    if np.array_equal(golden.steps, actual.steps):
+        return None
+    missing = np.setdiff1d(golden.steps, actual.steps, assume_unique=True)
+    if missing.size:
+        many = f" and {missing.size - 1} more" if missing.size > 1 else ""
+        return int(missing[0]), f"step {missing[0]}{many} missing in the actual values"
+    interval = int(np.diff(golden.steps).max()) if golden.steps.size > 1 else 1
+    extra = actual.steps[
+        (actual.steps <= golden.steps[0] - interval) | (actual.steps >= golden.steps[-1] + interval)
+    ]
+    if not extra.size and interval == 1:
+        extra = np.setdiff1d(actual.steps, golden.steps, assume_unique=True)
+    if extra.size:
+        many = f" and {extra.size - 1} more" if extra.size > 1 else ""
+        return int(extra[0]), f"step {extra[0]}{many} missing in the golden values"
+    return None
+
+
+def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
+    """Verdict and note of metrics whose steps agree."""
+    golden, actual = differences.golden, differences.actual
+    for side, metric in (("actual", actual), ("golden", golden)):
+        lost = np.flatnonzero(~np.isfinite(metric.values))
+        if lost.size and rule.judged:
+            index = int(lost[0])
+            return REGRESSION, f"{side} value at step {metric.steps[index]} is {metric.shown(index)}"
+    if differences.equal.all():
+        return EXACT, ""
+    if check == CHECK_EXACT:
+        return REGRESSION, ""
+    allowed = rule.relative * np.abs(golden.values)
+    change = actual.values - golden.values
+    if not (change <= allowed).all() or not (rule.one_sided or (-change <= allowed).all()):
+        return REGRESSION, ""
+    if rule.one_sided and (-change > allowed).any():
+        return IMPROVEMENT, "less than the golden card: record a new card to keep it"
+    return DRIFT, ""
+
+
+def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: list[str]) -> Row:
+    finite = golden.steps[np.isfinite(golden.values)]
+    steps = steady_steps(finite)
+    if row.comparison == RESUME:
+        steps = finite[WARM_UP_STEPS:]
+    missing = np.setdiff1d(steps, actual.steps, assume_unique=True)
+    if steps.size == 0 or missing.size:
+        what = (
+            f"step {missing[0]} is missing in the actual values"
+            if missing.size
+            else "no steady steps to compare"
+        )
+        return _concluded(row, rule, MISSING, [*notes, what])
+    golden, actual = _median(golden, steps), _median(actual, steps)
+    differences = compare(golden, actual)
+    shown = {**differences.shown(), "first_step": None, "worst_step": None}
+    row = dataclasses.replace(row, steps=f"median {step_text(steps)}", **shown)
+    verdict, note = _judge(differences, rule, row.check)
+    if not np.isfinite(actual.values).all():
+        note = f"actual values of steps {step_text(steps)} are not all numbers"
+    return _concluded(row, rule, verdict, [*notes, note])
+
+
+def _median(metric: Metric, steps: np.ndarray) -> Metric:
+    values = metric.values[np.isin(metric.steps, steps)]
+    middle = np.median(values) if np.isfinite(values).all() else np.nan
+    return dataclasses.replace(metric, steps=steps[:1], values=np.array([middle]), texts={})
+
+
+def _concluded(row: Row, rule: Rule, verdict: str, notes: list[str]) -> Row:
+    if not rule.judged:
+        verdict, notes = NOT_JUDGED, [*notes, f"not judged: {rule.why_not}"]
+    passed = verdict not in (REGRESSION, MISSING)
+    return dataclasses.replace(row, verdict=verdict, passed=passed, note="; ".join(filter(None, notes)))

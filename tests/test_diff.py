@@ -1,0 +1,155 @@
+"""tasks.diff as people and the session call it: exit code, table, report files, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from tasks import diff, judge
+from tasks.exits import UsageError
+from tasks.golden import write_card
+from tests.fake_run import CASE, card, value, write_golden, write_run
+
+ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
+ROW_KEYS |= {"golden", "actual", "abs", "rel", "ulp", "tolerance", "verdict", "passed"}
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def command(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "tasks.diff", *map(str, words)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository root with the card of the fake runs."""
+    write_golden(tmp_path)
+    monkeypatch.setattr(judge, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(
+        judge.judge_run, "__kwdefaults__", {**judge.judge_run.__kwdefaults__, "root": tmp_path}
+    )
+    return tmp_path
+
+
+def test_passing_run_prints_the_table_and_writes_all_reports(root, capsys):
+    run = write_run(root / "run")
+    assert diff.main([CASE, "--run-dir", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "= exact" in printed
+    assert "PASSED" in printed
+    assert (run / "report.txt").read_text() == printed
+    assert json.loads((run / "report.json").read_text())["passed"] is True
+    assert ElementTree.parse(run / "report.xml").getroot().get("failures") == "0"
+    assert "| lm loss" in (run / "report.md").read_text()
+
+
+def test_failing_run_names_metric_and_step_in_every_report(root, capsys):
+    changed = card(
+        change=lambda name, step, number: number + 1e-3 if (name, step) == ("lm loss", 37) else number
+    )
+    run = write_run(root / "run", phase1=changed, phase2=card(51))
+    assert diff.main(["--run-dir", str(run)]) == 1
+    line = next(
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("golden") and "lm loss" in line
+    )
+    assert "✗ regression" in line
+    assert " 37 " in line
+    failures = [
+        case
+        for case in ElementTree.parse(run / "report.xml").iter("testcase")
+        if case.find("failure") is not None
+    ]
+    assert [case.get("name") for case in failures] == ["lm loss (exact)"]
+    assert "step 37" in failures[0].find("failure").get("message")
+    (row,) = [row for row in json.loads((run / "report.json").read_text())["rows"] if not row["passed"]]
+    assert (row["first_step"], row["worst_step"], row["golden"]) == (37, 37, value("lm loss", 37))
+    assert set(row) >= ROW_KEYS
+
+
+def test_no_card_shows_the_resume_comparison_then_how_to_record(root, capsys):
+    (root / "goldens" / CASE / "golden_values_lts_cpu_x86_64.json").unlink()
+    assert diff.main([CASE, "--run-dir", str(write_run(root / "run"))]) == 2
+    printed = capsys.readouterr()
+    assert "resume" in printed.out
+    assert "= exact" in printed.out
+    assert printed.err.startswith("error: no golden card of gpt3_pp4_resume for lts on cpu_x86_64")
+    assert "nox -s record" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "start"), [("json", "{"), ("markdown", "### "), ("junit", "<?xml"), ("table", "a.json")]
+)
+def test_two_cards_in_every_format(tmp_path, capsys, form, start):
+    for name in ("a.json", "b.json"):
+        write_card(tmp_path / name, card())
+    pair = ["--golden", str(tmp_path / "a.json"), "--actual", str(tmp_path / "b.json")]
+    assert diff.main([*pair, "--format", form]) == 0
+    assert capsys.readouterr().out.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to compare"),
+        (["--golden", "a"], "nothing to compare"),
+        (["--run-dir", "a", "--actual", "b"], "give one of them"),
+        (["--golden", "a", "--actual", "b", "--steps", "9-3"], "--steps 9-3"),
+        (["--golden", "a", "--actual", "b", "--steps", "x"], "--steps x"),
+        (["--golden", "a", "--actual", "b", "--check", "exact"], "only with --policy megatron"),
+    ],
+)
+def test_bad_usage_says_what_to_write(words, message):
+    with pytest.raises(UsageError, match=message):
+        diff.main(words)
+
+
+def test_bad_card_is_one_line_on_stderr_and_exit_code_2(tmp_path):
+    (tmp_path / "a.json").write_text('{"lm loss"')
+    outcome = command("--golden", tmp_path / "a.json", "--actual", tmp_path / "a.json")
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith(f"error: {tmp_path / 'a.json'}: line 1, column 11")
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stdout == ""
+
+
+def test_neither_help_nor_a_comparison_imports_what_is_slow():
+    code = (
+        "import sys, tasks.diff\n"
+        "try: tasks.diff.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'numpy', 'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules), 'at --help'\n"
+        "import tasks.judge, tasks.report\n"
+        "assert not {'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules), 'at a comparison'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "wanted"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_colour_only_on_a_terminal_without_no_color(monkeypatch, terminal, environment, wanted):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(sys, "stdout", type("Out", (), {"isatty": lambda self: terminal})())
+    assert diff.colour_wanted() is wanted

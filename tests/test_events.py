@@ -1,0 +1,121 @@
+"""Actual values from TensorBoard events: float32 as written, the last written counts, damage is no end of
+file.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from tasks.events import _masked_crc
+from tasks.exits import TrainingFailed, UsageError
+from tasks.golden import read_events
+
+
+def event(tag=None, step=0, value=0.0, *, time=1.0, start=False, tensor=False) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    message = Event(wall_time=time, step=step)
+    if start:
+        message.session_log.status = SessionLog.START
+    if tag:
+        entry = Summary.Value(tag=tag)
+        if tensor:
+            entry.tensor.dtype = 1
+            entry.tensor.float_val.append(value)
+        else:
+            entry.simple_value = value
+        message.summary.value.append(entry)
+    return message.SerializeToString()
+
+
+def framed(record: bytes) -> bytes:
+    length = struct.pack("<Q", len(record))
+    return length + struct.pack("<I", _masked_crc(length)) + record + struct.pack("<I", _masked_crc(record))
+
+
+def write_events(directory, name, *records):
+    directory.mkdir(exist_ok=True)
+    path = directory / f"events.out.tfevents.{name}"
+    path.write_bytes(b"".join(map(framed, records)))
+    return path
+
+
+def values(directory, tag="lm loss"):
+    metric = read_events(directory).metrics[tag]
+    return dict(zip(metric.steps.tolist(), metric.values.tolist(), strict=True))
+
+
+def test_files_of_torchs_own_kind_of_writer(tmp_path):
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(tmp_path))
+    for step in range(1, 101):
+        summary = Summary(value=[Summary.Value(tag="lm loss", simple_value=10.8154812 / step)])
+        writer.add_event(Event(wall_time=step, step=step, summary=summary))
+    writer.close()
+    assert values(tmp_path) == {step: float(np.float32(10.8154812 / step)) for step in range(1, 101)}
+    metric = read_events(tmp_path).metrics["lm loss"]
+    assert metric.full_precision
+    assert (metric.start_step, metric.end_step, metric.step_interval) == (1, 100, 1)
+
+
+def test_values_as_tensors(tmp_path):
+    write_events(tmp_path, "1", event("lm loss", 1, 0.5, tensor=True))
+    assert values(tmp_path) == {1: 0.5}
+
+
+def test_a_step_logged_again_has_the_value_written_last(tmp_path):
+    # by time, not by name: the restart's file sorts first here
+    write_events(tmp_path, "b", event(time=1), *(event("lm loss", step, 1.0, time=2) for step in (1, 2, 3)))
+    write_events(tmp_path, "a", event(time=5), *(event("lm loss", step, 2.0, time=6) for step in (2, 3, 4)))
+    assert values(tmp_path) == {1: 1.0, 2: 2.0, 3: 2.0, 4: 2.0}
+
+
+def test_a_restart_supersedes_steps_that_it_did_not_reach_again(tmp_path):
+    write_events(tmp_path, "1", event(time=1), *(event("lm loss", step, 1.0, time=2) for step in range(1, 8)))
+    write_events(
+        tmp_path, "2", event(time=5), event(start=True, step=3, time=5), event("lm loss", 3, 2.0, time=6)
+    )
+    assert values(tmp_path) == {1: 1.0, 2: 1.0, 3: 2.0}
+
+
+def test_scalars_over_samples_are_no_steps(tmp_path):
+    write_events(tmp_path, "1", event("lm loss", 1, 1.0), event("lm loss vs samples", 16, 1.0))
+    assert list(read_events(tmp_path).metrics) == ["lm loss"]
+
+
+def test_record_cut_off_by_a_kill_ends_the_file(tmp_path):
+    path = write_events(tmp_path, "1", *(event("lm loss", step, 1.0) for step in (1, 2, 3)))
+    whole = path.read_bytes()
+    for cut in (1, 5, 20):
+        path.write_bytes(whole[:-cut])
+        assert list(values(tmp_path)) == [1, 2]
+
+
+@pytest.mark.parametrize("offset", [0, 9, 14])
+def test_damaged_record_is_an_error_not_an_end(tmp_path, offset):
+    path = write_events(tmp_path, "1", *(event("lm loss", step, 1.0) for step in (1, 2, 3)))
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="byte 0: damaged record"):
+        read_events(tmp_path)
+
+
+def test_nothing_logged_is_training_that_failed(tmp_path):
+    with pytest.raises(TrainingFailed, match="logged nothing"):
+        read_events(tmp_path)
+    write_events(tmp_path, "1", event(time=1))
+    with pytest.raises(TrainingFailed, match="no step"):
+        read_events(tmp_path)
+
+
+def test_nan_loss_stays_nan(tmp_path):
+    write_events(tmp_path, "1", event("lm loss", 1, float("nan")))
+    assert np.isnan(values(tmp_path)[1])

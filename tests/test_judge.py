@@ -1,0 +1,353 @@
+"""A finished run against its card: what passes, and all that must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.exits import UsageError
+from tasks.judge import MEGATRON, Options, judge_pair, judge_run
+from tests.fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
+
+
+def rows_of(verdict, comparison, metric):
+    return [row for row in verdict.rows if (row.comparison, row.metric) == (comparison, metric)]
+
+
+def row_of(verdict, comparison, metric):
+    (row,) = rows_of(verdict, comparison, metric)
+    return row
+
+
+def one_ulp(metric, step, *, at):
+    import numpy as np
+
+    return lambda name, now, number: (
+        float(np.nextafter(np.float32(number), np.float32(np.inf)))
+        if (name, now) == (metric, step) and at
+        else number
+    )
+
+
+def judged(tmp_path, *, golden=None, golden_fingerprint=FINGERPRINT, options=None, **run):
+    root = tmp_path / "root"
+    write_golden(root, golden, fingerprint=golden_fingerprint, platform=run.get("platform", "cpu_x86_64"))
+    return judge_run(write_run(tmp_path / "run", **run), root=root, options=options)
+
+
+def test_equal_run_passes_with_every_deterministic_row_exact(tmp_path):
+    verdict = judged(tmp_path)
+    assert verdict.passed
+    assert verdict.exit_code == 0
+    for comparison in ("golden", "resume"):
+        for metric in ("lm loss", "num-zeros", "grad-norm"):
+            row = row_of(verdict, comparison, metric)
+            assert (row.check, row.verdict, row.tolerance, row.ulp) == ("exact", "exact", 0.0, 0)
+    assert row_of(verdict, "golden", "lm loss").steps == "1-100"
+    assert row_of(verdict, "resume", "lm loss").steps == "51-100"
+    assert row_of(verdict, "golden", "iteration-time").verdict == "not judged"
+
+
+def test_last_bit_of_one_loss_in_the_card_fails_and_names_the_step(tmp_path):
+    verdict = judged(tmp_path, golden=card(change=one_ulp("lm loss", 37, at=True)))
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.verdict, row.first_step, row.worst_step, row.ulp) == ("regression", 37, 37, 1)
+    assert verdict.exit_code == 1
+    assert [row.metric for row in verdict.rows if not row.passed] == ["lm loss"]
+
+
+@pytest.mark.parametrize("metric", ["lm loss", "num-zeros", "grad-norm"])
+def test_last_bit_after_the_restart_fails_the_resume_comparison_only(tmp_path, metric):
+    verdict = judged(tmp_path, phase2=card(51, 100, change=one_ulp(metric, 52, at=True)))
+    row = row_of(verdict, "resume", metric)
+    assert (row.verdict, row.first_step) == ("regression", 52)
+    assert verdict.exit_code == 1
+    assert row_of(verdict, "golden", metric).passed
+
+
+@pytest.mark.parametrize("file", ["phase2.json", "actual_phase2.json"])
+def test_missing_phase_2_fails_closed(tmp_path, file):
+    write_golden(tmp_path)
+    run = write_run(tmp_path / "run")
+    (run / file).unlink()
+    verdict = judge_run(run, root=tmp_path)
+    assert not verdict.passed
+    assert verdict.exit_code == 1
+    assert file in row_of(verdict, "resume", "all metrics").note
+
+
+@pytest.mark.parametrize("policy", ["strict", MEGATRON])
+def test_training_again_from_scratch_is_no_resume(tmp_path, policy):
+    again = {"loaded_iteration": None, "steps": [1, 100], "state": {}}
+    verdict = judged(tmp_path, phase2=card(), record2=again, options=Options(policy=policy))
+    assert verdict.exit_code == 1
+
+
+def test_phase_2_that_logs_earlier_steps_fails_though_its_values_are_equal(tmp_path):
+    verdict = judged(tmp_path, phase2=card(41, 100))
+    row = row_of(verdict, "resume", "lm loss")
+    assert (row.verdict, row.first_step) == ("missing", 41)
+
+
+def test_restart_rows_are_part_of_the_verdict(tmp_path):
+    verdict = judged(tmp_path, record2={"state": {str(SAVED): state(rng="f" * 64)}})
+    row = row_of(verdict, "restart", "state: rng")
+    assert (row.verdict, row.passed) == ("regression", False)
+    assert "rank 3" in row.note
+    assert verdict.exit_code == 1
+
+
+def test_missing_metric_of_the_case_fails(tmp_path):
+    verdict = judged(tmp_path, phase1=card(metrics=[name for name in METRICS if name != "num-zeros"]))
+    assert row_of(verdict, "golden", "num-zeros").verdict == "missing"
+    assert verdict.exit_code == 1
+
+
+def test_metric_the_card_lacks_fails_when_the_case_asks_for_it_and_is_named_otherwise(tmp_path):
+    golden = card(metrics=[name for name in METRICS if name != "grad-norm"])
+    verdict = judged(tmp_path, golden=golden)
+    assert row_of(verdict, "golden", "grad-norm").verdict == "missing"
+    other = judged(tmp_path / "2", golden=golden, metrics=["lm loss"])
+    assert other.passed
+    assert any("grad-norm" in note for note in other.notes)
+
+
+def test_run_that_ended_early_is_missing_not_passed(tmp_path):
+    verdict = judged(tmp_path, phase1=card(1, 70), phase2=card(51, 70), test_type="regular")
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.verdict, row.first_step) == ("missing", 71)
+    assert verdict.exit_code == 1
+
+
+def test_extra_step_fails(tmp_path):
+    verdict = judged(tmp_path, golden=card(1, 99))
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.verdict, row.first_step) == ("missing", 100)
+
+
+def test_steps_restrict_what_is_compared_and_the_report_says_so(tmp_path):
+    changed = card(1, 20, change=one_ulp("lm loss", 30, at=True))
+    verdict = judged(tmp_path, phase1=changed, test_type="regular", options=Options(steps=(1, 20)))
+    assert verdict.passed
+    assert row_of(verdict, "golden", "lm loss").steps == "1-20"
+    from tasks.report import as_text
+
+    assert "steps 1-20 only" in as_text(verdict)
+
+
+def test_nan_loss_is_named_with_its_step(tmp_path):
+    nan = card(change=lambda name, step, number: float("nan") if (name, step) == ("lm loss", 37) else number)
+    verdict = judged(tmp_path, phase1=nan)
+    row = row_of(verdict, "golden", "lm loss")
+    assert row.verdict == "regression"
+    assert "step 37 is nan" in row.note
+
+
+def test_nan_in_the_card_matches_nothing_not_even_nan(tmp_path):
+    nan = card(change=lambda name, step, number: float("nan") if (name, step) == ("lm loss", 37) else number)
+    verdict = judged(tmp_path, golden=nan, phase1=nan)
+    assert row_of(verdict, "golden", "lm loss").verdict == "regression"
+
+
+def test_without_a_card_the_resume_is_still_judged_and_the_error_says_how_to_record(tmp_path):
+    verdict = judge_run(write_run(tmp_path / "run"), root=tmp_path)
+    assert verdict.exit_code == 2
+    assert row_of(verdict, "resume", "lm loss").verdict == "exact"
+    assert f'nox -s record -- {CASE} --reason "..."' in verdict.error
+    assert not verdict.passed
+
+
+def test_without_a_card_a_wrong_resume_is_a_mismatch(tmp_path):
+    run = write_run(tmp_path / "run", phase2=card(51, 100, change=one_ulp("lm loss", 51, at=True)))
+    assert judge_run(run, root=tmp_path).exit_code == 1
+
+
+def test_malformed_card_keeps_the_resume_comparison(tmp_path):
+    path = write_golden(tmp_path)
+    path.write_text("{")
+    verdict = judge_run(write_run(tmp_path / "run"), root=tmp_path)
+    assert verdict.exit_code == 2
+    assert path.name in verdict.error
+    assert row_of(verdict, "resume", "lm loss").passed
+
+
+def test_another_processor_or_commit_does_not_excuse_a_difference(tmp_path):
+    other = {**FINGERPRINT, "cpu": "Intel Xeon", "commit": "d" * 40}
+    verdict = judged(tmp_path, golden=card(change=one_ulp("lm loss", 9, at=True)), golden_fingerprint=other)
+    assert row_of(verdict, "golden", "lm loss").check == "exact"
+    assert verdict.exit_code == 1
+
+
+def test_another_torch_inside_tolerance_is_drift(tmp_path):
+    other = {**FINGERPRINT, "torch": "2.12.0"}
+    verdict = judged(tmp_path, golden=card(change=one_ulp("lm loss", 9, at=True)), golden_fingerprint=other)
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.check, row.verdict, row.passed) == ("approximate", "drift", True)
+    assert "torch 2.12.0 → 2.13.0" in row.note
+    assert verdict.exit_code == 0
+
+
+def test_another_torch_does_not_loosen_the_resume_comparison(tmp_path):
+    other = {**FINGERPRINT, "torch": "2.12.0"}
+    phase2 = card(51, 100, change=one_ulp("lm loss", 60, at=True))
+    verdict = judged(tmp_path, golden_fingerprint=other, phase2=phase2)
+    assert row_of(verdict, "resume", "lm loss").verdict == "regression"
+
+
+def test_no_outlier_step_is_excused(tmp_path):
+    other = {**FINGERPRINT, "torch": "2.12.0"}
+    golden = card(
+        change=lambda name, step, number: number * 1.06 if (name, step) == ("lm loss", 9) else number
+    )
+    verdict = judged(tmp_path, golden=golden, golden_fingerprint=other)
+    assert row_of(verdict, "golden", "lm loss").verdict == "regression"
+
+
+@pytest.mark.parametrize("field", ["case", "corpus"])
+def test_card_of_another_configuration_fails_though_all_values_are_equal(tmp_path, field):
+    verdict = judged(tmp_path, golden_fingerprint={**FINGERPRINT, field: "e" * 64, "torch": "2.12.0"})
+    row = row_of(verdict, "golden", f"digest: {field}")
+    assert not row.passed
+    assert "recorded for another" in row.note
+    assert row_of(verdict, "golden", "lm loss").check == "exact"
+    assert verdict.exit_code == 1
+
+
+def test_deleting_the_provenance_does_not_loosen_a_card_at_full_precision(tmp_path):
+    verdict = judged(tmp_path, golden=card(change=one_ulp("lm loss", 9, at=True)), golden_fingerprint=None)
+    assert row_of(verdict, "golden", "lm loss").verdict == "regression"
+
+
+def test_run_without_deterministic_mode_is_held_to_the_approximate_check(tmp_path):
+    changed = card(51, 100, change=one_ulp("lm loss", 60, at=True))
+    verdict = judged(tmp_path, phase2=changed, model_args={"--seed": 1})
+    row = row_of(verdict, "resume", "lm loss")
+    assert (row.check, row.verdict) == ("approximate", "drift")
+    assert "--deterministic-mode" in row.note
+
+
+def test_generic_card_is_held_to_the_approximate_checks(tmp_path):
+    path = write_golden(tmp_path, card(change=one_ulp("lm loss", 9, at=True)), platform="dgx_a100")
+    path.rename(path.with_name("golden_values_lts.json"))
+    verdict = judge_run(write_run(tmp_path / "run"), root=tmp_path)
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.check, row.verdict) == ("approximate", "drift")
+    assert "generic" in row.note
+
+
+def test_card_rounded_to_5_decimals_is_compared_at_5_decimals(tmp_path):
+    golden = card(full_precision=False).rounded()
+    verdict = judged(tmp_path, golden=golden)
+    row = row_of(verdict, "golden", "lm loss")
+    assert (row.check, row.verdict) == ("exact", "exact")
+    assert "5 decimals" in row.note
+
+
+def test_edited_card_is_said_to_be_edited(tmp_path):
+    path = write_golden(tmp_path)
+    path.write_text(path.read_text().replace("1014.0", "1015.0", 1))
+    verdict = judge_run(write_run(tmp_path / "run"), root=tmp_path)
+    assert verdict.exit_code == 1
+    assert any("edited" in note for note in verdict.notes)
+
+
+def scaled(metric, factor):
+    return lambda name, step, number: number * factor if name == metric else number
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "passed"),
+    [(1.09, "drift", True), (1.11, "regression", False), (0.95, "drift", True), (0.8, "improvement", True)],
+)
+def test_memory_on_the_cpu_is_one_sided_at_10_percent(tmp_path, factor, verdict, passed):
+    result = judged(tmp_path, phase1=card(change=scaled("mem-allocated-bytes", factor)), test_type="regular")
+    row = row_of(result, "golden", "mem-allocated-bytes")
+    assert (row.verdict, row.passed) == (verdict, passed)
+    assert result.passed is passed
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "passed"),
+    [(1.04, "drift", True), (1.06, "regression", False), (0.5, "improvement", True)],
+)
+def test_iteration_time_is_judged_on_a_gpu(tmp_path, factor, verdict, passed):
+    changed = card(change=scaled("iteration-time", factor))
+    result = judged(tmp_path, phase1=changed, test_type="regular", platform="dgx_a100")
+    row = row_of(result, "golden", "iteration-time")
+    assert (row.verdict, row.passed, row.steps) == (verdict, passed, "median 30-45")
+
+
+def test_megatron_policy_of_a_run_rounds_and_excuses_one_step(tmp_path):
+    phase1 = card(change=lambda name, step, number: 1e9 if (name, step) == ("lm loss", 9) else number)
+    verdict = judged(
+        tmp_path, phase1=phase1, golden=card(full_precision=False).rounded(), options=Options(policy=MEGATRON)
+    )
+    exact, approximate = rows_of(verdict, "golden", "lm loss")
+    assert (exact.check, exact.passed) == ("exact", False)
+    assert (approximate.check, approximate.passed) == ("approximate", True)
+    assert row_of(verdict, "golden", "grad-norm").verdict == "not judged"
+
+
+def test_malformed_evidence_never_passes(tmp_path):
+    for index, broken in enumerate(
+        ({"state": []}, {"steps": "51-100"}, {"loaded_iteration": True}, {"restarts": None})
+    ):
+        write_golden(tmp_path)
+        verdict = judge_run(write_run(tmp_path / f"run{index}", record2=broken), root=tmp_path)
+        assert verdict.exit_code == 1, broken
+
+
+def pair(tmp_path, golden, actual, **options):
+    from tasks.golden import write_card
+
+    write_card(tmp_path / "a.json", golden)
+    write_card(tmp_path / "b.json", actual)
+    return judge_pair(tmp_path / "a.json", tmp_path / "b.json", options=Options(**options))
+
+
+def test_two_equal_cards_pass(tmp_path):
+    assert pair(tmp_path, card(), card()).passed
+
+
+def test_two_cards_without_a_common_metric(tmp_path):
+    with pytest.raises(UsageError, match="no common metric"):
+        pair(tmp_path, card(metrics=["lm loss"]), card(metrics=["num-zeros"]))
+
+
+def test_two_cards_without_a_common_step(tmp_path):
+    with pytest.raises(UsageError, match="no common step"):
+        pair(tmp_path, card(1, 10), card(11, 20))
+
+
+def test_two_cards_of_unequal_length_are_bad_input_naming_metric_and_step(tmp_path):
+    verdict = pair(tmp_path, card(1, 20), card(1, 15))
+    assert verdict.exit_code == 2
+    assert "b.json: 'lm loss': step 16 and 4 more missing" in verdict.error
+    assert pair(tmp_path, card(1, 20), card(1, 15), steps=(1, 15)).passed
+
+
+def test_sparse_card_is_compared_at_its_own_steps(tmp_path):
+    sparse = card(change=lambda name, step, number: number if step == 1 or step % 5 == 0 else None)
+    verdict = pair(tmp_path, sparse, card())
+    assert row_of(verdict, "golden", "lm loss").steps == "1-100 (21 steps)"
+    assert verdict.passed
+
+
+def test_header_that_its_values_do_not_keep_is_refused_by_strict_only(tmp_path):
+    values = {str(step): 1.0 for step in range(1, 6)}
+    content = {"lm loss": {"start_step": 1, "end_step": 9, "step_interval": 1, "values": values}}
+    for name in ("a.json", "b.json"):
+        write_json(tmp_path / name, content)
+    with pytest.raises(UsageError, match="says steps 1 to 9, but has values for 1 to 5"):
+        judge_pair(tmp_path / "a.json", tmp_path / "b.json")
+    assert judge_pair(tmp_path / "a.json", tmp_path / "b.json", options=Options(policy=MEGATRON)).passed
+
+
+def test_hole_in_a_card_is_named(tmp_path):
+    holed = card(change=lambda name, step, number: None if step == 37 else number)
+    with pytest.raises(UsageError, match="no value for step 37"):
+        pair(tmp_path, holed, holed)
+
+
+def test_steps_that_no_card_has_never_pass(tmp_path):
+    verdict = pair(tmp_path, card(), card(), steps=(200, 300))
+    assert verdict.exit_code == 1

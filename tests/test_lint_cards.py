@@ -1,0 +1,95 @@
+"""The linter of golden cards: each fault is found, and the cards of this repository have none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.golden import provenance_path, write_card, write_provenance
+from tasks.lint_cards import faults, main
+from tests.fake_run import CASE, card, write_golden
+
+PROVENANCE = {
+    "case": CASE,
+    "environment": "lts",
+    "platform": "cpu_x86_64",
+    "reason": "test",
+    "recorded": "2026-01-01",
+    "fingerprint": {"torch": "2.13.0"},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    golden = write_golden(tmp_path)
+    write_provenance(golden, PROVENANCE)
+    return golden
+
+
+def test_cards_of_this_repository_have_no_fault():
+    root = Path(__file__).resolve().parent.parent
+    assert len(list((root / "goldens").glob("*/golden_values_*.provenance.json"))) >= 2
+    assert faults(root) == []
+
+
+def test_sound_card(path, tmp_path, capsys):
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "golden cards: no fault\n"
+
+
+def lossy(value):
+    return card(change=lambda name, step, number: value if (name, step) == ("lm loss", 9) else number)
+
+
+@pytest.mark.parametrize(
+    ("broken", "fault"),
+    [
+        (lossy(float("nan")), "'lm loss': step 9 is no finite number"),
+        (lossy(None), "'lm loss': has no value for step 9"),
+        (card(full_precision=False), 'has more than 5 decimals, but is not marked "value_precision": "full"'),
+    ],
+)
+def test_faults_of_values(path, tmp_path, broken, fault):
+    write_card(path, broken)
+    write_provenance(path, PROVENANCE)
+    assert any(fault in line for line in faults(tmp_path))
+    assert all(str(path) in line for line in faults(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"reason": ""}, "provenance without 'reason'"),
+        ({"case": "other"}, "of the case 'other'"),
+        ({"platform": "dgx_a100"}, "is of 'lts_dgx_a100'"),
+        ({"environment": "dev"}, "is of 'dev_cpu_x86_64'"),
+        ({"fingerprint": {}}, "no fingerprint"),
+    ],
+)
+def test_faults_of_provenance(path, tmp_path, change, fault):
+    write_provenance(path, {**PROVENANCE, **change})
+    (line,) = faults(tmp_path)
+    assert fault in line
+
+
+def test_edited_card(path, tmp_path, capsys):
+    path.write_text(path.read_text() + "\n")
+    assert main([str(tmp_path)]) == 2
+    assert "was the card edited by hand?" in capsys.readouterr().out
+
+
+def test_lonely_files(path, tmp_path):
+    provenance_path(path).unlink()
+    assert "no golden_values_lts_cpu_x86_64.provenance.json" in faults(tmp_path)[0]
+    write_provenance(path, PROVENANCE)
+    path.unlink()
+    assert "its card golden_values_lts_cpu_x86_64.json is missing" in faults(tmp_path)[0]
+    (path.parent / "notes.txt").write_text("x")
+    assert any("notes.txt" in line for line in faults(tmp_path))
+
+
+def test_malformed_card_is_a_fault_like_others(path, tmp_path):
+    path.write_text(json.dumps([]))
+    assert "must be a JSON object" in faults(tmp_path)[0]

@@ -1,0 +1,173 @@
+"""Recording a card: only from runs that agree and resumed, never over a card without --yes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.exits import UsageError
+from tasks.golden import card_path, file_sha256, provenance_path, read_card, read_provenance
+from tasks.judge import judge_run
+from tasks.lint_cards import faults
+from tasks.record import changes, main
+from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_run
+
+
+def record(root, *runs, yes=False, reason="because"):
+    words = [CASE, "--reason", reason, "--root", str(root)]
+    for run in runs:
+        words += ["--from-run", str(run)]
+    return main(words + ["--yes"] * yes)
+
+
+def path_in(root):
+    return card_path(root, CASE, "lts", "cpu_x86_64")
+
+
+def noisy(factor):
+    return card(change=lambda name, step, number: number * factor if name == "iteration-time" else number)
+
+
+def test_recorded_card_passes_its_own_run_and_the_linter(tmp_path):
+    runs = [
+        write_run(tmp_path / f"run{index}", phase1=noisy(factor))
+        for index, factor in enumerate((1.0, 3.0, 1.1))
+    ]
+    assert record(tmp_path, *runs) == 0
+    assert judge_run(runs[0], root=tmp_path).passed
+    assert faults(tmp_path) == []
+    recorded = read_card(path_in(tmp_path)).metrics
+    assert recorded["lm loss"].values.tolist() == card().metrics["lm loss"].values.tolist()
+    expected = card().metrics["iteration-time"].values * 1.1
+    assert recorded["iteration-time"].values == pytest.approx(expected), "the median of the runs"
+
+
+def test_provenance_tells_all(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b", "c")]
+    record(tmp_path, *runs, reason="  new   torch ")
+    provenance = read_provenance(path_in(tmp_path))
+    assert provenance["reason"] == "new torch"
+    assert provenance["equal_runs"] == 3
+    assert provenance["fingerprint"] == FINGERPRINT
+    assert provenance["commit"] == "c" * 40
+    assert provenance["seeds"] == [1234]
+    assert provenance["recorded"].endswith("+00:00")
+    assert provenance["card_sha256"] == file_sha256(path_in(tmp_path))
+
+
+@pytest.mark.parametrize("metric", ["lm loss", "num-zeros", "grad-norm"])
+def test_runs_that_differ_by_a_bit_are_refused(tmp_path, metric):
+    def last_bit(name, step, number):
+        return (
+            float(np.nextafter(np.float32(number), np.float32(9))) if (name, step) == (metric, 77) else number
+        )
+
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", phase1=card(change=last_bit), phase2=card(51, change=last_bit)),
+    ]
+    with pytest.raises(UsageError, match=rf"{metric}' differs .* at step 77 .*not deterministic"):
+        record(tmp_path, *runs)
+    assert not path_in(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (
+            {"phase2": card(51, change=lambda name, step, number: number + (step == 60))},
+            "resume: lm loss at step 60",
+        ),
+        ({"record2": {"state": {"50": state(rng="f" * 64)}}}, "restart: state: rng"),
+        ({"record2": {"loaded_iteration": None}}, "resumed nothing"),
+        (
+            {"phase1": card(change=lambda _, step, number: None if step == 9 else number)},
+            "no value for step 9",
+        ),
+        (
+            {"phase1": card(change=lambda _, step, number: float("nan") if step == 9 else number)},
+            "step 9 is no finite number",
+        ),
+        ({"metrics": [*METRICS, "mtp_1 loss"], "test_type": "regular"}, "'mtp_1 loss' is not among"),
+        (
+            {"phase1": card(1, 20), "test_type": "regular", "model_args": {"--train-iters": 100}},
+            "ends at step 20, the case trains 100",
+        ),
+    ],
+)
+def test_unfit_run_is_refused(tmp_path, run, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        record(tmp_path, write_run(tmp_path / "run", **run))
+    assert "\n" not in str(caught.value)
+    assert not path_in(tmp_path).exists()
+
+
+def test_phase_2_missing_is_refused(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "phase2.json").unlink()
+    with pytest.raises(UsageError, match=r"no phase2\.json"):
+        record(tmp_path, run)
+
+
+def test_runs_of_other_kinds_are_refused(tmp_path):
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", fingerprint={**FINGERPRINT, "torch": "2.12.0"}),
+    ]
+    with pytest.raises(UsageError, match="fingerprint is not that of"):
+        record(tmp_path, *runs)
+    with pytest.raises(UsageError, match="same run is given twice"):
+        record(tmp_path, runs[0], runs[0])
+    with pytest.raises(UsageError, match="--reason is empty"):
+        record(tmp_path, runs[0], reason="  ")
+
+
+def test_existing_card_is_kept_without_yes_and_the_change_is_shown(tmp_path, capsys):
+    path = write_golden(
+        tmp_path, card(change=lambda name, step, number: number * 1.01 if name == "lm loss" else number)
+    )
+    before = path.read_bytes(), provenance_path(path).read_bytes()
+    run = write_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="exists and was not touched; give --yes"):
+        record(tmp_path, run)
+    assert (path.read_bytes(), provenance_path(path).read_bytes()) == before
+    printed = capsys.readouterr().out
+    assert "Golden card changes" in printed
+    assert "Reason: because" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("| lm loss"))
+    assert line.split("|")[2].strip() == "0 of 100"
+    assert line.split("|")[4].strip() == "0.99 %"
+    assert "| num-zeros" in printed
+    assert record(tmp_path, run, yes=True) == 0
+    assert judge_run(run, root=tmp_path).passed
+
+
+def test_old_to_new_differences():
+    old = card(change=lambda name, step, number: number / 2 if (name, step) == ("lm loss", 40) else number)
+    (change,) = [change for change in changes(old, card()) if change.metric == "lm loss"]
+    assert (change.steps, change.equal, change.largest, change.mean, change.step) == (100, 99, 1.0, 0.01, 40)
+    (gone,) = [
+        change for change in changes(card(), card(metrics=["lm loss"])) if change.metric == "num-zeros"
+    ]
+    assert gone.mean is None
+
+
+def test_stale_siblings_are_named(tmp_path, capsys):
+    write_golden(tmp_path, platform="dgx_a100", fingerprint={**FINGERPRINT, "commit": "d" * 40})
+    write_golden(tmp_path, platform="dgx_h100", fingerprint=None)
+    write_golden(tmp_path, platform="cpu_aarch64")
+    record(tmp_path, write_run(tmp_path / "run"))
+    stale = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Now stale")]
+    assert len(stale) == 2
+    assert "golden_values_lts_dgx_a100.json" in stale[0]
+    assert "dddddddddddd" in stale[0]
+    assert "golden_values_lts_dgx_h100.json (origin unknown)" in stale[1]
+
+
+def test_written_card_is_json_that_others_read(tmp_path):
+    record(tmp_path, write_run(tmp_path / "run"))
+    content = json.loads(path_in(tmp_path).read_text())
+    assert list(content) == METRICS
+    assert all(entry["value_precision"] == "full" for entry in content.values())

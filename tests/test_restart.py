@@ -1,0 +1,107 @@
+"""The proof of a restart: any part of the evidence that is missing or different fails its row."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.restart import STATE, no_restart_row, restart_rows
+from tests.fake_run import SAVED, state
+
+PHASE_1 = {
+    "steps": [1, 100],
+    "loaded_iteration": None,
+    "restarts": 0,
+    "state": {"50": state(), "100": state()},
+}
+PHASE_2 = {"steps": [51, 100], "loaded_iteration": SAVED, "restarts": 0, "state": {"50": state()}}
+
+
+def failed(phase1=PHASE_1, phase2=PHASE_2):
+    return {row.metric: row for row in restart_rows(phase1, phase2) if not row.passed}
+
+
+def test_a_proper_restart_passes_every_row():
+    rows = restart_rows(PHASE_1, PHASE_2)
+    assert failed() == {}
+    assert {row.metric for row in rows} >= {"loaded iteration", "first step", "restarts"} | {
+        f"state: {part.replace('_', ' ')}" for part in STATE
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "verdict"),
+    [
+        ({"loaded_iteration": None}, "loaded iteration", "missing"),
+        ({"loaded_iteration": 49}, "loaded iteration", "regression"),
+        ({"loaded_iteration": 100}, "loaded iteration", "regression"),
+        ({"loaded_iteration": 0}, "loaded iteration", "regression"),
+        ({"loaded_iteration": True}, "loaded iteration", "missing"),
+        ({"steps": [1, 100]}, "first step", "regression"),
+        ({"steps": [52, 100]}, "first step", "regression"),
+        ({"steps": None}, "first step", "missing"),
+        ({"steps": [51, 99]}, "last step", "regression"),
+        ({"restarts": 1}, "restarts", "regression"),
+        ({"restarts": None}, "restarts", "missing"),
+        ({"state": {}}, "state: parameters", "missing"),
+        ({"state": {"49": state()}}, "state: rng", "missing"),
+        ({"state": None}, "state: exp avg", "missing"),
+    ],
+)
+def test_what_is_not_right_fails_its_row(change, metric, verdict):
+    row = failed(phase2={**PHASE_2, **change})[metric]
+    assert row.verdict == verdict
+
+
+@pytest.mark.parametrize("part", STATE)
+def test_one_rank_with_another_state_fails_and_is_named(part):
+    (row,) = failed(phase2={**PHASE_2, "state": {"50": state(**{part: "f" * 64})}}).values()
+    assert row.metric == f"state: {part.replace('_', ' ')}"
+    assert row.verdict == "regression"
+    assert "rank 3" in row.note
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("loss", ["rank", "part", "empty"])
+def test_a_rank_or_part_that_is_not_recorded_fails(side, loss):
+    ranks = state()
+    if loss == "rank":
+        del ranks["7"]
+    elif loss == "part":
+        del ranks["7"]["rng"]
+    else:
+        ranks["7"]["rng"] = ""
+    phases = [dict(PHASE_1), dict(PHASE_2)]
+    phases[side]["state"] = {"50": ranks}
+    rows = failed(*phases)
+    assert rows["state: rng"].verdict == "missing"
+    assert "rank 7" in rows["state: rng"].note
+
+
+def test_a_part_that_no_rank_records_on_either_side_fails():
+    ranks = state()
+    for rank in ranks.values():
+        del rank["next_batch"]
+    rows = failed({**PHASE_1, "state": {"50": ranks}}, {**PHASE_2, "state": {"50": ranks}})
+    assert set(rows) == {"state: next batch"}
+
+
+def test_a_part_that_only_the_saving_side_knows_is_compared_too():
+    ranks = state()
+    ranks["0"]["dataloader"] = "1" * 64
+    assert set(failed({**PHASE_1, "state": {"50": ranks}})) == {"state: dataloader"}
+
+
+def test_restart_of_a_phase_in_phase_1_counts():
+    assert set(failed({**PHASE_1, "restarts": 1})) == {"restarts"}
+
+
+def test_no_checkpoint_before_the_end():
+    assert failed({**PHASE_1, "state": {"100": state()}})["loaded iteration"].verdict == "missing"
+
+
+@pytest.mark.parametrize(
+    ("restarts", "expected", "passed"),
+    [(0, 0, True), (1, 0, False), (None, 0, False), (1, 1, True), (0, 1, False)],
+)
+def test_a_case_of_one_phase_restarts_as_often_as_it_asks_for(restarts, expected, passed):
+    assert no_restart_row({"restarts": restarts}, expected).passed is passed

@@ -1,0 +1,68 @@
+"""Reading a run directory: one line for each way in which it is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.exits import UsageError
+from tasks.run_files import read_run
+from tests.fake_run import CASE, METRICS, write_json, write_run
+
+
+def test_a_whole_run(tmp_path):
+    run = read_run(write_run(tmp_path / "run"), case_name=CASE)
+    assert (run.case_name, run.environment, run.platform, run.run_id) == (CASE, "lts", "cpu_x86_64", "run")
+    assert run.metrics == tuple(METRICS)
+    assert run.resumes
+    assert run.deterministic
+    assert run.actual2.metrics["lm loss"].start_step == 51
+
+
+def test_phase_2_is_looked_at_wherever_there_is_one(tmp_path):
+    run = write_run(tmp_path / "run", test_type="regular")
+    assert not read_run(run).resumes
+    write_json(run / "phase2.json", {})
+    assert read_run(run).resumes
+
+
+@pytest.mark.parametrize(
+    ("model_args", "deterministic"),
+    [
+        ({"--deterministic-mode": True}, True),
+        ({"--deterministic-mode": False}, False),
+        ({"--seed": 1}, False),
+        ({}, True),
+    ],
+)
+def test_a_run_is_excused_from_equality_only_by_its_flags(tmp_path, model_args, deterministic):
+    assert read_run(write_run(tmp_path / "run", model_args=model_args)).deterministic is deterministic
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda run: (run / "case.json").unlink(), "no case.json"),
+        (lambda run: (run / "actual_phase1.json").unlink(), "training did not finish"),
+        (lambda run: (run / "case.json").write_text("{"), "not JSON"),
+        (lambda run: (run / "phase1.json").write_bytes(b"\xff"), "not UTF-8"),
+        (lambda run: (run / "actual_phase2.json").write_text("[]"), "actual_phase2.json"),
+        (lambda run: write_json(run / "case.json", {"case_name": CASE}), "metrics"),
+    ],
+)
+def test_bad_run_directory_is_one_line(tmp_path, break_it, message):
+    run = write_run(tmp_path / "run")
+    break_it(run)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_run(run)
+    assert "\n" not in str(caught.value)
+    assert str(run) in str(caught.value)
+
+
+def test_run_of_another_case_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="not of other"):
+        read_run(write_run(tmp_path / "run"), case_name="other")
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(UsageError, match="no such run directory"):
+        read_run(tmp_path / "none")

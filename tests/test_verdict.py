@@ -1,0 +1,166 @@
+"""The strict comparison of two metrics, and the one tolerance table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tasks.golden import Card, metric_from
+from tasks.verdict import (
+    Basis,
+    Row,
+    all_passed,
+    judge_cards,
+    rule_for,
+    steady_steps,
+    strict_row,
+)
+
+EXACT = Basis(check="exact", reason="fingerprints agree")
+APPROXIMATE = Basis(check="approximate", reason="torch 1 → 2")
+
+
+def row(golden, actual, name="lm loss", basis=APPROXIMATE, platform=None, comparison="golden"):
+    if not hasattr(golden, "steps"):
+        golden = metric_from(range(1, len(golden) + 1), golden)
+    if not hasattr(actual, "steps"):
+        actual = metric_from(range(1, len(actual) + 1), actual)
+    return strict_row(comparison, name, golden, actual, rule=rule_for(name, platform=platform), basis=basis)
+
+
+def test_tolerances_of_the_table():
+    for name, relative in (
+        ("lm loss", 0.05),
+        ("num-zeros", 0.20),
+        ("iteration-time", 0.05),
+        ("mtp_1 loss", 0.05),
+    ):
+        assert rule_for(name).relative == relative
+    for name in ("mem-allocated-bytes", "mem-max-allocated-bytes"):
+        assert rule_for(name, platform="dgx_a100").relative == 0.05
+        assert rule_for(name, platform="cpu_x86_64").relative == 0.10
+        assert rule_for(name).one_sided
+    for name in ("lm loss", "num-zeros", "grad-norm", "params-norm", "learning-rate"):
+        assert rule_for(name, platform="cpu_aarch64").deterministic
+    assert not rule_for("iteration-time", platform="cpu_x86_64").judged
+    assert rule_for("iteration-time", platform="gpu1_h100").judged
+    assert rule_for("overlap grad buckets early").deterministic
+    assert not rule_for("overlap hidden time").judged
+
+
+@pytest.mark.parametrize(
+    ("actual", "verdict"), [(10.5, "drift"), (9.5, "drift"), (10.51, "regression"), (9.49, "regression")]
+)
+def test_every_step_is_held_to_the_tolerance_on_both_sides(actual, verdict):
+    values = [10.0] * 200
+    changed = [*values[:150], actual, *values[151:]]
+    result = row(values, changed)
+    assert (result.verdict, result.first_step, result.worst_step) == (verdict, 151, 151)
+    assert result.abs == pytest.approx(abs(actual - 10.0))
+    assert result.rel == pytest.approx(abs(actual - 10.0) / 10.0)
+
+
+def test_exact_check_fails_on_a_drift_that_approximate_passes():
+    assert row([1.0], [1.001]).passed
+    assert not row([1.0], [1.001], basis=EXACT).passed
+    assert row([1.0], [1.0], basis=EXACT).verdict == "exact"
+
+
+def test_first_and_worst_step_are_told_apart():
+    result = row([1.0, 1.0, 1.0, 1.0], [1.0, 1.01, 1.04, 1.02])
+    assert (result.first_step, result.worst_step, result.golden, result.actual) == (2, 3, 1.0, 1.04)
+
+
+def test_reason_of_an_approximate_check_is_stated():
+    assert row([1.0], [1.0]).note == "not exact: torch 1 → 2"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("basis", [EXACT, APPROXIMATE])
+@pytest.mark.parametrize("name", ["lm loss", "mem-allocated-bytes", "num-zeros"])
+def test_what_is_no_number_never_matches(value, basis, name):
+    bad, good = [1.0, value, 1.0], [1.0, 1.0, 1.0]
+    for golden, actual in ((bad, good), (good, bad), (bad, bad)):
+        result = row(golden, actual, name=name, basis=basis)
+        assert (result.verdict, result.passed, result.first_step) == ("regression", False, 2)
+        assert "step 2 is " in result.note
+
+
+def test_less_memory_is_an_improvement_and_more_a_regression():
+    golden = [100.0] * 50
+    assert row(golden, [106.0, *golden[1:]], name="mem-allocated-bytes").verdict == "regression"
+    assert row(golden, [94.0, *golden[1:]], name="mem-allocated-bytes").verdict == "improvement"
+    assert row(golden, [94.0, 106.0, *golden[2:]], name="mem-allocated-bytes").verdict == "regression"
+    assert row(golden, [104.0, *golden[1:]], name="mem-allocated-bytes").verdict == "drift"
+    assert row(golden, [94.0, *golden[1:]], name="mem-allocated-bytes").tolerance == "+0.05"
+
+
+def test_iteration_time_is_a_median_that_one_slow_step_does_not_move():
+    golden = [1.0] * 100
+    one_slow = [*golden[:34], 50.0, *golden[35:]]
+    assert row(golden, one_slow, name="iteration-time").verdict == "exact"
+    slow = row(golden, [1.31] * 100, name="iteration-time")
+    assert (slow.verdict, slow.steps, slow.golden, slow.actual) == ("regression", "median 30-45", 1.0, 1.31)
+    assert row(golden, [0.5] * 100, name="iteration-time").verdict == "improvement"
+    with_nan = [*golden[:34], float("nan"), *golden[35:]]
+    assert not row(golden, with_nan, name="iteration-time").passed
+    assert row(golden, golden[:40], name="iteration-time").verdict == "missing"
+    assert row([1.0] * 4, [1.0] * 4, name="iteration-time").verdict == "missing"
+
+
+def test_missing_and_extra_steps_are_named():
+    golden = metric_from([1, 2, 3, 4], [1.0] * 4)
+    for steps, first, note in (
+        ([1, 2, 4], 3, "step 3 missing in the actual values"),
+        ([1], 2, "step 2 and 2 more missing in the actual values"),
+        ([1, 2, 3, 4, 5, 6], 5, "step 5 and 1 more missing in the golden values"),
+    ):
+        result = row(golden, metric_from(steps, [1.0] * len(steps)))
+        assert (result.verdict, result.passed, result.first_step) == ("missing", False, first)
+        assert result.note == note
+
+
+def test_missing_metric_and_no_common_step_never_pass():
+    one = metric_from([1], [1.0])
+    for golden, actual in ((None, one), (one, None), (None, None), (one.between(5, 6), one)):
+        result = strict_row("golden", "lm loss", golden, actual, rule=rule_for("lm loss"), basis=EXACT)
+        assert (result.verdict, result.passed) == ("missing", False)
+        assert result.note
+
+
+def test_shown_metric_is_never_a_pass_by_itself():
+    shown = row([1.0] * 100, [9.0] * 100, name="iteration-time", platform="cpu_x86_64")
+    assert (shown.verdict, shown.passed, shown.judged, shown.check) == ("not judged", True, False, "shown")
+    assert not all_passed([shown])
+    assert not all_passed([])
+    good = row([1.0], [1.0])
+    assert all_passed([shown, good])
+    assert not all_passed([good, dataclasses.replace(shown, comparison="resume")])
+    assert not all_passed(
+        [good, Row(comparison="golden", metric="x", check="exact", verdict="missing", passed=False)]
+    )
+
+
+def test_rows_cover_what_the_case_asks_for_and_all_of_the_card():
+    golden = Card(metrics={"a": metric_from([1], [1.0]), "b": metric_from([1], [1.0])})
+    rows = judge_cards("golden", golden, golden, metrics=("b", "c"), basis=EXACT)
+    assert [(row.metric, row.passed) for row in rows] == [("b", True), ("c", False), ("a", True)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (range(1, 26), range(5, 21)),
+        (range(1, 27), []),  # from 30 on there is nothing
+        (range(1, 33), range(30, 33)),
+        (range(1, 101), range(30, 46)),
+        (range(60, 101), range(60, 64)),
+        ([1, 50, 100], [50, 100]),
+        ([21, 22], [21, 22]),
+        ([], []),
+    ],
+)
+def test_steady_steps(steps, expected):
+    assert steady_steps(np.array(list(steps), dtype=int)).tolist() == list(expected)
