@@ -104,8 +104,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they report is reported below, in one place
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

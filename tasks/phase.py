@@ -1,0 +1,227 @@
+"""One phase of a test case, from its command line to its results: what ``train`` and ``resume`` share.
+
+The steps are those of a run: read the case, prepare data and folders, launch, collect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import corpus, platforms
+from tasks.case import Case, load_case, parse_settings
+from tasks.exits import CannotRun, TrainingFailed, UsageError
+from tasks.golden import read_events, write_atomically, write_card
+from tasks.launch import Outcome, Phase, launch
+from tasks.ranks.arguments import parse_arguments
+
+NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A case on this machine, with its data."""
+
+    case: Case
+    platform: platforms.Platform
+    data: corpus.Built
+    run_dir: Path
+    rank_plugins: tuple[Path, ...]
+    hang_timeout_s: float | None
+    max_restarts: int
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What the result of this run depends on."""
+        return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line of a phase."""
+    parser.add_argument("case", metavar="CASE", help="a folder of test_cases/, or the path of a case file")
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
+    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[],
+                        help="a Megatron flag of the case, changed: --set train-iters=200")
+    parser.add_argument("--data-path", metavar="PREFIX", type=Path,
+                        help="train on this Megatron dataset (PREFIX.bin, PREFIX.idx) instead of the case's text")
+    parser.add_argument("--rank-plugin", metavar="FILE", type=Path, action="append", default=[],
+                        help="Python executed in every rank before the model is built")
+    parser.add_argument("--hang-timeout", metavar="SECONDS", type=float,
+                        help="no progress of any rank for so long is a hang (default: 10 times the slowest step)")
+    parser.add_argument("--max-restarts", metavar="N", type=int, default=0,
+                        help="how often failed ranks are started again within the phase (default: never)")
+
+
+def prepare(options: argparse.Namespace) -> Setup:
+    """Read and check everything that can be checked before a rank starts."""
+    for plugin in options.rank_plugin:
+        if not plugin.is_file():
+            raise UsageError(f"--rank-plugin {plugin}: there is no such file")
+    if options.hang_timeout is not None and not options.hang_timeout > 0:
+        raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+    platform = platforms.detect()
+    case = load_case(options.case, platform_name=platform.name, overrides=parse_settings(options.set),
+                     world_size=platform.world_size)
+    parse_arguments(case.flags(), world_size=platform.world_size)
+    for note in platform.notes:
+        print(f"note: {note}")
+    if options.data_path is not None:
+        data = corpus.existing(options.data_path)
+    elif case.corpus is not None:
+        data = corpus.build(case.corpus)
+    else:
+        raise CannotRun(f"{case.name} brings no text of its own: give --data-path PREFIX of a Megatron dataset")
+    return Setup(
+        case=case,
+        platform=platform,
+        data=data,
+        run_dir=options.run_dir.resolve(),
+        rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
+        hang_timeout_s=options.hang_timeout,
+        max_restarts=options.max_restarts,
+    )
+
+
+def check_space(run_dir: Path) -> None:
+    """Errors: ``CannotRun`` when the disk of ``run_dir`` is nearly full, or cannot be written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+    except OSError as error:
+        raise CannotRun(f"{run_dir}: cannot be written: {error.strerror}; choose another --run-dir") from None
+    if free < NEEDED_BYTES:
+        raise CannotRun(
+            f"{run_dir}: {free / 2**20:.0f} MiB free, a run needs {NEEDED_BYTES / 2**20:.0f}:"
+            " make space (nox -s clean -- --keep 5) or choose another --run-dir"
+        )
+
+
+def resume_iteration(case: Case) -> int:
+    """The checkpoint that phase 2 restarts from: the last one before the end.
+
+    Errors: ``UsageError`` when the case saves none.
+    """
+    interval = int(case.model_args.get("--save-interval") or 0)
+    last = last_iteration(case)
+    iteration = (last - 1) // interval * interval if interval else 0
+    if not iteration:
+        raise UsageError(f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval")
+    return iteration
+
+
+def last_iteration(case: Case) -> int:
+    """Where a phase ends: at ``--train-iters``, or before at the first multiple of ``--exit-interval``."""
+    train_iters, exit_interval = int(case.model_args["--train-iters"]), case.model_args.get("--exit-interval")
+    return min(train_iters, int(exit_interval)) if exit_interval else train_iters
+
+
+def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -> None:
+    """Launch phase ``number`` and write its record and its values beside it.
+
+    Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
+    """
+    directory = setup.run_dir / f"phase{number}"
+    words = phase_words(setup, number, load_iteration)
+    steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
+    print(f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
+          f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log", flush=True)
+    outcome = launch(
+        Phase(
+            words=tuple(words),
+            directory=directory,
+            world_size=setup.platform.world_size,
+            device=setup.platform.device,
+            steps=steps,
+            env_vars={**setup.platform.env_vars, **setup.case.env_vars},
+            rank_plugins=setup.rank_plugins,
+            hang_timeout_s=setup.hang_timeout_s,
+            max_restarts=setup.max_restarts,
+        )
+    )
+    collect(setup, number, outcome)
+
+
+def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
+    """Megatron's command line of a phase."""
+    directory = setup.run_dir / f"phase{number}"
+    checkpoints = setup.run_dir / "checkpoints"
+    case = setup.case.substitute(
+        {
+            **os.environ,
+            "TENSORBOARD_PATH": str(directory / "tensorboard"),
+            "CHECKPOINT_SAVE_PATH": str(checkpoints if number == 1 else directory / "checkpoints"),
+            "CHECKPOINT_LOAD_PATH": str(checkpoints),
+            "CORPUS_PREFIX": str(setup.data.prefix),
+            "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
+        }
+    )
+    words = case.flags()
+    if load_iteration is not None:
+        words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
+    return words
+
+
+def collect(setup: Setup, number: int, outcome: Outcome) -> None:
+    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left."""
+    directory = setup.run_dir / f"phase{number}"
+    actual = read_events(directory / "tensorboard")
+    losses = actual.metrics.get("lm loss")
+    if losses is None:
+        raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
+    record = {
+        "phase": number,
+        "steps": [int(losses.steps[0]), int(losses.steps[-1])],
+        **evidence(directory / "evidence", setup.platform.world_size),
+        "restarts": outcome.restarts,
+        "rank_plugins": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins},
+    }
+    record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
+    write_card(setup.run_dir / f"actual_phase{number}.json", actual)
+    write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
+    print(f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)")
+
+
+def evidence(folder: Path, world_size: int) -> dict[str, object]:
+    """The ranks' digests and times, gathered.
+
+    Errors: ``TrainingFailed`` when a rank wrote less than the others.
+    """
+    state: dict[str, dict[str, object]] = {}
+    loaded: set[int] = set()
+    seconds: dict[str, float] = {}
+    for path in sorted(folder.glob("*_rank*.json")):
+        kind, iteration, rank = path.stem.split("_")
+        content = json.loads(path.read_text())
+        if kind == "seconds":
+            seconds = {name: max(value, seconds.get(name, 0.0)) for name, value in content.items()}
+            continue
+        if kind == "loaded":
+            loaded.add(int(iteration))
+        state.setdefault(str(int(iteration)), {})[rank.removeprefix("rank")] = content
+    for iteration, ranks in state.items():
+        if len(ranks) != world_size:
+            raise TrainingFailed(f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}")
+    return {"loaded_iteration": max(loaded, default=None), "state": state, "seconds": seconds}
+
+
+def write_case_file(setup: Setup) -> None:
+    """``case.json``: what is run, and what its result depends on."""
+    content = {
+        "case": setup.case.resolved(),
+        "case_name": setup.case.name,
+        "test_type": setup.case.test_type,
+        "metrics": list(setup.case.metrics),
+        "environment": platforms.environment(),
+        "platform": setup.platform.name,
+        "fingerprint": setup.fingerprint,
+        "run_id": setup.run_dir.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "data_path": str(setup.data.prefix),
+    }
+    write_atomically(setup.run_dir / "case.json", json.dumps(content, indent=1))
