@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -26,6 +27,15 @@ from tasks.exits import Hang, TrainingFailed
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
+# What every rank would import for itself otherwise.
+_SHARED_MODULES = (
+    "multiprocessing.managers",  # megatron's asynchronous checkpoint writer
+    "torch._dynamo",  # megatron's fused functions
+    "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
+    "torch.distributed.launcher.api",
+    "torch.utils.tensorboard",
+    "tasks.ranks.pretrain",
+)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -70,7 +80,10 @@ def launch(phase: Phase) -> Outcome:
     phase.directory.mkdir(parents=True, exist_ok=True)
     _preload(phase.device)
     board = ProgressBoard(phase.world_size)
-    with _no_process_left_behind(), Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s) as dog:
+    with (
+        _no_process_left_behind(),
+        Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s) as dog,
+    ):
         restarts = _run_agent(phase, board, dog)
     first_note = dog.first_note_s
     return Outcome(
@@ -87,9 +100,9 @@ def _preload(device: str) -> None:
         from tasks.ranks import cuda_on_cpu
 
         cuda_on_cpu.install()
-    import torch.utils.tensorboard
-
-    import tasks.ranks.pretrain
+    for name in _SHARED_MODULES:
+        importlib.import_module(name)
+    import torch
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
@@ -136,6 +149,9 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     """Runs in every forked rank."""
     _die_with_parent(parent)
     os.register_at_fork(after_in_child=lambda: _die_with_parent(None))
+    if phase.device == "cpu":
+        # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     rank = int(os.environ["RANK"])
     log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
     os.dup2(log.fileno(), 1)

@@ -86,7 +86,10 @@ def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Te
         device = torch.cuda.current_device()
         batch = {name: values.to(device) for name, values in next(iterator).items()}
     output = chunk(
-        batch.get("tokens"), batch.get("position_ids"), None, labels=batch.get("labels"),
+        batch.get("tokens"),
+        batch.get("position_ids"),
+        None,
+        labels=batch.get("labels"),
         loss_mask=batch.get("loss_mask"),
     )
     return output, functools.partial(loss_sum, batch.get("loss_mask"))
@@ -179,8 +182,9 @@ class Trainer:
                 chunk.enable_forward_pre_hook()
 
     def _check_weight_hashes(self) -> None:
-        if self.args.check_weight_hash_across_dp_replicas_interval and not check_param_hashes_across_dp_replicas(
-            self.chunks, cross_check=True
+        if (
+            self.args.check_weight_hash_across_dp_replicas_interval
+            and not check_param_hashes_across_dp_replicas(self.chunks, cross_check=True)
         ):
             raise RuntimeError(f"weights differ between data-parallel replicas at iteration {self.iteration}")
 
