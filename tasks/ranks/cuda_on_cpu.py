@@ -137,8 +137,8 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory this process has had, in bytes (getrusage)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most resident memory this process has had, in bytes (getrusage, which may lag a little behind)."""
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, resident_bytes())
 
 
 def _memory_stats(*_: Any, **__: Any) -> dict[str, int]:

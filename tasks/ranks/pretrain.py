@@ -118,7 +118,7 @@ class Trainer:
             )
 
     def load(self) -> None:
-        """Resume from ``--load`` where there is a checkpoint; prepare the batches that come next."""
+        """Resume from ``--load`` where there is a checkpoint."""
         wanted = self.args.ckpt_step
         if wanted is None and self.args.load:
             wanted = checkpoint.newest_iteration(self.args.load)
@@ -130,9 +130,13 @@ class Trainer:
             self.consumed_samples = self.checkpoints.load(wanted)
             self.iteration = wanted
             self.seconds["load"] = time.monotonic() - begin
-        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
+        self.begin()
         if wanted is not None:
             self._write_evidence("loaded")
+
+    def begin(self) -> None:
+        """Prepare the batches that come next."""
+        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
 
     def _write_evidence(self, kind: str) -> None:
         digests = state.state_digests(
