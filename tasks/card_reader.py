@@ -88,7 +88,7 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
-    if len(content) != before.st_size or not _identity(before) == _identity(opened) == _identity(after):
+    if not _identity(before) == _identity(opened) == _identity(after):
         raise UsageError(f"{path}: changed while it was read; wait until its writer is done and try again")
     if len(content) > LARGE_BYTES:
         _refuse_large_nonsense(path, content)
@@ -157,8 +157,8 @@ def _values(pairs: list[tuple[str, object]]) -> _Values | _Fault:
 
 
 def _steps(keys: list[str]) -> np.ndarray | None:
-    """The keys as int64, or None when one is not plain. Checked all at once, for speed; int() alone would also take
-    "+1", " 1", "1_0", "01" and digits of other scripts.
+    """The keys as int64, or None when one is not plain. Checked all at once, for speed. int() alone would
+    also take "+1", " 1", "1_0", "01" and digits of other scripts.
     """
     digits = "".join(keys)
     if not (digits.isascii() and digits.isdigit()) or not all(keys) or max(map(len, keys)) > LONGEST_STEP:

@@ -1,23 +1,28 @@
 """Write the golden card of an environment and platform from finished runs.
 
-``python -m tasks.record CASE --from-run DIR [--from-run DIR ...] --reason TEXT [--yes]``
+``python -m tasks.record CASE --reason TEXT [--yes]`` trains and restarts the case three times first;
+``--from-run DIR`` (repeatable) takes runs that are finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.exits import PASSED, UsageError, exit_with
+from tasks.exits import CANNOT_RUN, HANG, PASSED, TRAINING_FAILED, USAGE, TaskError, UsageError, exit_with
 
 if TYPE_CHECKING:
     from tasks.golden import Card
     from tasks.run_files import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,11 @@ def main(words: list[str] | None = None) -> int:
     reason = " ".join(arguments.reason.split())
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
+    directories = arguments.from_run or make_runs(arguments.case)
     from tasks import golden
     from tasks.run_files import read_run
 
-    runs = [read_run(directory, case_name=arguments.case) for directory in arguments.from_run]
+    runs = [read_run(directory, case_name=arguments.case) for directory in directories]
     refuse_unfit_runs(runs)
     card = card_of(runs)
     run = runs[0]
@@ -59,6 +65,31 @@ def main(words: list[str] | None = None) -> int:
     golden.write_provenance(path, provenance_of(runs, reason))
     print(f"written: {path}")
     return PASSED
+
+
+def make_runs(case: str, count: int = RUNS) -> list[Path]:
+    """Train and restart the case this often, each in new processes and a run directory of its own.
+
+    Raises:
+        TaskError: a phase failed; with its exit code, and its folder.
+    """
+    begin = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    directories = [
+        REPOSITORY / "runs" / case / f"{begin}-{os.getpid()}-record{index + 1}" for index in range(count)
+    ]
+    for index, directory in enumerate(directories):
+        for task in ("train", "resume"):
+            print(f"run {index + 1} of {count}: {task}", flush=True)
+            command = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(directory)]
+            code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+            if code:
+                error = TaskError(
+                    f"tasks.{task} ended with exit code {code}; no card was written; see {directory}"
+                )
+                known = (USAGE, TRAINING_FAILED, HANG, CANNOT_RUN)
+                error.exit_code = code if code in known else TRAINING_FAILED
+                raise error
+    return directories
 
 
 def refuse_unfit_runs(runs: list[Run]) -> None:
@@ -279,8 +310,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         action="append",
-        required=True,
-        help="a finished run (repeatable: all must be equal)",
+        default=[],
+        help="a finished run (repeatable: all must be equal; default: three new runs)",
     )
     parser.add_argument(
         "--reason", required=True, metavar="TEXT", help="why the card is written; kept with it"

@@ -276,6 +276,24 @@ def test_iteration_time_is_judged_on_a_gpu(tmp_path, factor, verdict, passed):
     assert (row.verdict, row.passed, row.steps) == (verdict, passed, "median 30-45")
 
 
+def test_iteration_time_of_a_restart_is_shown_on_a_gpu_too(tmp_path):
+    slow = card(51, change=scaled("iteration-time", 2.0))
+    result = judged(tmp_path, phase2=slow, platform="dgx_a100")
+    assert row_of(result, "resume", "iteration-time").verdict == "not judged"
+    assert row_of(result, "golden", "iteration-time").verdict == "exact"
+    assert result.passed
+
+
+@pytest.mark.parametrize(
+    ("test_type", "restarts", "code"), [("regular", 1, 1), ("crash-resume", 1, 0), ("crash-resume", 0, 1)]
+)
+def test_restarts_that_the_case_did_not_ask_for_fail(tmp_path, test_type, restarts, code):
+    write_golden(tmp_path)
+    run = write_run(tmp_path / "run", test_type=test_type)
+    write_json(run / "phase1.json", {"steps": [1, 100], "restarts": restarts})
+    assert judge_run(run, root=tmp_path).exit_code == code
+
+
 def test_megatron_policy_of_a_run_rounds_and_excuses_one_step(tmp_path):
     phase1 = card(change=lambda name, step, number: 1e9 if (name, step) == ("lm loss", 9) else number)
     verdict = judged(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks.exits import UsageError
+from tasks.exits import TaskError, UsageError
 from tasks.golden import card_path, file_sha256, provenance_path, read_card, read_provenance
 from tasks.judge import judge_run
 from tasks.lint_cards import faults
@@ -101,6 +103,36 @@ def test_unfit_run_is_refused(tmp_path, run, message):
     with pytest.raises(UsageError, match=message) as caught:
         record(tmp_path, write_run(tmp_path / "run", **run))
     assert "\n" not in str(caught.value)
+    assert not path_in(tmp_path).exists()
+
+
+def test_without_runs_it_makes_three_of_its_own(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command[1:4])
+        directory = Path(command[-1])
+        assert directory.is_relative_to(tmp_path / "runs" / CASE)
+        if command[2] == "tasks.train":
+            write_run(directory)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("tasks.record.REPOSITORY", tmp_path)
+    monkeypatch.setattr("subprocess.run", run)
+    assert record(tmp_path) == 0
+    assert commands == [["-m", "tasks.train", CASE], ["-m", "tasks.resume", CASE]] * 3
+    assert read_provenance(path_in(tmp_path))["equal_runs"] == 3
+
+
+@pytest.mark.parametrize(("code", "given"), [(3, 3), (4, 4), (5, 5), (1, 3), (-9, 3)])
+def test_a_phase_that_fails_ends_the_recording_with_its_code(tmp_path, monkeypatch, code, given):
+    monkeypatch.setattr("tasks.record.REPOSITORY", tmp_path)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, code))
+    with pytest.raises(
+        TaskError, match=f"tasks.train ended with exit code {code}; no card was written"
+    ) as caught:
+        record(tmp_path)
+    assert caught.value.exit_code == given
     assert not path_in(tmp_path).exists()
 
 

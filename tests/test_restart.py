@@ -95,6 +95,11 @@ def test_restart_of_a_phase_in_phase_1_counts():
     assert set(failed({**PHASE_1, "restarts": 1})) == {"restarts"}
 
 
+def test_state_that_neither_side_recorded_fails():
+    rows = failed(phase2={**PHASE_2, "loaded_iteration": None})
+    assert {rows[f"state: {part.replace('_', ' ')}"].verdict for part in STATE} == {"missing"}
+
+
 def test_no_checkpoint_before_the_end():
     assert failed({**PHASE_1, "state": {"100": state()}})["loaded iteration"].verdict == "missing"
 

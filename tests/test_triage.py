@@ -107,6 +107,12 @@ def test_drift_of_a_changed_environment(tmp_path):
     )
 
 
+def test_drift_in_an_unchanged_environment_does_not_blame_it(tmp_path):
+    changed = from_step(3, "lm loss")
+    run = {"phase1": card(change=changed), "phase2": card(51, change=changed), "model_args": {"--seed": 1}}
+    assert "all within tolerance of a card that is not held to equality: drift" in said(tmp_path, **run)
+
+
 def test_no_drift_is_said_when_something_is_outside_tolerance(tmp_path):
     changed = from_step(3, "lm loss", factor=1.5)
     sentences = said(
