@@ -92,7 +92,7 @@ class Overlap:
 
 
 class _WatchedHandle:
-    """A handle of an asynchronous communication that remembers when it began and how long it was waited for."""
+    """A handle of an asynchronous communication that remembers when it began and how it was waited for."""
 
     def __init__(self, handle: Any, on_wait: Any) -> None:
         self._handle = handle

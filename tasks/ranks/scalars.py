@@ -28,7 +28,7 @@ def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
 
 
 def parameters_square(chunks: Chunks) -> torch.Tensor:
-    """Sum of the squares of this rank's share of all parameters in fp32, tied embeddings counted once; a scalar.
+    """Sum of squares of this rank's share of all fp32 parameters, tied embeddings counted once; a scalar.
 
     The shares are the distributed optimizer's fp32 shards: each element lies on one rank.
     """
