@@ -16,6 +16,10 @@ METRICS = (
     "mem-allocated-bytes",
     "mem-max-allocated-bytes",
     "iteration-time",
+    "overlap-grad-buckets",
+    "overlap-param-gathers",
+    "overlap-hidden-time",
+    "overlap-exposed-time",
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 

@@ -13,11 +13,20 @@ from tasks import fingerprint, golden, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
 from tasks.run_files import Run, read_run
-from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, GOLDEN, MISSING, RESTART, RESUME, Row
+from tasks.verdict import (
+    CHECK_APPROXIMATE,
+    CHECK_EQUAL,
+    CHECK_EXACT,
+    GOLDEN,
+    LAST_STEP,
+    MISSING,
+    RESTART,
+    RESUME,
+    Row,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STRICT, MEGATRON = "strict", "megatron"
-LAST_STEP = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)

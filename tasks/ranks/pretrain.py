@@ -22,7 +22,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
 from tasks.progress import ProgressBoard
-from tasks.ranks import batches, checkpoint, model, scalars, state
+from tasks.ranks import batches, checkpoint, model, overlap, scalars, state
 from tasks.ranks.arguments import parse_arguments
 
 
@@ -150,6 +150,7 @@ class Trainer:
         self.config = model.connect_schedule(args, self.chunks, self.optimizer)
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
+        self.overlap = overlap.Overlap(self.chunks)
         for chunk in self.chunks:
             chunk.train()
         # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
@@ -221,9 +222,7 @@ class Trainer:
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
         self._note("logging")
-        values: dict[str, Any] = {}
-        if self.args.log_params_norm:
-            values["params-norm"] = scalars.parameters_norm(self.chunks)
+        values = self._job_scalars()
         if not losses:
             self._note("logging")
             return
@@ -243,6 +242,18 @@ class Trainer:
         self.scalars.write(self.iteration, values)
         self._note("logging", loss)
         scalars.refuse_bad_loss(loss, self.iteration)
+
+    def _job_scalars(self) -> dict[str, Any]:
+        """What all ranks measured together; a collective, so every rank must come here."""
+        parts: dict[str, Any] = self.overlap.take()
+        if self.args.log_params_norm:
+            parts["params-norm"] = scalars.parameters_square(self.chunks)
+        values = scalars.sum_over_ranks(parts)
+        if "params-norm" in values:
+            values["params-norm"] = values["params-norm"].sqrt()
+        for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
+            values[name] = values[name] / self.args.world_size
+        return values
 
     def _save(self) -> None:
         self._note("saving checkpoint")

@@ -27,10 +27,10 @@ def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
     return total[0] / total[1]
 
 
-def parameters_norm(chunks: Chunks) -> torch.Tensor:
-    """L2 norm of all parameters in fp32, tied embeddings counted once; a scalar, equal on every rank.
+def parameters_square(chunks: Chunks) -> torch.Tensor:
+    """Sum of squares of this rank's share of all fp32 parameters, tied embeddings counted once; a scalar.
 
-    The distributed optimizer's fp32 shards are summed over the whole job: each element lies on one rank.
+    The shares are the distributed optimizer's fp32 shards: each element lies on one rank.
     """
     shards = [
         parameter.main_param.detach()
@@ -39,9 +39,19 @@ def parameters_norm(chunks: Chunks) -> torch.Tensor:
         if getattr(parameter, "main_param", None) is not None and param_is_not_shared(parameter)
     ]
     norms = torch._foreach_norm(shards) if shards else [torch.zeros((), device=torch.cuda.current_device())]
-    square = torch.stack(norms).square().sum()
-    torch.distributed.all_reduce(square)
-    return square.sqrt()
+    return torch.stack(norms).square().sum()
+
+
+def sum_over_ranks(values: dict[str, torch.Tensor | float]) -> dict[str, torch.Tensor]:
+    """Each value summed over all ranks of the job, in fp32, all of them in one collective.
+
+    ``values``: the same names in the same order on every rank.
+    """
+    device = torch.cuda.current_device()
+    numbers = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]
+    total = torch.stack(numbers)
+    torch.distributed.all_reduce(total)
+    return dict(zip(values, total.unbind(), strict=True))
 
 
 class Scalars:
