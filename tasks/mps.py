@@ -1,9 +1,9 @@
 """CUDA MPS for a run: a daemon of the run's own, so that ranks that share a GPU work on it at the same time.
 
 A guard (this file, run as a program) owns the daemon. It sits in a session of its own, where no Ctrl-C
-reaches it, and ends the daemon when the launcher lets go of it or ends, however it ends: the kernel tells it.
-A daemon that was there before is never touched: the guard's has a folder of its own. Imports only the standard
-library, so that the guard starts in no time.
+reaches it, and ends the daemon when the launcher lets go of it or ends, however it ends: the kernel tells.
+A daemon that was there before is never touched: the guard's has a folder of its own. Only the standard
+library is imported, so that the guard starts in no time.
 """
 
 from __future__ import annotations
