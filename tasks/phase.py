@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, platforms
+from tasks import corpus, gpu_memory, platforms
 from tasks.case import Case, load_case, parse_settings
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, write_atomically, write_card
@@ -96,7 +96,10 @@ def prepare(options: argparse.Namespace) -> Setup:
         overrides=parse_settings(options.set),
         world_size=platform.world_size,
     )
-    parse_arguments(case.flags(), world_size=platform.world_size)
+    arguments = parse_arguments(case.flags(), world_size=platform.world_size)
+    if platform.device == "cuda":
+        need = gpu_memory.check(platform, arguments)
+        print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
     for note in platform.notes:
         print(f"note: {note}")
     if options.data_path is not None:
@@ -172,6 +175,7 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             directory=directory,
             world_size=setup.platform.world_size,
             device=setup.platform.device,
+            ranks_per_gpu=setup.platform.ranks_per_gpu,
             steps=steps,
             env_vars={**setup.platform.env_vars, **setup.case.env_vars},
             rank_plugins=setup.rank_plugins,

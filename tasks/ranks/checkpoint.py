@@ -58,6 +58,17 @@ def gathered_parameters(args: argparse.Namespace, chunks: Chunks) -> Iterator[No
             chunk.enable_forward_pre_hook()
 
 
+def start_worker(args: argparse.Namespace) -> None:
+    """Fork megatron-core's persistent checkpoint worker of this rank, before the rank touches CUDA.
+
+    Left to the first save, it is spawned: it imports torch and megatron anew while training waits for it.
+    Megatron, too, starts it first of all (``init_persistent_async_worker``). megatron-core 0.16 cannot.
+    """
+    start = getattr(AsyncCallsQueue, "warmup_persistent_caller", None)
+    if start is not None and args.save and args.use_persistent_ckpt_worker:
+        start(args.rank, mp_mode="fork")
+
+
 class Checkpoints:
     """Saves and loads the training state of one rank together with all others."""
 

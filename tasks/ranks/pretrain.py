@@ -43,8 +43,10 @@ def run(
     args.rank = rank
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
+    begin = time.monotonic()
     _start_groups(args)
     trainer = Trainer(args, evidence, board)
+    trainer.seconds["build"] = time.monotonic() - begin
     trainer.load()
     trainer.train()
     trainer.finish()
@@ -54,6 +56,7 @@ def run(
 def _start_groups(args: argparse.Namespace) -> None:
     if args.deterministic_mode:
         torch.use_deterministic_algorithms(True)
+    checkpoint.start_worker(args)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
     torch.distributed.init_process_group(args.distributed_backend, timeout=timeout)
@@ -158,9 +161,10 @@ class Trainer:
         param_sync_func, self.config.param_sync_func = self.config.param_sync_func, None
         self._disable_gather_hooks(param_sync=False)
         self._check_weight_hashes()
-        first = self.iteration
+        first, begin = self.iteration, time.monotonic()
         while self.iteration < args.train_iters:
             if self.iteration == first + 1:
+                self.seconds["first step"] = time.monotonic() - begin
                 self._enable_gather_hooks()
                 self.config.param_sync_func = param_sync_func
             self.checkpoints.finish_saves(blocking=False)
