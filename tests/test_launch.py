@@ -105,6 +105,16 @@ def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, slee
     assert_nothing_runs(tmp_path / "run")
 
 
+def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
+    plugin = tmp_path / "late.py"
+    plugin.write_text("import os, time\nif os.environ['RANK'] == '3': time.sleep(3600)\n")
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "6")
+    assert finished.returncode == 4, finished.stdout
+    assert "rank 3: step 1, starting" in finished.stdout
+    assert "late.py" in finished.stdout
+    assert_nothing_runs(tmp_path / "run")
+
+
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     processes = [started(tmp_path / name, step="phase 1") for name in ("one", "two")]
     for process in processes:
