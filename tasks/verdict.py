@@ -26,25 +26,35 @@ class Rule:
     Attributes:
         relative: tolerance of the approximate check, as a part of the golden value, at every step.
         deterministic: equal to the last bit when the run is deterministic and the fingerprints agree.
+        absolute: tolerance of the approximate check in the metric's own unit, on top of ``relative``.
         one_sided: only more (slower, bigger) fails; less by more than the tolerance is an improvement.
         median: one median over the steady steps is compared, not every step.
         judged: False shows the numbers and passes.
         why_not: why it is not judged.
+        same_processor: judged only against a card of the same kind of processor.
         first_step_apart: why the first step after a restart is left out, where it is.
     """
 
     relative: float
+    absolute: float = 0.0
     deterministic: bool = False
     one_sided: bool = False
     median: bool = False
     judged: bool = True
     why_not: str = ""
+    same_processor: bool = False
     first_step_apart: str = ""
 
 
 # Evidence of overlap: what is counted is compared exactly, also where losses may drift; times are shown.
 OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
 OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
+# Above the growth of the golden run; how these two tolerances were found: docs/speed.md.
+MEMORY_GROWTH = Rule(relative=0.0, absolute=4 * 2**20, one_sided=True)
+RELATIVE_TIME = Rule(relative=0.15, one_sided=True, median=True, same_processor=True)
+RELATIVE_TIME_ON_GPU = dataclasses.replace(
+    RELATIVE_TIME, judged=False, why_not="its tolerance was found on CPUs; iteration-time is judged here"
+)
 # The one tolerance table. Tolerances of lm loss, num-zeros, iteration-time and memory are Megatron-LM's.
 RULES = {
     "lm loss": Rule(relative=0.05, deterministic=True),
@@ -54,7 +64,11 @@ RULES = {
     "learning-rate": Rule(relative=1e-6, deterministic=True),
     "mem-allocated-bytes": Rule(relative=0.05, one_sided=True),
     "mem-max-allocated-bytes": Rule(relative=0.05, one_sided=True),
+    "mem-growth-bytes": MEMORY_GROWTH,
     "iteration-time": Rule(relative=0.05, one_sided=True, median=True),
+    "relative-forward-time": RELATIVE_TIME_ON_GPU,
+    "relative-backward-time": RELATIVE_TIME_ON_GPU,
+    "relative-step-time": RELATIVE_TIME_ON_GPU,
     "overlap-grad-buckets": OVERLAP_COUNT,
     "overlap-param-gathers": OVERLAP_COUNT,
     "overlap-hidden-time": OVERLAP_TIME,
@@ -69,6 +83,9 @@ CPU_RULES = {
     "iteration-time": Rule(
         relative=0.05, median=True, judged=False, why_not="other work on a CPU changes it"
     ),
+    "relative-forward-time": RELATIVE_TIME,
+    "relative-backward-time": RELATIVE_TIME,
+    "relative-step-time": RELATIVE_TIME,
 }
 # What a restart is for is state. Its first steps are slow, and a card's time is compared with phase 1.
 RESUME_RULES = {
