@@ -38,7 +38,11 @@ CPU_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
-GPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "NCCL_NVLS_ENABLE": "0"}
+GPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "NCCL_NVLS_ENABLE": "0",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA's presence must not initialise it before a fork
+}
 # Several ranks on a GPU: with more channels, eight ranks under MPS wait for each other's blocks forever.
 SHARED_GPU_ENVIRONMENT = {
     "NCCL_MULTI_RANK_GPU_ENABLE": "1",
@@ -320,6 +324,9 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
         facts["gpu"] = f"{len(platform.gpus)} x {platform.gpus[0].name}"
         facts["driver"] = platform.gpus[0].driver
         facts["ranks per gpu"] = str(platform.ranks_per_gpu)
+        from tasks import nccl  # it reads the environment, which reads this module
+
+        facts["nccl"] = nccl.text(nccl.version(nccl.library()))
     return facts
 
 

@@ -46,7 +46,9 @@ def gathered_parameters(args: argparse.Namespace, chunks: Chunks) -> Iterator[No
 
     With overlapped gathering the other replicas' shards are one step old until the next forward pass.
     """
-    overlapped = [chunk for chunk in chunks if args.overlap_param_gather and chunk.remove_forward_pre_hook_handles]
+    overlapped = [
+        chunk for chunk in chunks if args.overlap_param_gather and chunk.remove_forward_pre_hook_handles
+    ]
     for chunk in overlapped:
         chunk.disable_forward_pre_hook()
     try:
@@ -54,6 +56,17 @@ def gathered_parameters(args: argparse.Namespace, chunks: Chunks) -> Iterator[No
     finally:
         for chunk in overlapped:
             chunk.enable_forward_pre_hook()
+
+
+def start_worker(args: argparse.Namespace) -> None:
+    """Fork megatron-core's persistent checkpoint worker of this rank, before the rank touches CUDA.
+
+    Left to the first save, it is spawned: it imports torch and megatron anew while training waits for it.
+    Megatron, too, starts it first of all (``init_persistent_async_worker``). megatron-core 0.16 cannot.
+    """
+    start = getattr(AsyncCallsQueue, "warmup_persistent_caller", None)
+    if start is not None and args.save and args.use_persistent_ckpt_worker:
+        start(args.rank, mp_mode="fork")
 
 
 class Checkpoints:
@@ -100,7 +113,9 @@ class Checkpoints:
     def _named_models(self) -> list[tuple[str, GPTModel]]:
         """The chunks inside their wrappers for data parallelism and bf16, under Megatron's names."""
         models = [chunk.module.module for chunk in self.chunks]
-        return [("model", models[0])] if len(models) == 1 else [(f"model{i}", m) for i, m in enumerate(models)]
+        return (
+            [("model", models[0])] if len(models) == 1 else [(f"model{i}", m) for i, m in enumerate(models)]
+        )
 
     def _sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
         metadata = self._metadata()
@@ -109,7 +124,9 @@ class Checkpoints:
             state[name] = chunk.sharded_state_dict(metadata=metadata)
         if is_loading:
             _allocate_adam_state(self.optimizer)
-        state["optimizer"] = self.optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
+        state["optimizer"] = self.optimizer.sharded_state_dict(
+            state, is_loading=is_loading, metadata=metadata
+        )
         state["rng_state"] = self._sharded_random_states()
         return state
 
@@ -139,7 +156,9 @@ class Checkpoints:
         }
         options: dict[str, Any] = {}
         if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
-            options["async_strategy"] = "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
+            options["async_strategy"] = (
+                "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
+            )
         request = dist_checkpointing.save(
             state,
             str(folder),

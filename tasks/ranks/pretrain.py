@@ -43,8 +43,10 @@ def run(
     args.rank = rank
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
+    begin = time.monotonic()
     _start_groups(args)
     trainer = Trainer(args, evidence, board)
+    trainer.seconds["build"] = time.monotonic() - begin
     trainer.load()
     trainer.train()
     trainer.finish()
@@ -54,6 +56,7 @@ def run(
 def _start_groups(args: argparse.Namespace) -> None:
     if args.deterministic_mode:
         torch.use_deterministic_algorithms(True)
+    checkpoint.start_worker(args)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
     torch.distributed.init_process_group(args.distributed_backend, timeout=timeout)
@@ -86,7 +89,10 @@ def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Te
         device = torch.cuda.current_device()
         batch = {name: values.to(device) for name, values in next(iterator).items()}
     output = chunk(
-        batch.get("tokens"), batch.get("position_ids"), None, labels=batch.get("labels"),
+        batch.get("tokens"),
+        batch.get("position_ids"),
+        None,
+        labels=batch.get("labels"),
         loss_mask=batch.get("loss_mask"),
     )
     return output, functools.partial(loss_sum, batch.get("loss_mask"))
@@ -115,7 +121,7 @@ class Trainer:
             )
 
     def load(self) -> None:
-        """Resume from ``--load`` where there is a checkpoint; prepare the batches that come next."""
+        """Resume from ``--load`` where there is a checkpoint."""
         wanted = self.args.ckpt_step
         if wanted is None and self.args.load:
             wanted = checkpoint.newest_iteration(self.args.load)
@@ -127,9 +133,13 @@ class Trainer:
             self.consumed_samples = self.checkpoints.load(wanted)
             self.iteration = wanted
             self.seconds["load"] = time.monotonic() - begin
-        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
+        self.begin()
         if wanted is not None:
             self._write_evidence("loaded")
+
+    def begin(self) -> None:
+        """Prepare the batches that come next."""
+        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
 
     def _write_evidence(self, kind: str) -> None:
         digests = state.state_digests(
@@ -152,9 +162,10 @@ class Trainer:
         param_sync_func, self.config.param_sync_func = self.config.param_sync_func, None
         self._disable_gather_hooks(param_sync=False)
         self._check_weight_hashes()
-        first = self.iteration
+        first, begin = self.iteration, time.monotonic()
         while self.iteration < args.train_iters:
             if self.iteration == first + 1:
+                self.seconds["first step"] = time.monotonic() - begin
                 self._enable_gather_hooks()
                 self.config.param_sync_func = param_sync_func
             self.checkpoints.finish_saves(blocking=False)
@@ -181,8 +192,9 @@ class Trainer:
                 chunk.enable_forward_pre_hook()
 
     def _check_weight_hashes(self) -> None:
-        if self.args.check_weight_hash_across_dp_replicas_interval and not check_param_hashes_across_dp_replicas(
-            self.chunks, cross_check=True
+        if (
+            self.args.check_weight_hash_across_dp_replicas_interval
+            and not check_param_hashes_across_dp_replicas(self.chunks, cross_check=True)
         ):
             raise RuntimeError(f"weights differ between data-parallel replicas at iteration {self.iteration}")
 

@@ -1,0 +1,218 @@
+"""CUDA MPS for a run: a daemon of the run's own, so that ranks that share a GPU work on it at the same time.
+
+A guard (this file, run as a program) owns the daemon. It sits in a session of its own, where no Ctrl-C
+reaches it, and ends the daemon when the launcher lets go of it or ends, however it ends: the kernel tells.
+A daemon that was there before is never touched: the guard's has a folder of its own. Only the standard
+library is imported, so that the guard starts in no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SWITCH = "CRASH_TEST_MPS"  # off: ranks take turns on their GPU
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+CONTROL = "nvidia-cuda-mps-control"
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+# ---- the launcher's side ----
+
+
+class Daemon:
+    """What the launcher holds: a guard that is getting a daemon ready, or the reason why there is none."""
+
+    def __init__(self, guard: subprocess.Popen[str] | None, note: str | None) -> None:
+        self._guard = guard
+        self._note = note
+
+    def join(self, say: Callable[[str], None]) -> bool:
+        """Wait until the daemon serves, point processes started from now on to it; false without one."""
+        if self._guard is not None and self._note is None:
+            answer = self._guard.stdout.readline().strip()
+            word, _, rest = answer.partition(" ")
+            if word == "ready":
+                os.environ |= {PIPES: rest, LOGS: rest}
+                return True
+            self._note = f"CUDA MPS did not start: {rest or 'its guard ended'}"
+        if self._note:
+            say(f"note: {self._note}")
+        return False
+
+    def stop(self) -> None:
+        """End the daemon; returns when it has ended."""
+        if self._guard is None:
+            return
+        self._guard.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(timeout=2 * STOP_TIMEOUT_S)
+        if os.environ.get(PIPES) == os.environ.get(LOGS):  # else they are the user's
+            os.environ.pop(PIPES, None)
+            os.environ.pop(LOGS, None)
+
+
+@contextlib.contextmanager
+def daemon(*, wanted: bool) -> Iterator[Daemon]:
+    """A daemon for as long as the context lasts, where one is ``wanted`` and can be had.
+
+    It gets ready in the background; call ``join`` before processes that are to use it are started.
+    """
+    note = obstacle(os.environ) if wanted else None
+    guard = _start_guard() if wanted and note is None else None
+    held = Daemon(guard, note)
+    try:
+        yield held
+    finally:
+        held.stop()
+
+
+def obstacle(environ: dict[str, str] | os._Environ[str]) -> str | None:
+    """Why no daemon of the run's own is started, or None."""
+    slower = "ranks take turns on their GPU, which is several times slower"
+    if environ.get(SWITCH) == "off":
+        return f"{SWITCH}=off: {slower}"
+    if environ.get(PIPES):
+        return f"the CUDA MPS daemon of {PIPES}={environ[PIPES]} is used, and left as it is"
+    if shutil.which(CONTROL) is None:
+        return f"no CUDA MPS ({CONTROL} is not on PATH): {slower}"
+    return None
+
+
+def _start_guard() -> subprocess.Popen[str]:
+    # Without LD_PRELOAD: what is put in front of the ranks' libraries has no business in the daemon.
+    environ = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
+        start_new_session=True,
+    )
+
+
+# ---- the guard ----
+
+
+def guard(launcher: int) -> None:
+    """Start a daemon, say ``ready FOLDER`` or ``failed REASON``, and end it when the launcher ends."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # the daemon's servers come to the guard when the daemon dies
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:
+        return
+    folder = tempfile.mkdtemp(prefix="mps-")  # sockets lie in it: its path must be short, a run's may be long
+    control = None
+    try:
+        environ = {**os.environ, PIPES: folder, LOGS: folder}
+        control = _start_control(environ)
+        problem = _wait_until_it_serves(control, environ)
+        _say(f"failed {problem}" if problem else f"ready {folder}")
+        if problem is None:
+            _wait_for_launcher(launcher)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        if control is not None:
+            _end(control, {**os.environ, PIPES: folder, LOGS: folder})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_control(environ: dict[str, str]) -> subprocess.Popen:
+    with Path(environ[LOGS], "stdout.log").open("w") as log:
+        command = [CONTROL, "-f"]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
+
+
+def _wait_until_it_serves(control: subprocess.Popen, environ: dict[str, str]) -> str | None:
+    """Ask for a server, which shows early whether one can run; None, or what is wrong."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if control.poll() is not None:
+            return f"{CONTROL} ended with exit code {control.returncode}: {_last_line(environ)}"
+        if Path(environ[PIPES], "control").exists():
+            _ask(f"start_server -uid {os.getuid()}", environ)
+            if _ask("get_server_list", environ).strip().isdigit():
+                return None
+        time.sleep(0.1)
+    return f"no server within {START_TIMEOUT_S:.0f} s: {_last_line(environ)}"
+
+
+def _last_line(environ: dict[str, str]) -> str:
+    lines = []
+    for name in ("stdout.log", "control.log"):
+        path = Path(environ[LOGS], name)
+        lines += path.read_text(errors="replace").split("\n") if path.is_file() else []
+    lines = [line.strip() for line in lines if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _ask(command: str, environ: dict[str, str]) -> str:
+    try:
+        outcome = subprocess.run(
+            [CONTROL],
+            input=command + "\n",
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=STOP_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return outcome.stdout
+
+
+def _wait_for_launcher(launcher: int) -> None:
+    """Until the launcher closes its end of standard input, or is gone."""
+    while os.getppid() == launcher:
+        if select.select([sys.stdin], [], [], 1.0)[0] and not os.read(0, 1):
+            return
+
+
+def _end(control: subprocess.Popen, environ: dict[str, str]) -> None:
+    """Ask the daemon to quit; what has not ended by then is killed."""
+    if control.poll() is None:
+        _ask(f"quit -t {STOP_TIMEOUT_S / 2:.0f}", environ)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            control.wait(timeout=STOP_TIMEOUT_S)
+    while remaining := _children():
+        for process_id in remaining:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]))
