@@ -142,16 +142,21 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """Why deterministic metrics are held to the exact check, or only to the approximate one."""
+    """Why deterministic metrics are held to the exact check, or only to the approximate one; and whether both
+    sides ran on the same kind of processor.
+    """
 
     check: str
     reason: str
+    same_processor: bool = True
 
 
 def strict_row(
     comparison: str, name: str, golden: Metric | None, actual: Metric | None, *, rule: Rule, basis: Basis
 ) -> Row:
     """Judge one metric. None stands for a metric that a side does not have, which never passes."""
+    if rule.same_processor and not basis.same_processor:
+        rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
     check = _check(rule, basis)
     row = Row(
         comparison=comparison,
@@ -185,6 +190,9 @@ def strict_row(
         step, note = gap
         return dataclasses.replace(row, first_step=step, note=note)
     verdict, note = _judge(differences, rule, check)
+    if check == CHECK_APPROXIMATE and _beyond(differences, rule).any():
+        # A first difference inside the tolerance says nothing of where it went wrong.
+        row = dataclasses.replace(row, first_step=int(differences.steps[_beyond(differences, rule)][0]))
     return _concluded(row, rule, verdict, [*notes, note])
 
 
@@ -246,6 +254,8 @@ def _tolerance(rule: Rule, check: str) -> float | str | None:
         return None
     if check == CHECK_EXACT:
         return 0.0
+    if rule.absolute:
+        return f"+{rule.absolute:g}"
     return f"+{rule.relative:g}" if rule.one_sided else rule.relative
 
 
@@ -295,15 +305,24 @@ def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
             return REGRESSION, f"{side} value at step {metric.steps[index]} is {metric.shown(index)}"
     if differences.equal.all():
         return EXACT, ""
-    if check == CHECK_EXACT:
+    if check == CHECK_EXACT or _beyond(differences, rule).any():
         return REGRESSION, ""
-    allowed = rule.relative * np.abs(golden.values)
-    change = actual.values - golden.values
-    if not (change <= allowed).all() or not (rule.one_sided or (-change <= allowed).all()):
-        return REGRESSION, ""
-    if rule.one_sided and (-change > allowed).any():
+    if rule.one_sided and (golden.values - actual.values > _allowed(differences, rule)).any():
         return IMPROVEMENT, "less than the golden card: record a new card to keep it"
     return DRIFT, ""
+
+
+def _allowed(differences: Differences, rule: Rule) -> np.ndarray:
+    return rule.relative * np.abs(differences.golden.values) + rule.absolute
+
+
+def _beyond(differences: Differences, rule: Rule) -> np.ndarray:
+    """Which steps leave the tolerance, bool (n,); a value that is no number does."""
+    with np.errstate(invalid="ignore"):
+        change = differences.actual.values - differences.golden.values
+        allowed = _allowed(differences, rule)
+        within = np.isfinite(change) & (change <= allowed)
+        return ~within if rule.one_sided else ~(within & (-change <= allowed))
 
 
 def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: list[str]) -> Row:
