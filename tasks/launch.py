@@ -11,11 +11,14 @@ import ctypes
 import faulthandler
 import gc
 import importlib
+import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import time
+import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -163,7 +166,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the agent ends its ranks
+    for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
+        signal.signal(number, signal.SIG_DFL)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
@@ -171,7 +175,22 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
 
     from tasks.ranks.pretrain import run
 
-    run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+    try:
+        run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+    except BaseException as error:
+        _note_failure(phase.directory, rank, error)
+        # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
+
+
+def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
+    """Say when and why this rank failed. The agent's own times are whole seconds: too coarse to tell the
+    rank that failed from those that lost their connection to it."""
+    traceback.print_exc()
+    content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
+    (directory / f"rank{rank}.failure").write_text(json.dumps(content))
 
 
 def _die_with_parent(parent: int | None) -> None:
@@ -217,15 +236,20 @@ def _restarts(phase: Phase) -> int:
 
 
 def _describe_failure(phase: Phase, error: Any) -> str:
-    rank, first = error.get_first_failure()
-    log = rank_log(phase.directory, rank)
-    message = first.message
-    if isinstance(message, dict):
-        message = message.get("message", message)
-    if first.exitcode < 0:
-        reason = f"was killed by {signal.Signals(-first.exitcode).name}"
+    """The rank that failed first, and why; ranks that were killed could not say so themselves."""
+    killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
+    noted = {}
+    for path in phase.directory.glob("rank*.failure"):
+        noted[int(path.stem.removeprefix("rank"))] = json.loads(path.read_text())
+    ended = {rank: failure for rank, failure in killed.items() if failure.exitcode != -signal.SIGTERM}
+    if noted and not ended:
+        rank = min(noted, key=lambda rank: noted[rank]["seconds"])
+        reason = f"failed: {noted[rank]['error'].strip().splitlines()[0]}"
     else:
-        reason = f"failed: {str(message).strip().splitlines()[-1] if message else 'no message'}"
+        rank = min(ended or killed or error.failures)
+        code = error.failures[rank].exitcode
+        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    log = rank_log(phase.directory, rank)
     return f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
 
 

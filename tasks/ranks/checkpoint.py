@@ -189,6 +189,10 @@ class Checkpoints:
         """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
         self._queue.close()
 
+    def abort(self) -> None:
+        """End the checkpoint worker now. What it had not finished stays without a tracker."""
+        self._queue.close(abort=True)
+
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.
 

@@ -47,8 +47,12 @@ def run(
     _start_groups(args)
     trainer = Trainer(args, evidence, board)
     trainer.seconds["build"] = time.monotonic() - begin
-    trainer.load()
-    trainer.train()
+    try:
+        trainer.load()
+        trainer.train()
+    except BaseException:
+        trainer.checkpoints.abort()
+        raise
     trainer.finish()
     torch.distributed.destroy_process_group()
 
