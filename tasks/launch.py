@@ -82,6 +82,7 @@ def launch(phase: Phase) -> Outcome:
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else Gloo looks up the machine's name, see _run_agent
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
         _preload(phase.device, phase.ranks_per_gpu)
@@ -132,8 +133,10 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
         nproc_per_node=phase.world_size,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # the agent's store takes a free port
-        local_addr="localhost",
+        # Numbers, since a fork may come while a thread here resolves a name: glibc's lock stays taken in the
+        # rank, which waits for ever at the first name it looks up itself. Port 0: any that is free.
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
         start_method="fork",
         max_restarts=phase.max_restarts,
         monitor_interval=0.1,
@@ -160,6 +163,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     rank = int(os.environ["RANK"])
+    # From here on the watchdog can end a rank that hangs, before its training program says anything.
+    board.note(rank, process_id=os.getpid(), step=0, activity="starting")
     log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)

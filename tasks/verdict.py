@@ -51,7 +51,8 @@ OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
 OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
 # Above the growth of the golden run; how these two tolerances were found: docs/speed.md.
 MEMORY_GROWTH = Rule(relative=0.0, absolute=4 * 2**20, one_sided=True)
-RELATIVE_TIME = Rule(relative=0.15, one_sided=True, median=True, same_processor=True)
+RELATIVE_TIME = Rule(relative=0.25, one_sided=True, median=True, same_processor=True)
+RELATIVE_BACKWARD_TIME = dataclasses.replace(RELATIVE_TIME, relative=0.15)  # the steadiest of the three
 RELATIVE_TIME_ON_GPU = dataclasses.replace(
     RELATIVE_TIME, judged=False, why_not="its tolerance was found on CPUs; iteration-time is judged here"
 )
@@ -84,7 +85,7 @@ CPU_RULES = {
         relative=0.05, median=True, judged=False, why_not="other work on a CPU changes it"
     ),
     "relative-forward-time": RELATIVE_TIME,
-    "relative-backward-time": RELATIVE_TIME,
+    "relative-backward-time": RELATIVE_BACKWARD_TIME,
     "relative-step-time": RELATIVE_TIME,
 }
 # What a restart is for is state. Its first steps are slow, and a card's time is compared with phase 1.
