@@ -104,12 +104,12 @@ def judge_run(
     try:
         card, generic = _card_of(run, golden_file, root, options)
         provenance = golden.read_provenance(card.path) or {}
+        recorded, _ = _origin(card.path)
     except UsageError as error:
         row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         rows = [dataclasses.replace(row, note="no card to compare with"), *resume_rows, *restart_rows]
         sentences = triage.explain(rows, golden=None, run=run, changes=[])
         return Verdict(rows=rows, error=str(error), sentences=sentences, **common)
-    recorded = _mapping(provenance.get("fingerprint"))
     basis = fingerprint.basis(
         recorded,
         run.fingerprint,

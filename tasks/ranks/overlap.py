@@ -7,10 +7,13 @@ something else than its own first use began it. A synchronous call is neither. L
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from megatron.core.distributed import param_and_grad_buffer
 
 from tasks.ranks.model import Chunks
 
@@ -31,6 +34,7 @@ class Overlap:
     def __init__(self, chunks: Chunks) -> None:
         self._finishing: Any = None  # the group whose gather is needed now
         self._reset()
+        param_and_grad_buffer._coalescing_manager = _watching(param_and_grad_buffer._coalescing_manager)
         for group in bucket_groups(chunks):
             self._watch(group)
 
@@ -47,8 +51,8 @@ class Overlap:
     def _start_grad_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
         outstanding = group.grad_reduce_handle
         start(*args, **kwargs)
-        if group.grad_reduce_handle is not None and group.grad_reduce_handle is not outstanding:
-            group.grad_reduce_handle = _WatchedHandle(group.grad_reduce_handle, self._waits.append)
+        if _is_under_way(group.grad_reduce_handle, outstanding):
+            group.grad_reduce_handle = _watched(group.grad_reduce_handle, self._waits.append)
             self._begun += 1
 
     def _register_grad_ready(self, register: Any, *args: Any, **kwargs: Any) -> None:
@@ -58,15 +62,14 @@ class Overlap:
     def _start_param_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
         outstanding, on_demand = group.param_gather_handle, self._finishing is group
         start(*args, **kwargs)
-        if group.param_gather_handle is None or group.param_gather_handle is outstanding:
-            return
 
         def waited(handle: _WatchedHandle) -> None:
             self._waits.append(handle)
             # Counted when its use waits for it: a gather that nobody waits for proves nothing.
             self._ahead += not on_demand and self._finishing is group
 
-        group.param_gather_handle = _WatchedHandle(group.param_gather_handle, waited)
+        if _is_under_way(group.param_gather_handle, outstanding):
+            group.param_gather_handle = _watched(group.param_gather_handle, waited)
 
     def _finish_param_sync(self, group: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
         before, self._finishing = self._finishing, group
@@ -94,9 +97,10 @@ class Overlap:
 class _WatchedHandle:
     """A handle of an asynchronous communication that remembers when it began and how it was waited for."""
 
-    def __init__(self, handle: Any, on_wait: Any) -> None:
+    def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._on_wait = on_wait
+        self.on_wait: Callable[[_WatchedHandle], object] = lambda _: None
+        self.was_waited_for = False
         self._begun, self._asked, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._begun.record()
 
@@ -107,7 +111,8 @@ class _WatchedHandle:
         self._asked.record()
         answer = self._handle.wait(*args, **kwargs)
         self._done.record()
-        self._on_wait(self)
+        self.was_waited_for = True
+        self.on_wait(self)
         return answer
 
     @property
@@ -117,3 +122,26 @@ class _WatchedHandle:
     @property
     def exposed_s(self) -> float:
         return self._asked.elapsed_time(self._done) / 1000.0
+
+
+def _watching(coalescing_manager: Callable[..., Any]) -> Callable[..., Any]:
+    """megatron-core's communications of a group, with handles that are watched from the beginning."""
+
+    @contextlib.contextmanager
+    def manage(*args: Any, **kwargs: Any) -> Iterator[_WatchedHandle]:
+        with coalescing_manager(*args, **kwargs) as manager:
+            handle = _WatchedHandle(manager)
+            yield handle
+
+    return manage
+
+
+def _watched(handle: Any, on_wait: Callable[[_WatchedHandle], object]) -> _WatchedHandle:
+    watched = handle if isinstance(handle, _WatchedHandle) else _WatchedHandle(handle)
+    watched.on_wait = on_wait
+    return watched
+
+
+def _is_under_way(handle: Any, outstanding: Any) -> bool:
+    """Whether a call began a communication and did not wait for it at once, which is a synchronous one."""
+    return handle is not None and handle is not outstanding and not getattr(handle, "was_waited_for", False)

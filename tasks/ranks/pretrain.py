@@ -22,7 +22,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
 from tasks.progress import ProgressBoard
-from tasks.ranks import batches, checkpoint, model, overlap, scalars, state
+from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 
 
@@ -158,6 +158,7 @@ class Trainer:
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
         self.overlap = overlap.Overlap(self.chunks)
+        self.resources = resources.Resources(args)
         for chunk in self.chunks:
             chunk.train()
         # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
@@ -207,6 +208,7 @@ class Trainer:
         self._note("forward and backward")
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
+        self.resources.begin_step()
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -224,9 +226,11 @@ class Trainer:
         successful, grad_norm, num_zeros = self.optimizer.step()
         if successful:
             self.scheduler.step(increment=args.global_batch_size)
+        self.resources.end_step()
         self.iteration += 1
         self.consumed_samples += args.global_batch_size
         self._log(losses, grad_norm, num_zeros, begin, end)
+        self.resources.compute_piece()
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
         self._note("logging")
@@ -253,7 +257,7 @@ class Trainer:
 
     def _job_scalars(self) -> dict[str, Any]:
         """What all ranks measured together; a collective, so every rank must come here."""
-        parts: dict[str, Any] = self.overlap.take()
+        parts: dict[str, Any] = self.overlap.take() | self.resources.take(self.iteration)
         if self.args.log_params_norm:
             parts["params-norm"] = scalars.parameters_square(self.chunks)
         values = scalars.sum_over_ranks(parts)
@@ -261,7 +265,7 @@ class Trainer:
             values["params-norm"] = values["params-norm"].sqrt()
         for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
             values[name] = values[name] / self.args.world_size
-        return values
+        return values | resources.scalars_from(values)
 
     def _save(self) -> None:
         self._note("saving checkpoint")

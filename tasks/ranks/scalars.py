@@ -43,15 +43,17 @@ def parameters_square(chunks: Chunks) -> torch.Tensor:
 
 
 def sum_over_ranks(values: dict[str, torch.Tensor | float]) -> dict[str, torch.Tensor]:
-    """Each value summed over all ranks of the job, in fp32, all of them in one collective.
+    """Each number or vector summed over all ranks of the job, all of them in one collective.
 
-    ``values``: the same names in the same order on every rank.
+    ``values``: the same names and shapes in the same order on every rank. In fp64, since the order in which a
+    sum is made depends on what else is reduced with it: another scalar must not change the last bit of this one.
     """
     device = torch.cuda.current_device()
-    numbers = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]
-    total = torch.stack(numbers)
+    parts = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()]
+    total = torch.cat([part.reshape(-1) for part in parts])
     torch.distributed.all_reduce(total)
-    return dict(zip(values, total.unbind(), strict=True))
+    sums = total.split([part.numel() for part in parts])
+    return {name: one.reshape(part.shape) for name, one, part in zip(values, sums, parts, strict=True)}
 
 
 class Scalars:
