@@ -40,6 +40,7 @@ _SHARED_MODULES = (
     "torch.utils.tensorboard",
     "tasks.ranks.pretrain",
 )
+_LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -82,7 +83,7 @@ def launch(phase: Phase) -> Outcome:
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else Gloo looks up the machine's name, see _run_agent
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here; no name has to be looked up
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
         _preload(phase.device, phase.ranks_per_gpu)
@@ -133,10 +134,10 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
         nproc_per_node=phase.world_size,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        # Numbers, since a fork may come while a thread here resolves a name: glibc's lock stays taken in the
-        # rank, which waits for ever at the first name it looks up itself. Port 0: any that is free.
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
+        # A free port; and a numeric address, since looking up a name takes a lock of the C library that a
+        # thread of the agent may hold just when it forks: that rank would wait for it forever.
+        rdzv_endpoint=f"{_LOOPBACK}:0",
+        local_addr=_LOOPBACK,
         start_method="fork",
         max_restarts=phase.max_restarts,
         monitor_interval=0.1,
@@ -163,8 +164,6 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     rank = int(os.environ["RANK"])
-    # From here on the watchdog can end a rank that hangs, before its training program says anything.
-    board.note(rank, process_id=os.getpid(), step=0, activity="starting")
     log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -173,6 +172,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
         signal.signal(number, signal.SIG_DFL)
+    board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115

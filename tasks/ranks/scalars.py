@@ -46,7 +46,7 @@ def sum_over_ranks(values: dict[str, torch.Tensor | float]) -> dict[str, torch.T
     """Each number or vector summed over all ranks of the job, all of them in one collective.
 
     ``values``: the same names and shapes in the same order on every rank. In fp64, since the order in which a
-    sum is made depends on what else is reduced with it: another scalar must not change the last bit of this one.
+    sum is made depends on what else is reduced with it: another scalar must not change this one's last bit.
     """
     device = torch.cuda.current_device()
     parts = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()]
