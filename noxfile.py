@@ -99,6 +99,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Plant faults, one after the other, and tell what catches them: nox -s faults -- NAME."""
+    prepare(session)
+    finish(session, step(session, "faults", *session.posargs))
+
+
+@nox.session(default=False)
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff, and the golden cards."""
     prepare(session)
