@@ -100,7 +100,9 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
-    elif torch.cuda.is_initialized():
+    else:
+        tasks.ranks.warm_up.import_compilers()
+    if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
