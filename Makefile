@@ -17,7 +17,7 @@ help: ## List the targets
 	@echo "make regress   train every case that fits this machine, restart it, compare every step"
 	@echo "make tests     lint, unit tests, then one full main job"
 	@echo "make lint      ruff alone"
-	@echo "make record    write golden cards from three equal runs: ARGS=gpt3_pp4_resume"
+	@echo "make record    write a golden card from three equal runs: ARGS=\"gpt3_pp4_resume --reason why\""
 	@echo "make doctor    what this machine is, what can run here, what is missing"
 	@echo "make clean     remove old run directories: ARGS=\"--keep 5\""
 

@@ -97,9 +97,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff."""
+    """Check style and formatting with ruff, and the golden cards."""
     prepare(session)
     check_style(session)
+    finish(session, step(session, "lint_cards"))
 
 
 @nox.session(default=False)

@@ -15,7 +15,15 @@ METRICS = (
     "params-norm",
     "mem-allocated-bytes",
     "mem-max-allocated-bytes",
+    "mem-growth-bytes",
     "iteration-time",
+    "relative-forward-time",
+    "relative-backward-time",
+    "relative-step-time",
+    "overlap-grad-buckets",
+    "overlap-param-gathers",
+    "overlap-hidden-time",
+    "overlap-exposed-time",
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 

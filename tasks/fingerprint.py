@@ -68,19 +68,29 @@ def basis(
         to 5 decimals that says nothing of its surroundings (Megatron-LM's own) is held to the approximate
         checks.
     """
+    known = bool(golden and actual)
+    same_processor = known and golden.get("cpu") == actual.get("cpu")
     if generic:
-        return Basis(check=CHECK_APPROXIMATE, reason="generic card, of no platform in particular")
-    if not deterministic:
-        return Basis(check=CHECK_APPROXIMATE, reason="the run is not deterministic (no --deterministic-mode)")
-    if not golden or not actual:
-        if full_precision:
-            return Basis(check=CHECK_EXACT, reason="full precision")
+        reason = "generic card, of no platform in particular"
+    elif not deterministic:
+        reason = "the run is not deterministic (no --deterministic-mode)"
+    elif not known and full_precision:
+        return Basis(check=CHECK_EXACT, reason="full precision", same_processor=same_processor)
+    elif not known:
         side = "golden card" if not golden else "actual values"
-        return Basis(check=CHECK_APPROXIMATE, reason=f"the {side} came without a fingerprint")
-    differing = [change for change in changes(golden, actual) if change.surroundings]
-    if differing and not any(change.configuration for change in changes(golden, actual)):
-        return Basis(check=CHECK_APPROXIMATE, reason=", ".join(map(str, differing)))
-    return Basis(check=CHECK_EXACT, reason="fingerprints agree")
+        reason = f"the {side} came without a fingerprint"
+    else:
+        reason = _excuse(changes(golden, actual))
+    if reason:
+        return Basis(check=CHECK_APPROXIMATE, reason=reason, same_processor=same_processor)
+    return Basis(check=CHECK_EXACT, reason="fingerprints agree", same_processor=same_processor)
+
+
+def _excuse(found: list[Change]) -> str:
+    """Why small differences are to be expected, or an empty text."""
+    if any(change.configuration for change in found):
+        return ""
+    return ", ".join(str(change) for change in found if change.surroundings)
 
 
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:

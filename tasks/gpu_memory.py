@@ -85,7 +85,7 @@ def check(platform: Platform, args: argparse.Namespace) -> Need:
         if wanted > there:
             raise CannotRun(
                 f"GPU {gpu.index} ({gpu.name}): {platform.ranks_per_gpu} ranks need about {wanted} MiB,"
-                f" {there} of {gpu.memory_mib} MiB are free: end what else uses it (nvidia-smi lists it), train"
+                f" {there} of {gpu.memory_mib} MiB are free: end what else uses it (see nvidia-smi), train"
                 " a smaller model (--set micro-batch-size=1), or stay on the CPU (CRASH_TEST_DEVICE=cpu)"
             )
     return need

@@ -13,11 +13,20 @@ from tasks import fingerprint, golden, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
 from tasks.run_files import Run, read_run
-from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, GOLDEN, MISSING, RESTART, RESUME, Row
+from tasks.verdict import (
+    CHECK_APPROXIMATE,
+    CHECK_EQUAL,
+    CHECK_EXACT,
+    GOLDEN,
+    LAST_STEP,
+    MISSING,
+    RESTART,
+    RESUME,
+    Row,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STRICT, MEGATRON = "strict", "megatron"
-LAST_STEP = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +104,12 @@ def judge_run(
     try:
         card, generic = _card_of(run, golden_file, root, options)
         provenance = golden.read_provenance(card.path) or {}
+        recorded, _ = _origin(card.path)
     except UsageError as error:
         row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         rows = [dataclasses.replace(row, note="no card to compare with"), *resume_rows, *restart_rows]
         sentences = triage.explain(rows, golden=None, run=run, changes=[])
         return Verdict(rows=rows, error=str(error), sentences=sentences, **common)
-    recorded = _mapping(provenance.get("fingerprint"))
     basis = fingerprint.basis(
         recorded,
         run.fingerprint,

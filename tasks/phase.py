@@ -46,16 +46,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line of a phase."""
     parser.add_argument("case", metavar="CASE", help="a folder of test_cases/, or the path of a case file")
     parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
-    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[],
-                        help="a Megatron flag of the case, changed: --set train-iters=200")
-    parser.add_argument("--data-path", metavar="PREFIX", type=Path,
-                        help="train on this Megatron dataset (PREFIX.bin, PREFIX.idx) instead of the case's text")
-    parser.add_argument("--rank-plugin", metavar="FILE", type=Path, action="append", default=[],
-                        help="Python executed in every rank before the model is built")
-    parser.add_argument("--hang-timeout", metavar="SECONDS", type=float,
-                        help="no progress of any rank for so long is a hang (default: 10 times the slowest step)")
-    parser.add_argument("--max-restarts", metavar="N", type=int, default=0,
-                        help="how often failed ranks are started again within the phase (default: never)")
+    parser.add_argument(
+        "--set",
+        metavar="FLAG=VALUE",
+        action="append",
+        default=[],
+        help="a Megatron flag of the case, changed: --set train-iters=200",
+    )
+    parser.add_argument(
+        "--data-path",
+        metavar="PREFIX",
+        type=Path,
+        help="train on this Megatron dataset (PREFIX.bin, PREFIX.idx) instead of the case's text",
+    )
+    parser.add_argument(
+        "--rank-plugin",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="Python executed in every rank before the model is built",
+    )
+    parser.add_argument(
+        "--hang-timeout",
+        metavar="SECONDS",
+        type=float,
+        help="no progress of any rank for so long is a hang (default: 10 times the slowest step)",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        metavar="N",
+        type=int,
+        default=0,
+        help="how often failed ranks are started again within the phase (default: never)",
+    )
 
 
 def prepare(options: argparse.Namespace) -> Setup:
@@ -66,8 +90,12 @@ def prepare(options: argparse.Namespace) -> Setup:
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
     platform = platforms.detect()
-    case = load_case(options.case, platform_name=platform.name, overrides=parse_settings(options.set),
-                     world_size=platform.world_size)
+    case = load_case(
+        options.case,
+        platform_name=platform.name,
+        overrides=parse_settings(options.set),
+        world_size=platform.world_size,
+    )
     arguments = parse_arguments(case.flags(), world_size=platform.world_size)
     if platform.device == "cuda":
         need = gpu_memory.check(platform, arguments)
@@ -79,7 +107,9 @@ def prepare(options: argparse.Namespace) -> Setup:
     elif case.corpus is not None:
         data = corpus.build(case.corpus)
     else:
-        raise CannotRun(f"{case.name} brings no text of its own: give --data-path PREFIX of a Megatron dataset")
+        raise CannotRun(
+            f"{case.name} brings no text of its own: give --data-path PREFIX of a Megatron dataset"
+        )
     return Setup(
         case=case,
         platform=platform,
@@ -114,7 +144,9 @@ def resume_iteration(case: Case) -> int:
     last = last_iteration(case)
     iteration = (last - 1) // interval * interval if interval else 0
     if not iteration:
-        raise UsageError(f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval")
+        raise UsageError(
+            f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval"
+        )
     return iteration
 
 
@@ -132,8 +164,11 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
-    print(f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
-          f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log", flush=True)
+    print(
+        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
+        f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
+        flush=True,
+    )
     outcome = launch(
         Phase(
             words=tuple(words),
@@ -183,12 +218,16 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
         **evidence(directory / "evidence", setup.platform.world_size),
         "restarts": outcome.restarts,
-        "rank_plugins": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins},
+        "rank_plugins": {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
+        },
     }
     record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
     write_card(setup.run_dir / f"actual_phase{number}.json", actual)
     write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
-    print(f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)")
+    print(
+        f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
+    )
 
 
 def evidence(folder: Path, world_size: int) -> dict[str, object]:
@@ -210,7 +249,9 @@ def evidence(folder: Path, world_size: int) -> dict[str, object]:
         state.setdefault(str(int(iteration)), {})[rank.removeprefix("rank")] = content
     for iteration, ranks in state.items():
         if len(ranks) != world_size:
-            raise TrainingFailed(f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}")
+            raise TrainingFailed(
+                f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}"
+            )
     return {"loaded_iteration": max(loaded, default=None), "state": state, "seconds": seconds}
 
 

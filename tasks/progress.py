@@ -11,8 +11,15 @@ import struct
 import time
 from dataclasses import dataclass
 
-ACTIVITIES = ("starting", "loading checkpoint", "forward and backward", "optimizer step", "logging",
-              "saving checkpoint", "finished")
+ACTIVITIES = (
+    "starting",
+    "loading checkpoint",
+    "forward and backward",
+    "optimizer step",
+    "logging",
+    "saving checkpoint",
+    "finished",
+)
 _ROW = struct.Struct("=qqqdd")  # process id, step, activity, seconds (monotonic), lm loss
 
 
@@ -34,7 +41,9 @@ class ProgressBoard:
         self.world_size = world_size
         self._memory = mmap.mmap(-1, _ROW.size * world_size)
 
-    def note(self, rank: int, *, process_id: int, step: int, activity: str, loss: float = float("nan")) -> None:
+    def note(
+        self, rank: int, *, process_id: int, step: int, activity: str, loss: float = float("nan")
+    ) -> None:
         """Write ``rank``'s row."""
         row = (process_id, step, ACTIVITIES.index(activity), time.monotonic(), loss)
         _ROW.pack_into(self._memory, rank * _ROW.size, *row)
@@ -45,6 +54,12 @@ class ProgressBoard:
         for rank in range(self.world_size):
             process_id, step, activity, seconds, loss = _ROW.unpack_from(self._memory, rank * _ROW.size)
             rows.append(
-                Row(process_id=process_id, step=step, activity=ACTIVITIES[activity], seconds=seconds, loss=loss)
+                Row(
+                    process_id=process_id,
+                    step=step,
+                    activity=ACTIVITIES[activity],
+                    seconds=seconds,
+                    loss=loss,
+                )
             )
         return rows

@@ -60,7 +60,11 @@ def main(words: list[str] | None = None) -> int:
     old = golden.read_card(path) if path.exists() else None
     print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
     if old is not None and not arguments.yes:
-        raise UsageError(f"{path}: exists and was not touched; give --yes to write the new card over it")
+        runs_again = " ".join(f"--from-run {run.directory}" for run in runs)
+        raise UsageError(
+            f"{path}: exists and was not touched; to write the new card over it without training again:"
+            f" {runs_again} --yes"
+        )
     golden.write_card(path, card)
     golden.write_provenance(path, provenance_of(runs, reason))
     print(f"written: {path}")

@@ -18,13 +18,16 @@ from tasks.launch import run_to_end
 
 def main(words: list[str] | None = None) -> int:
     """Restart; returns ``PASSED`` or raises a ``TaskError``."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.resume", description=__doc__.split("\n")[0],
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.resume", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     phase.add_options(parser)
     options = parser.parse_args(words)
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
-        raise UsageError(f"{options.run_dir} holds no run to restart: run python -m tasks.train with it first")
+        raise UsageError(
+            f"{options.run_dir} holds no run to restart: run python -m tasks.train with it first"
+        )
     if (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
     setup = phase.prepare(options)
@@ -51,7 +54,9 @@ def _check_same_run(setup: phase.Setup, case_file: Path) -> None:
 
 def _check_checkpoint(folder: Path, iteration: int) -> None:
     if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder, so nothing to restart from; run tasks.train again")
+        raise UsageError(
+            f"{folder}: there is no such folder, so nothing to restart from; run tasks.train again"
+        )
     if not (folder / f"iter_{iteration:07d}" / ".metadata").is_file():
         found = sorted(path.name for path in folder.glob("iter_*"))
         raise UsageError(

@@ -16,8 +16,9 @@ from tasks.launch import run_to_end
 
 def main(words: list[str] | None = None) -> int:
     """Train; returns ``PASSED`` or raises a ``TaskError``."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.train", description=__doc__.split("\n")[0],
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     phase.add_options(parser)
     options = parser.parse_args(words)
     if (options.run_dir / "case.json").exists():

@@ -81,11 +81,15 @@ class Watchdog:
         stacks = self._stacks(rows)
         alive = [row for row in rows if row.process_id]
         behind = min(range(len(rows)), key=lambda rank: (rows[rank].step, rows[rank].seconds))
-        lines = [f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind"
-                 f" (step {rows[behind].step + 1}, {rows[behind].activity})"]
+        lines = [
+            f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind"
+            f" (step {rows[behind].step + 1}, {rows[behind].activity})"
+        ]
         for rank, row in enumerate(rows):
-            lines.append(f"  rank {rank}: step {row.step + 1}, {row.activity},"
-                         f" silent for {time.monotonic() - row.seconds:.0f} s; {stacks[rank]}")
+            lines.append(
+                f"  rank {rank}: step {row.step + 1}, {row.activity},"
+                f" silent for {time.monotonic() - row.seconds:.0f} s; {stacks[rank]}"
+            )
         lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
         self.hang_report = "\n".join(lines)
         for row in alive:
@@ -102,8 +106,10 @@ class Watchdog:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(row.process_id, signal.SIGUSR1)
         time.sleep(1.0)
-        return ["stopped by a signal (SIGSTOP)" if rank in stopped else self._innermost(rank)
-                for rank in range(len(rows))]
+        return [
+            "stopped by a signal (SIGSTOP)" if rank in stopped else self._innermost(rank)
+            for rank in range(len(rows))
+        ]
 
     def _innermost(self, rank: int) -> str:
         path = self._directory / f"rank{rank}.stack"
@@ -132,8 +138,13 @@ class _Display:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                       TextColumn("lm loss {task.fields[loss]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("lm loss {task.fields[loss]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True))
             total = self._last - self._first + 1
             self._task = self._bar.add_task(f"steps {self._first}-{self._last}", total=total, loss="-")

@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("noxfile.py", "tasks/__init__.py", "tasks/exits.py", "tasks/platforms.py", "tasks/clean.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment"):
+    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
     for name in ("first", "second"):
         (tmp_path / "test_cases" / name).mkdir(parents=True)

@@ -46,7 +46,9 @@ def gathered_parameters(args: argparse.Namespace, chunks: Chunks) -> Iterator[No
 
     With overlapped gathering the other replicas' shards are one step old until the next forward pass.
     """
-    overlapped = [chunk for chunk in chunks if args.overlap_param_gather and chunk.remove_forward_pre_hook_handles]
+    overlapped = [
+        chunk for chunk in chunks if args.overlap_param_gather and chunk.remove_forward_pre_hook_handles
+    ]
     for chunk in overlapped:
         chunk.disable_forward_pre_hook()
     try:
@@ -111,7 +113,9 @@ class Checkpoints:
     def _named_models(self) -> list[tuple[str, GPTModel]]:
         """The chunks inside their wrappers for data parallelism and bf16, under Megatron's names."""
         models = [chunk.module.module for chunk in self.chunks]
-        return [("model", models[0])] if len(models) == 1 else [(f"model{i}", m) for i, m in enumerate(models)]
+        return (
+            [("model", models[0])] if len(models) == 1 else [(f"model{i}", m) for i, m in enumerate(models)]
+        )
 
     def _sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
         metadata = self._metadata()
@@ -120,7 +124,9 @@ class Checkpoints:
             state[name] = chunk.sharded_state_dict(metadata=metadata)
         if is_loading:
             _allocate_adam_state(self.optimizer)
-        state["optimizer"] = self.optimizer.sharded_state_dict(state, is_loading=is_loading, metadata=metadata)
+        state["optimizer"] = self.optimizer.sharded_state_dict(
+            state, is_loading=is_loading, metadata=metadata
+        )
         state["rng_state"] = self._sharded_random_states()
         return state
 
@@ -150,7 +156,9 @@ class Checkpoints:
         }
         options: dict[str, Any] = {}
         if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
-            options["async_strategy"] = "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
+            options["async_strategy"] = (
+                "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
+            )
         request = dist_checkpointing.save(
             state,
             str(folder),
@@ -180,6 +188,10 @@ class Checkpoints:
     def close(self) -> None:
         """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
         self._queue.close()
+
+    def abort(self) -> None:
+        """End the checkpoint worker now. What it had not finished stays without a tracker."""
+        self._queue.close(abort=True)
 
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.

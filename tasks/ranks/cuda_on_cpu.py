@@ -137,8 +137,8 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory this process has had, in bytes (getrusage)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most resident memory this process has had, in bytes (getrusage, which may lag a little behind)."""
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, resident_bytes())
 
 
 def _memory_stats(*_: Any, **__: Any) -> dict[str, int]:
@@ -171,8 +171,21 @@ def _seed_cpu_alone(_: Any) -> Any:
     return lambda seed: torch.default_generator.manual_seed(int(seed)) and None
 
 
-_FACTORIES = "empty zeros ones full tensor as_tensor arange rand randn randint linspace eye".split()
-_LIKE_FACTORIES = "empty_like zeros_like ones_like full_like rand_like randn_like".split()
+_FACTORIES = [
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "tensor",
+    "as_tensor",
+    "arange",
+    "rand",
+    "randn",
+    "randint",
+    "linspace",
+    "eye",
+]
+_LIKE_FACTORIES = ["empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"]
 
 
 def replacements() -> list[Replacement]:
@@ -207,16 +220,26 @@ def replacements() -> list[Replacement]:
         (cuda.nvtx, "range_push", _answer(None), "no profiler listens"),
         (cuda.nvtx, "range_pop", _answer(None), "no profiler listens"),
         (torch, "compile", _not_compiled, "eight compilers on the CPU cost minutes and gain nothing"),
-        (torch.multiprocessing, "get_context", _forks_for_spawns,
-         "CUDA forbids forks, the CPU does not: a spawned checkpoint worker imports torch again"),
+        (
+            torch.multiprocessing,
+            "get_context",
+            _forks_for_spawns,
+            "CUDA forbids forks, the CPU does not: a spawned checkpoint worker imports torch again",
+        ),
         (torch.Tensor, "cuda", _instead(lambda tensor, *_, **__: tensor), "already where it belongs"),
         (torch.nn.Module, "cuda", _instead(lambda module, *_, **__: module), "already where it belongs"),
         (torch.Tensor, "pin_memory", _instead(lambda tensor, *_: tensor), "no transfer to speed up"),
         (torch.Tensor, "to", _moved_to_cpu, "megatron moves tensors to 'cuda'"),
-        (torch.Tensor, "type", _named_as_cuda, "the optimizer tells precisions apart by 'torch.cuda.…Tensor'"),
+        (
+            torch.Tensor,
+            "type",
+            _named_as_cuda,
+            "the optimizer tells precisions apart by 'torch.cuda.…Tensor'",
+        ),
     ]
-    rows += [(torch, name, _made_on_cpu, "megatron allocates on 'cuda'") for name in
-             _FACTORIES + _LIKE_FACTORIES]
+    rows += [
+        (torch, name, _made_on_cpu, "megatron allocates on 'cuda'") for name in _FACTORIES + _LIKE_FACTORIES
+    ]
     return [Replacement(owner=o, name=n, stand_in=s, why=w) for o, n, s, w in rows]
 
 
@@ -227,7 +250,7 @@ def install() -> None:
         raise RuntimeError("the CPU stand-in for CUDA must not be installed on a CUDA host")
     for row in replacements():
         setattr(row.owner, row.name, row.stand_in(getattr(row.owner, row.name)))
-    # The tracker of CUDA random states warns at every dropout that the CPU's generator moved: here they are one.
+    # Its tracker of CUDA generators warns at every dropout that the CPU's moved: here they are one.
     logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 
 

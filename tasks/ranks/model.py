@@ -198,7 +198,9 @@ def build_scheduler(args: argparse.Namespace, optimizer: MegatronOptimizer) -> O
     )
 
 
-def connect_schedule(args: argparse.Namespace, chunks: Chunks, optimizer: MegatronOptimizer) -> TransformerConfig:
+def connect_schedule(
+    args: argparse.Namespace, chunks: Chunks, optimizer: MegatronOptimizer
+) -> TransformerConfig:
     """Tell the pipeline schedule how to reduce gradients and gather parameters while it runs."""
     config = chunks[0].config
     config.grad_scale_func = optimizer.scale_loss

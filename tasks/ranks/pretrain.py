@@ -22,7 +22,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
 from tasks.progress import ProgressBoard
-from tasks.ranks import batches, checkpoint, model, scalars, state
+from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
 
@@ -48,8 +48,12 @@ def run(
     _start_groups(args)
     trainer = Trainer(args, evidence, board)
     trainer.seconds["build"] = time.monotonic() - begin
-    trainer.load()
-    trainer.train()
+    try:
+        trainer.load()
+        trainer.train()
+    except BaseException:
+        trainer.checkpoints.abort()
+        raise
     trainer.finish()
     torch.distributed.destroy_process_group()
 
@@ -96,7 +100,10 @@ def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Te
         device = torch.cuda.current_device()
         batch = {name: values.to(device) for name, values in next(iterator).items()}
     output = chunk(
-        batch.get("tokens"), batch.get("position_ids"), None, labels=batch.get("labels"),
+        batch.get("tokens"),
+        batch.get("position_ids"),
+        None,
+        labels=batch.get("labels"),
         loss_mask=batch.get("loss_mask"),
     )
     return output, functools.partial(loss_sum, batch.get("loss_mask"))
@@ -125,7 +132,7 @@ class Trainer:
             )
 
     def load(self) -> None:
-        """Resume from ``--load`` where there is a checkpoint; prepare the batches that come next."""
+        """Resume from ``--load`` where there is a checkpoint."""
         wanted = self.args.ckpt_step
         if wanted is None and self.args.load:
             wanted = checkpoint.newest_iteration(self.args.load)
@@ -137,9 +144,13 @@ class Trainer:
             self.consumed_samples = self.checkpoints.load(wanted)
             self.iteration = wanted
             self.seconds["load"] = time.monotonic() - begin
-        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
+        self.begin()
         if wanted is not None:
             self._write_evidence("loaded")
+
+    def begin(self) -> None:
+        """Prepare the batches that come next."""
+        self.iterators = batches.build_iterators(self.args, self.consumed_samples)
 
     def _write_evidence(self, kind: str) -> None:
         digests = state.state_digests(
@@ -153,6 +164,8 @@ class Trainer:
         self.config = model.connect_schedule(args, self.chunks, self.optimizer)
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
+        self.overlap = overlap.Overlap(self.chunks)
+        self.resources = resources.Resources(args)
         for chunk in self.chunks:
             chunk.train()
         # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
@@ -190,8 +203,9 @@ class Trainer:
                 chunk.enable_forward_pre_hook()
 
     def _check_weight_hashes(self) -> None:
-        if self.args.check_weight_hash_across_dp_replicas_interval and not check_param_hashes_across_dp_replicas(
-            self.chunks, cross_check=True
+        if (
+            self.args.check_weight_hash_across_dp_replicas_interval
+            and not check_param_hashes_across_dp_replicas(self.chunks, cross_check=True)
         ):
             raise RuntimeError(f"weights differ between data-parallel replicas at iteration {self.iteration}")
 
@@ -201,6 +215,7 @@ class Trainer:
         self._note("forward and backward")
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
+        self.resources.begin_step()
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -218,15 +233,15 @@ class Trainer:
         successful, grad_norm, num_zeros = self.optimizer.step()
         if successful:
             self.scheduler.step(increment=args.global_batch_size)
+        self.resources.end_step()
         self.iteration += 1
         self.consumed_samples += args.global_batch_size
         self._log(losses, grad_norm, num_zeros, begin, end)
+        self.resources.compute_piece()
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
         self._note("logging")
-        values: dict[str, Any] = {}
-        if self.args.log_params_norm:
-            values["params-norm"] = scalars.parameters_norm(self.chunks)
+        values = self._job_scalars()
         if not losses:
             self._note("logging")
             return
@@ -246,6 +261,18 @@ class Trainer:
         self.scalars.write(self.iteration, values)
         self._note("logging", loss)
         scalars.refuse_bad_loss(loss, self.iteration)
+
+    def _job_scalars(self) -> dict[str, Any]:
+        """What all ranks measured together; a collective, so every rank must come here."""
+        parts: dict[str, Any] = self.overlap.take() | self.resources.take(self.iteration)
+        if self.args.log_params_norm:
+            parts["params-norm"] = scalars.parameters_square(self.chunks)
+        values = scalars.sum_over_ranks(parts)
+        if "params-norm" in values:
+            values["params-norm"] = values["params-norm"].sqrt()
+        for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
+            values[name] = values[name] / self.args.world_size
+        return values | resources.scalars_from(values)
 
     def _save(self) -> None:
         self._note("saving checkpoint")

@@ -27,10 +27,10 @@ def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
     return total[0] / total[1]
 
 
-def parameters_norm(chunks: Chunks) -> torch.Tensor:
-    """L2 norm of all parameters in fp32, tied embeddings counted once; a scalar, equal on every rank.
+def parameters_square(chunks: Chunks) -> torch.Tensor:
+    """Sum of squares of this rank's share of all fp32 parameters, tied embeddings counted once; a scalar.
 
-    The distributed optimizer's fp32 shards are summed over the whole job: each element lies on one rank.
+    The shares are the distributed optimizer's fp32 shards: each element lies on one rank.
     """
     shards = [
         parameter.main_param.detach()
@@ -39,9 +39,21 @@ def parameters_norm(chunks: Chunks) -> torch.Tensor:
         if getattr(parameter, "main_param", None) is not None and param_is_not_shared(parameter)
     ]
     norms = torch._foreach_norm(shards) if shards else [torch.zeros((), device=torch.cuda.current_device())]
-    square = torch.stack(norms).square().sum()
-    torch.distributed.all_reduce(square)
-    return square.sqrt()
+    return torch.stack(norms).square().sum()
+
+
+def sum_over_ranks(values: dict[str, torch.Tensor | float]) -> dict[str, torch.Tensor]:
+    """Each number or vector summed over all ranks of the job, all of them in one collective.
+
+    ``values``: the same names and shapes in the same order on every rank. In fp64, since the order in which a
+    sum is made depends on what else is reduced with it: another scalar must not change this one's last bit.
+    """
+    device = torch.cuda.current_device()
+    parts = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()]
+    total = torch.cat([part.reshape(-1) for part in parts])
+    torch.distributed.all_reduce(total)
+    sums = total.split([part.numel() for part in parts])
+    return {name: one.reshape(part.shape) for name, one, part in zip(values, sums, parts, strict=True)}
 
 
 class Scalars:

@@ -51,8 +51,12 @@ def _parameters_of(optimizer: MegatronOptimizer) -> list[tuple[torch.optim.Optim
 
 def _optimizer_steps(optimizer: MegatronOptimizer) -> list[float]:
     """Adam's step count wherever it is kept: with each parameter (torch) or with the group (fused Adam)."""
-    steps = {float(group["step"]) for inner in inner_optimizers(optimizer)
-             for group in inner.param_groups if group["params"] and "step" in group}
+    steps = {
+        float(group["step"])
+        for inner in inner_optimizers(optimizer)
+        for group in inner.param_groups
+        if group["params"] and "step" in group
+    }
     if not any("step" in inner.state[parameter] for inner, parameter in _parameters_of(optimizer)):
         return sorted(steps)
     return sorted({float(inner.state[parameter]["step"]) for inner, parameter in _parameters_of(optimizer)})

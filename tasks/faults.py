@@ -1,0 +1,248 @@
+"""Planted faults: does the comparison see them? Each breaks megatron-core or the training program a little.
+
+``python -m tasks.faults [NAME ...] --work-dir DIR`` trains a few steps with each fault and compares them as
+``tasks.diff`` always does, with the golden card or, where there is none, with a clean run. A fault of the
+restart (``resume_...``) restarts that clean run. The same is done without a fault: an alarm there fails, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import golden, platforms
+from tasks.exits import CANNOT_RUN, HANG, MISMATCH, PASSED, TRAINING_FAILED, TaskError, UsageError, exit_with
+from tasks.verdict import GOLDEN, RESTART, RESUME
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FAULTS = REPOSITORY / "tests" / "faults"
+TRAINING_STEPS = 12  # the slowest to show is memory: its growth counts from step 5 on
+REFERENCE_STEPS = 60  # ten beyond the checkpoint, five of them after the warm-up
+COMPARED = {True: (RESTART, RESUME), False: (GOLDEN,)}  # by whether the fault is one of the restart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A rank plugin that breaks something; ``plugin`` None: nothing, the control."""
+
+    name: str
+    plugin: Path | None
+    resumes: bool
+
+    @property
+    def description(self) -> str:
+        if self.plugin is None:
+            return "no fault: nothing may be found"
+        text = ast.get_docstring(ast.parse(self.plugin.read_text())) or self.name
+        return text.splitlines()[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was found. ``caught_by``: comparison and metric of the failing row that shows it first."""
+
+    fault: Fault
+    caught_by: str
+    other_rows: int
+    first_step: int | None
+    seconds: float
+
+    @property
+    def as_wanted(self) -> bool:
+        return bool(self.caught_by) == (self.fault.plugin is not None)
+
+
+def known_faults(folder: Path = FAULTS) -> list[Fault]:
+    """All plugins of a folder, those of training first, then those of the restart."""
+    paths = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
+    faults = [Fault(name=path.stem, plugin=path, resumes=path.stem.startswith("resume_")) for path in paths]
+    return sorted(faults, key=lambda fault: fault.resumes)
+
+
+def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
+    """Those of ``names`` (all, without any), each kind led by its control.
+
+    Errors: ``UsageError`` listing the known ones for a name that is none.
+    """
+    unknown = sorted(set(names) - {fault.name for fault in known})
+    if unknown:
+        raise UsageError(f"no such fault: {', '.join(unknown)}; known: {', '.join(f.name for f in known)}")
+    chosen = []
+    for resumes in (False, True):
+        kind = [f for f in known if f.resumes == resumes and (not names or f.name in names)]
+        if kind:
+            control = Fault(name="control_resume" if resumes else "control", plugin=None, resumes=resumes)
+            chosen += [control, *kind]
+    return chosen
+
+
+class Runner:
+    """Runs the tasks as people do, each in a process of its own."""
+
+    def __init__(self, case: str, work_dir: Path, reference: Path | None) -> None:
+        self.case = case
+        self.work_dir = work_dir
+        self._reference = reference
+
+    def reference(self) -> Path:
+        """A clean run beyond its checkpoint; made once.
+
+        Errors: ``TaskError`` when it cannot be trained.
+        """
+        if self._reference is None:
+            self._reference = self.work_dir / "reference"
+            steps = f"exit-interval={REFERENCE_STEPS}"
+            done = self._task("train", "--run-dir", str(self._reference), "--set", steps)
+            if done.returncode:
+                raise _failed("the clean run", done)
+        return self._reference
+
+    def try_out(self, fault: Fault) -> Result:
+        """Train or restart with the fault, compare.
+
+        Errors: ``TaskError`` when it could not be tried: the machine, the input, not the fault.
+        """
+        begin = time.monotonic()
+        run_dir = self.work_dir / fault.name
+        done = self._restart(fault, run_dir) if fault.resumes else self._train(fault, run_dir)
+        if done.returncode:
+            if fault.plugin is None or done.returncode not in (TRAINING_FAILED, HANG):
+                raise _failed(fault.name, done)
+            return Result(
+                fault=fault,
+                caught_by=_last_error(done),
+                other_rows=0,
+                first_step=None,
+                seconds=time.monotonic() - begin,
+            )
+        failing = self._compare(fault, run_dir)
+        first = min(failing, key=_step_of, default=None)
+        return Result(
+            fault=fault,
+            caught_by=f"{first['comparison']}: {first['metric']}" if first else "",
+            other_rows=max(len(failing) - 1, 0),
+            first_step=first["first_step"] if first else None,
+            seconds=time.monotonic() - begin,
+        )
+
+    def _train(self, fault: Fault, run_dir: Path) -> subprocess.CompletedProcess[str]:
+        words = ["--run-dir", str(run_dir), "--set", f"exit-interval={TRAINING_STEPS}"]
+        return self._task("train", *words, *_plugin_words(fault))
+
+    def _restart(self, fault: Fault, run_dir: Path) -> subprocess.CompletedProcess[str]:
+        reference = self.reference()
+        run_dir.mkdir(parents=True)
+        for name in ("case.json", "phase1.json", "actual_phase1.json"):
+            shutil.copy(reference / name, run_dir)
+        for name in ("checkpoints", "data_cache"):
+            os.symlink(reference.resolve() / name, run_dir / name)
+        words = ["--run-dir", str(run_dir), "--set", f"exit-interval={_last_step(reference)}"]
+        return self._task("resume", *words, *_plugin_words(fault))
+
+    def _compare(self, fault: Fault, run_dir: Path) -> list[dict[str, object]]:
+        """The failing rows of the comparison that the fault belongs to, in the order of the table."""
+        steps = () if fault.resumes else ("--steps", f"1-{TRAINING_STEPS}")
+        card = () if self._has_card(run_dir) else ("--golden", str(self.reference() / "actual_phase1.json"))
+        done = self._task("diff", "--run-dir", str(run_dir), *steps, *card)
+        if done.returncode not in (PASSED, MISMATCH):
+            raise _failed(f"{fault.name}: the comparison", done)
+        rows = json.loads((run_dir / "report.json").read_text())["rows"]
+        rows = [row for row in rows if row["comparison"] in COMPARED[fault.resumes]]
+        if not rows:
+            raise TaskError(f"{fault.name}: nothing was compared; see {run_dir}/report.txt")
+        return [row for row in rows if not row["passed"]]
+
+    def _has_card(self, run_dir: Path) -> bool:
+        facts = json.loads((run_dir / "case.json").read_text())
+        try:
+            golden.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
+        except UsageError:
+            return False
+        return True
+
+    def _task(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", f"tasks.{name}", self.case, *words]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def _plugin_words(fault: Fault) -> list[str]:
+    return ["--rank-plugin", str(fault.plugin)] if fault.plugin else []
+
+
+def _step_of(row: dict[str, object]) -> float:
+    """A row that has no step, of the state that was loaded for one, tells it before any step."""
+    step = row["first_step"]
+    return step if isinstance(step, int) else 0
+
+
+def _last_step(run_dir: Path) -> int:
+    return json.loads((run_dir / "phase1.json").read_text())["steps"][1]
+
+
+def _last_error(done: subprocess.CompletedProcess[str]) -> str:
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else f"exit code {done.returncode}"
+
+
+def _failed(what: str, done: subprocess.CompletedProcess[str]) -> TaskError:
+    error = TaskError(f"{what}: {_last_error(done)}")
+    error.exit_code = done.returncode if done.returncode in range(PASSED, CANNOT_RUN + 1) else TRAINING_FAILED
+    return error
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """The table: fault, caught by, first step that shows it, seconds."""
+    lines = ["| fault | caught by | first step | seconds |", "|---|---|---:|---:|"]
+    for result in results:
+        caught = (
+            result.caught_by or "nothing" if result.fault.plugin else result.caught_by or "nothing, rightly"
+        )
+        more = f" and {result.other_rows} more" if result.other_rows else ""
+        step = "" if result.first_step is None else str(result.first_step)
+        flag = "" if result.as_wanted else " **WRONG**"
+        lines.append(f"| {result.fault.description} | {caught}{more}{flag} | {step} | {result.seconds:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Try all, print the table; ``MISMATCH`` when one is not caught, or an alarm is false."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.faults", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a file of tests/faults (default: all)")
+    parser.add_argument("--case", default="gpt3_pp4_resume", help="the case that is broken (%(default)s)")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="a clean run of the case to restart")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="default: runs/faults/<time>")
+    options = parser.parse_args(words)
+    faults = chosen_faults(options.names, known_faults())
+    work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
+    if work_dir.exists() and any(work_dir.iterdir()):
+        raise UsageError(f"{work_dir} is not empty: choose another --work-dir, or remove it")
+    runner = Runner(options.case, work_dir.resolve(), options.reference)
+    results = []
+    print(
+        f"{len(faults)} trials of {options.case} on {platforms.detect().name}; runs: {work_dir}", flush=True
+    )
+    for fault in faults:
+        results.append(runner.try_out(fault))
+        last = results[-1]
+        print(
+            f"{'ok   ' if last.as_wanted else 'WRONG'} {fault.name}: {last.caught_by or 'nothing'}"
+            f" ({last.seconds:.0f} s)",
+            flush=True,
+        )
+    table = as_markdown(results)
+    golden.write_atomically(work_dir / "faults.md", table)
+    print(f"\n{table}")
+    return PASSED if all(result.as_wanted for result in results) else MISMATCH
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,147 @@
+"""Evidence that communication was really overlapped: counted and timed on megatron-core's bucket groups.
+
+A flag says what was asked for, not what happened. Counted is what happened: a reduction is early when it was
+asynchronous and this rank computed gradients after it began; a gather is ahead when it was asynchronous and
+something else than its own first use began it. A synchronous call is neither. Loss curves show none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from megatron.core.distributed import param_and_grad_buffer
+
+from tasks.ranks.model import Chunks
+
+GRAD_BUCKETS = "overlap-grad-buckets"
+PARAM_GATHERS = "overlap-param-gathers"
+HIDDEN_TIME = "overlap-hidden-time"
+EXPOSED_TIME = "overlap-exposed-time"
+
+
+def bucket_groups(chunks: Chunks) -> list[Any]:
+    """All groups of buckets that are reduced and gathered together, dense and expert parameters."""
+    return [group for chunk in chunks for group in chunk.bucket_groups + chunk.expert_parallel_bucket_groups]
+
+
+class Overlap:
+    """Watches this rank's bucket groups. Costs a few function calls a parameter and micro-batch."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._finishing: Any = None  # the group whose gather is needed now
+        self._reset()
+        param_and_grad_buffer._coalescing_manager = _watching(param_and_grad_buffer._coalescing_manager)
+        for group in bucket_groups(chunks):
+            self._watch(group)
+
+    def _reset(self) -> None:
+        self._begun = self._early = self._ahead = 0
+        self._waits: list[_WatchedHandle] = []
+
+    def _watch(self, group: Any) -> None:
+        group.start_grad_sync = functools.partial(self._start_grad_sync, group, group.start_grad_sync)
+        group.register_grad_ready = functools.partial(self._register_grad_ready, group.register_grad_ready)
+        group.start_param_sync = functools.partial(self._start_param_sync, group, group.start_param_sync)
+        group.finish_param_sync = functools.partial(self._finish_param_sync, group, group.finish_param_sync)
+
+    def _start_grad_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
+        outstanding = group.grad_reduce_handle
+        start(*args, **kwargs)
+        if _is_under_way(group.grad_reduce_handle, outstanding):
+            group.grad_reduce_handle = _watched(group.grad_reduce_handle, self._waits.append)
+            self._begun += 1
+
+    def _register_grad_ready(self, register: Any, *args: Any, **kwargs: Any) -> None:
+        self._early = self._begun  # backward goes on, so all that had begun before began early
+        register(*args, **kwargs)
+
+    def _start_param_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
+        outstanding, on_demand = group.param_gather_handle, self._finishing is group
+        start(*args, **kwargs)
+
+        def waited(handle: _WatchedHandle) -> None:
+            self._waits.append(handle)
+            # Counted when its use waits for it: a gather that nobody waits for proves nothing.
+            self._ahead += not on_demand and self._finishing is group
+
+        if _is_under_way(group.param_gather_handle, outstanding):
+            group.param_gather_handle = _watched(group.param_gather_handle, waited)
+
+    def _finish_param_sync(self, group: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+        before, self._finishing = self._finishing, group
+        try:
+            finish(*args, **kwargs)
+        finally:
+            self._finishing = before
+
+    def take(self) -> dict[str, float]:
+        """This rank's counts and seconds since the last call; call it when the step's device work is done.
+
+        Hidden is the time from the beginning of a communication to the wait for it, exposed the time in the
+        wait: on the compute stream of a GPU, on the processor of a CPU.
+        """
+        values = {
+            GRAD_BUCKETS: self._early,
+            PARAM_GATHERS: self._ahead,
+            HIDDEN_TIME: sum(handle.hidden_s for handle in self._waits),
+            EXPOSED_TIME: sum(handle.exposed_s for handle in self._waits),
+        }
+        self._reset()
+        return values
+
+
+class _WatchedHandle:
+    """A handle of an asynchronous communication that remembers when it began and how it was waited for."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.on_wait: Callable[[_WatchedHandle], object] = lambda _: None
+        self.was_waited_for = False
+        self._begun, self._asked, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        self._begun.record()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        self._asked.record()
+        answer = self._handle.wait(*args, **kwargs)
+        self._done.record()
+        self.was_waited_for = True
+        self.on_wait(self)
+        return answer
+
+    @property
+    def hidden_s(self) -> float:
+        return self._begun.elapsed_time(self._asked) / 1000.0
+
+    @property
+    def exposed_s(self) -> float:
+        return self._asked.elapsed_time(self._done) / 1000.0
+
+
+def _watching(coalescing_manager: Callable[..., Any]) -> Callable[..., Any]:
+    """megatron-core's communications of a group, with handles that are watched from the beginning."""
+
+    @contextlib.contextmanager
+    def manage(*args: Any, **kwargs: Any) -> Iterator[_WatchedHandle]:
+        with coalescing_manager(*args, **kwargs) as manager:
+            handle = _WatchedHandle(manager)
+            yield handle
+
+    return manage
+
+
+def _watched(handle: Any, on_wait: Callable[[_WatchedHandle], object]) -> _WatchedHandle:
+    watched = handle if isinstance(handle, _WatchedHandle) else _WatchedHandle(handle)
+    watched.on_wait = on_wait
+    return watched
+
+
+def _is_under_way(handle: Any, outstanding: Any) -> bool:
+    """Whether a call began a communication and did not wait for it at once, which is a synchronous one."""
+    return handle is not None and handle is not outstanding and not getattr(handle, "was_waited_for", False)

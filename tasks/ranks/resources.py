@@ -1,0 +1,157 @@
+"""What training costs: memory that grows, and computing time in multiples of a fixed piece of work.
+
+An absolute time says little on a machine that others use too. Every rank therefore computes a fixed piece of
+the same kind of work between the steps; how many of them a forward pass takes depends on the program alone.
+On a CPU the processor's time is taken, not the clock's: waiting for others does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional
+from megatron.core.pipeline_parallel import schedules
+
+MEMORY_GROWTH = "mem-growth-bytes"
+RELATIVE_FORWARD_TIME = "relative-forward-time"
+RELATIVE_BACKWARD_TIME = "relative-backward-time"
+RELATIVE_STEP_TIME = "relative-step-time"
+WARM_UP_STEPS = 5  # buffers and caches are allocated in the first ones
+_FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
+
+
+class _Stopwatch:
+    """Seconds of computing between ``start`` and ``stop``, over all pairs of them since ``take``."""
+
+    def __init__(self) -> None:
+        self._cuda = torch.cuda.is_available()
+        self._pairs: list[list[Any]] = []
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.thread_time()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def start(self) -> None:
+        self._pairs.append([self._now()])
+
+    def stop(self) -> None:
+        self._pairs[-1].append(self._now())
+
+    def take(self) -> float:
+        """The device must have done all of it: the gradient norm, of which the host waits, comes after."""
+        pairs, self._pairs = self._pairs, []
+        if self._cuda:
+            return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000.0
+        return sum(end - begin for begin, end in pairs)
+
+
+class Resources:
+    """Measures one rank; what it returns is summed over all ranks and then given to ``scalars_from``."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._first_iteration: int | None = None
+        self._memory_at_start: dict[str, int] = {}
+        self._watches = {name: _Stopwatch() for name in (_FORWARD, _BACKWARD, _PIECE)}
+        self._work = _piece_of_work(args)
+        schedules.forward_step = _timed(schedules.forward_step, self._watches[_FORWARD])
+        schedules.backward_step = _timed(schedules.backward_step, self._watches[_BACKWARD])
+        self.compute_piece()
+
+    def begin_step(self) -> None:
+        """Call it before the first forward pass of a step."""
+        self._step_begin = self._step_clock()
+
+    def end_step(self) -> None:
+        """Call it after the optimizer's step."""
+        self._step_s = self._step_clock() - self._step_begin
+
+    def _step_clock(self) -> float:
+        # All threads of the process count: those that reduce gradients, too.
+        return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+    def compute_piece(self) -> None:
+        """The fixed piece of work; call it outside of what is timed as a step."""
+        self._watches[_PIECE].start()
+        self._work()
+        self._watches[_PIECE].stop()
+
+    def take(self, iteration: int) -> dict[str, Any]:
+        """This rank's seconds since the last call, and its growth of memory in its own place of a vector."""
+        growth = torch.zeros(self._args.world_size)
+        growth[self._args.rank] = self._memory_growth(iteration)
+        seconds = {name: watch.take() for name, watch in self._watches.items()}
+        return {**seconds, _STEP: self._step_s, MEMORY_GROWTH: growth}
+
+    def _memory_growth(self, iteration: int) -> int:
+        if self._first_iteration is None:
+            self._first_iteration = iteration
+        now = _memory()
+        if iteration < self._first_iteration + WARM_UP_STEPS:
+            self._memory_at_start = now
+        return max(now[kind] - self._memory_at_start[kind] for kind in now)
+
+
+def scalars_from(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The scalars of the job, from the sums of what ``Resources.take`` returned on all ranks (taken out)."""
+    seconds = {name: sums.pop(name) for name in (_FORWARD, _BACKWARD, _PIECE, _STEP)}
+    return {
+        MEMORY_GROWTH: sums.pop(MEMORY_GROWTH).max(),
+        RELATIVE_FORWARD_TIME: seconds[_FORWARD] / seconds[_PIECE],
+        RELATIVE_BACKWARD_TIME: seconds[_BACKWARD] / seconds[_PIECE],
+        RELATIVE_STEP_TIME: seconds[_STEP] / seconds[_PIECE],
+    }
+
+
+def _timed(function: Callable[..., Any], watch: _Stopwatch) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        watch.start()
+        answer = function(*args, **kwargs)
+        watch.stop()
+        return answer
+
+    return call
+
+
+def _memory() -> dict[str, int]:
+    """Bytes that are this process's own, on the host and on its device."""
+    with open("/proc/self/statm") as statm:
+        _, resident, shared = (int(word) for word in statm.read().split()[:3])
+    memory = {"host": (resident - shared) * os.sysconf("SC_PAGE_SIZE")}
+    if torch.cuda.is_available():
+        memory["device"] = torch.cuda.memory_allocated()
+    return memory
+
+
+def _piece_of_work(args: argparse.Namespace) -> Callable[[], None]:
+    """Forward and backward of one layer like the model's, with weights of its own; uses no random numbers."""
+    heads, hidden, length = args.num_attention_heads, args.hidden_size, args.seq_length
+    options = {"dtype": torch.bfloat16, "device": torch.cuda.current_device()}
+
+    def filled(*shape: int) -> torch.Tensor:
+        return torch.full(shape, 1.0 / hidden, **options)
+
+    tokens = filled(length, args.micro_batch_size, hidden)
+    up = filled(args.ffn_hidden_size, hidden).requires_grad_()
+    down = filled(hidden, args.ffn_hidden_size).requires_grad_()
+
+    def work() -> None:
+        functional = torch.nn.functional
+        normed = functional.layer_norm(tokens, (hidden,))
+        query = normed.reshape(length, -1, hidden // heads).transpose(0, 1)
+        scores = torch.softmax(torch.bmm(query, query.transpose(1, 2)).float(), dim=-1).bfloat16()
+        attended = torch.bmm(scores, query).transpose(0, 1).reshape(tokens.shape)
+        output = functional.linear(functional.gelu(functional.linear(attended, up)), down)
+        torch.autograd.grad(output.float().square().mean(), (up, down))
+
+    return work

@@ -1,0 +1,33 @@
+"""The main case cut to four iterations on the CPU: real training, real restart, in seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.case import REPOSITORY
+
+CASE = "gpt3_pp4_resume"
+SHORT = ("--set", "exit-interval=4", "--set", "save-interval=2")
+
+
+def command(task: str, run_dir: Path, *options: object) -> list[str]:
+    """The command line of a phase of the short run."""
+    words = [sys.executable, "-m", f"tasks.{task}", CASE, "--run-dir", str(run_dir), *SHORT]
+    return [*words, *map(str, options)]
+
+
+def run(task: str, run_dir: Path, *options: object, timeout: float = 240) -> subprocess.CompletedProcess:
+    """Run a phase of the short run to its end."""
+    return subprocess.run(
+        command(task, run_dir, *options),
+        cwd=REPOSITORY,
+        env={**os.environ, "CRASH_TEST_DEVICE": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,128 @@
+"""Nothing is left behind: not by a rank that fails, a Ctrl-C, a hang, or a launcher that is killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.case import REPOSITORY
+from tests import short_run
+
+pytestmark = pytest.mark.training
+SLEEP_AT_STEP_2 = """
+import os, time
+from tasks.ranks import pretrain
+step = pretrain.Trainer.step
+def sleeping(self):
+    if self.iteration == 1 and self.args.rank == 5:
+        time.sleep(3600)
+    step(self)
+pretrain.Trainer.step = sleeping
+"""
+
+
+def processes_of(run_dir: Path) -> list[psutil.Process]:
+    """Every process that has a file of the run open, or names it on its command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            paths = [file.path for file in process.open_files()] + process.cmdline()
+        except psutil.Error:
+            continue
+        if any(str(run_dir) in path for path in paths):
+            found.append(process)
+    return found
+
+
+def assert_nothing_runs(run_dir: Path, within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while (left := processes_of(run_dir)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def started(run_dir: Path, *options: object, step: str = "step 1/") -> subprocess.Popen:
+    """A short run that has made its first step."""
+    process = subprocess.Popen(
+        short_run.command("train", run_dir, *options),
+        cwd=REPOSITORY,
+        env={**os.environ, "CRASH_TEST_DEVICE": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    assert any(step in line for line in lines)
+    return process
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Path:
+    plugin = tmp_path / "sleeper.py"
+    plugin.write_text(SLEEP_AT_STEP_2)
+    return plugin
+
+
+def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import os\nif os.environ['RANK'] == '6': raise ValueError('rank 6 has had enough')\n")
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin)
+    assert finished.returncode == 3
+    assert "rank 6 failed: ValueError: rank 6 has had enough" in finished.stdout
+    assert "phase1/rank6.log" in finished.stdout
+    assert_nothing_runs(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
+    process = started(tmp_path / "run", "--rank-plugin", sleeper)
+    assert len(processes_of(tmp_path / "run")) >= 9
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=10)
+    assert process.returncode == 130, rest
+    assert "the ranks have ended" in rest
+    assert_nothing_runs(tmp_path / "run", within_s=1)
+
+
+def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) -> None:
+    process = started(tmp_path / "run", "--rank-plugin", sleeper)
+    process.kill()
+    process.communicate()
+    assert_nothing_runs(tmp_path / "run")
+
+
+def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, sleeper: Path) -> None:
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
+    assert finished.returncode == 4
+    assert re.search(
+        r"no rank made progress for \d+ s; rank 5 is behind \(step 2, logging\)", finished.stdout
+    )
+    assert "sleeper.py" in finished.stdout
+    assert_nothing_runs(tmp_path / "run")
+
+
+def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
+    plugin = tmp_path / "late.py"
+    plugin.write_text("import os, time\nif os.environ['RANK'] == '3': time.sleep(3600)\n")
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "6")
+    assert finished.returncode == 4, finished.stdout
+    assert "rank 3: step 1, starting" in finished.stdout
+    assert "late.py" in finished.stdout
+    assert_nothing_runs(tmp_path / "run")
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    processes = [started(tmp_path / name, step="phase 1") for name in ("one", "two")]
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
+    losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
+    assert losses[0] == losses[1]

@@ -1,0 +1,126 @@
+"""Step 1, with real ranks; and what it refuses before any rank starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tasks import phase, train
+from tasks.exits import CannotRun, UsageError
+from tasks.golden import read_card
+from tests import short_run
+
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+
+
+def refused(tmp_path: Path, *options: str) -> str:
+    with pytest.raises(UsageError) as error:
+        train.main([short_run.CASE, "--run-dir", str(tmp_path / "run"), *options])
+    assert not (tmp_path / "run" / "phase1").exists()
+    return str(error.value)
+
+
+@pytest.mark.training
+def test_a_run_leaves_values_of_every_step_and_digests_of_every_rank(trained: Path) -> None:
+    card = read_card(trained / "actual_phase1.json")
+    for name in ("lm loss", "num-zeros", "grad-norm", "learning-rate", "params-norm", "iteration-time"):
+        assert card.metrics[name].steps.tolist() == [1, 2, 3, 4], name
+        assert card.metrics[name].full_precision, name
+    record = json.loads((trained / "phase1.json").read_text())
+    assert record["steps"] == [1, 4]
+    assert record["loaded_iteration"] is None
+    assert record["restarts"] == 0
+    assert sorted(record["state"]) == ["2", "4"]
+    assert sorted(record["state"]["2"]) == [str(rank) for rank in range(8)]
+    digests = record["state"]["2"]["0"]
+    assert digests["consumed_samples"] == "16"
+    assert len({digests[name] for name in ("parameters", "master_weights", "exp_avg", "exp_avg_sq")}) == 4
+    assert (trained / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "4"
+
+
+@pytest.mark.training
+def test_data_parallel_replicas_hold_equal_parameters_and_stages_do_not(trained: Path) -> None:
+    state = json.loads((trained / "phase1.json").read_text())["state"]["4"]
+    parameters = [state[str(rank)]["parameters"] for rank in range(8)]
+    assert parameters[0::2] == parameters[1::2]
+    assert len(set(parameters)) == 4
+
+
+@pytest.mark.training
+def test_a_run_directory_is_never_used_twice(trained: Path) -> None:
+    with pytest.raises(UsageError, match="already holds a run"):
+        train.main([short_run.CASE, "--run-dir", str(trained)])
+
+
+@pytest.mark.training
+def test_a_loss_that_is_no_number_ends_training_and_names_its_step(tmp_path: Path) -> None:
+    plugin = tmp_path / "nan_loss.py"
+    plugin.write_text(
+        "from tasks.ranks import scalars\n"
+        "mean, calls = scalars.mean_loss, []\n"
+        "def third_is_nan(losses):\n"
+        "    calls.append(1)\n"
+        "    return mean(losses) * (float('nan') if len(calls) == 3 else 1.0)\n"
+        "scalars.mean_loss = third_is_nan\n"
+    )
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin)
+    assert finished.returncode == 3
+    assert "lm loss is nan at iteration 3" in finished.stdout
+
+
+def test_an_unknown_case_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean gpt3_pp4_resume"):
+        train.main(["gpt3_pp4_resum", "--run-dir", str(tmp_path)])
+
+
+def test_an_unknown_flag_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
+    message = refused(tmp_path, "--set", "overlap-grad-reduc=true")
+    assert "--overlap-grad-reduc" in message
+    assert "did you mean --overlap-grad-reduce" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("num-layers=10", "num-layers"), ("global-batch-size=9", "global-batch-size")],
+)
+def test_what_does_not_divide_is_refused(tmp_path: Path, setting: str, expected: str) -> None:
+    assert expected in refused(tmp_path, "--set", setting)
+
+
+def test_a_missing_rank_plugin_and_a_bad_timeout_are_refused(tmp_path: Path) -> None:
+    assert "there is no such file" in refused(tmp_path, "--rank-plugin", str(tmp_path / "absent.py"))
+    assert "must be more than 0" in refused(tmp_path, "--hang-timeout", "0")
+
+
+def test_a_text_with_another_digest_is_refused(tmp_path: Path) -> None:
+    case = tmp_path / "changed" / "model_config.yaml"
+    case.parent.mkdir()
+    original = Path(phase.__file__).parents[1] / "test_cases" / short_run.CASE / "model_config.yaml"
+    text = original.read_text()
+    case.write_text(text.replace('sha256: "98', 'sha256: "99'))
+    assert case.read_text() != text
+    with pytest.raises(UsageError, match="digest"):
+        train.main([str(case), "--run-dir", str(tmp_path / "run")])
+
+
+def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(CannotRun, match="a run needs 256"):
+        phase.check_space(tmp_path / "run")
+
+
+def test_evidence_of_fewer_ranks_is_no_evidence(tmp_path: Path) -> None:
+    for rank in range(7):
+        (tmp_path / f"saved_0000050_rank{rank}.json").write_text("{}")
+    with pytest.raises(phase.TrainingFailed, match="7 of 8 ranks"):
+        phase.evidence(tmp_path, 8)

@@ -1,0 +1,86 @@
+"""What counts as a hang, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.progress import ProgressBoard
+from tasks.watchdog import FIRST_STEP_TIMEOUT_S, Watchdog
+
+# A rank that gives its stack when asked and otherwise waits.
+WAITING = """
+import faulthandler, signal, sys, time
+faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "w"), all_threads=True)
+print("ready", flush=True)
+def waits_for_a_message():
+    time.sleep(60)
+waits_for_a_message()
+"""
+
+
+@pytest.fixture
+def rank(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "rank1.stack")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def noted(board: ProgressBoard, process_id: int) -> None:
+    board.note(0, process_id=os.getpid(), step=4, activity="logging")
+    board.note(1, process_id=process_id, step=3, activity="forward and backward")
+
+
+def silent(board: ProgressBoard, directory: Path) -> str:
+    """Watch a board on which nothing happens; the own process must survive, so its row is wiped first."""
+    board.note(0, process_id=0, step=4, activity="logging")
+    with Watchdog(board, directory, (1, 10), hang_timeout_s=0.5) as dog:
+        deadline = time.monotonic() + 10
+        while dog.hang_report is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert dog.hang_report is not None
+    return dog.hang_report
+
+
+def test_silence_of_all_ranks_is_a_hang_and_ends_them(tmp_path: Path, rank: subprocess.Popen) -> None:
+    board = ProgressBoard(2)
+    noted(board, rank.pid)
+    report = silent(board, tmp_path)
+    assert "rank 1 is behind (step 4, forward and backward)" in report
+    assert "in waits_for_a_message" in report
+    assert rank.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subprocess.Popen) -> None:
+    os.kill(rank.pid, signal.SIGSTOP)
+    board = ProgressBoard(2)
+    noted(board, rank.pid)
+    assert "stopped by a signal (SIGSTOP)" in silent(board, tmp_path)
+
+
+def test_one_rank_that_goes_on_is_no_hang(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    board = ProgressBoard(2)
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5) as dog:
+        for step in range(1, 11):
+            board.note(1, process_id=0, step=step, activity="logging", loss=2.5)
+            time.sleep(0.2)
+    assert dog.hang_report is None
+    printed = capsys.readouterr().out
+    assert "step 1/10" in printed
+    assert "step 10/10  lm loss 2.5000" in printed
+
+
+def test_the_first_steps_have_a_minute_and_later_ones_ten_times_the_slowest(tmp_path: Path) -> None:
+    dog = Watchdog(ProgressBoard(1), tmp_path, (1, 10), hang_timeout_s=None)
+    assert dog._timeout_s() == FIRST_STEP_TIMEOUT_S == 60
+    dog._slowest_step_s = 9.0
+    assert dog._timeout_s() == 90
