@@ -51,8 +51,10 @@ def estimate(args: argparse.Namespace) -> Need:
     chunks = args.virtual_pipeline_model_parallel_size or 1
     kept = min(args.num_microbatches * chunks, stages * (chunks + 1)) / chunks
     attention = 0.0
-    if args.transformer_impl == "local":  # without flash attention: scores, softmax, dropout and its mask
-        attention = 7 * args.num_attention_heads * args.seq_length**2 * args.micro_batch_size
+    if (
+        args.transformer_impl == "local"
+    ):  # without flash attention: scores, softmax, dropout, in bf16 and fp32
+        attention = 16 * args.num_attention_heads * args.seq_length**2 * args.micro_batch_size
     activations = kept * layers * (_BYTES_A_TOKEN_AND_LAYER * tokens * hidden + attention)
     return Need(
         parameters=count * bytes_each / MIB,

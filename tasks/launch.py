@@ -102,7 +102,8 @@ def launch(phase: Phase) -> Outcome:
 
 def _preload(device: str, ranks_per_gpu: int) -> None:
     """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
         from tasks.ranks import cuda_on_cpu
 
@@ -115,7 +116,9 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
-    elif torch.cuda.is_initialized():
+    else:
+        sys.modules["tasks.ranks.warm_up"].import_compilers()
+    if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks

@@ -27,7 +27,7 @@ DEVICE_VARIABLE = "CRASH_TEST_DEVICE"  # cpu or cuda: what to use where both cou
 # Ranks by the number of GPUs used. Four GPUs are one pipeline, without data parallelism.
 WORLD_SIZES = {8: 8, 4: 4, 2: 8, 1: 8}
 OLDEST_COMPUTE_CAPABILITY = 8.0  # bf16
-MIB_PER_RANK = 2048  # on an H100 at full size: 1.4 GiB a rank; the rest is for CUDA's context
+MIB_PER_RANK = 3900  # at full size (tasks/gpu_memory.py); on an H100 3.4 GiB a rank were in use
 
 # The same bits on every x86-64 processor with AVX2: no kernel is chosen by what one can do beyond it.
 CPU_ENVIRONMENT = {

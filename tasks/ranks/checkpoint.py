@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, PersistentAsyncCaller
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -67,6 +67,16 @@ def start_worker(args: argparse.Namespace) -> None:
     start = getattr(AsyncCallsQueue, "warmup_persistent_caller", None)
     if start is not None and args.save and args.use_persistent_ckpt_worker:
         start(args.rank, mp_mode="fork")
+
+
+def _refuse_dead_worker() -> None:
+    """A save handed to a worker that has ended would be waited for without end."""
+    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)  # megatron-core 0.16 has none
+    if worker is not None and not worker.is_alive():
+        raise RuntimeError(
+            f"the checkpoint worker of this rank ended before the save (exit code {worker.exitcode});"
+            " what it said is above in this log"
+        )
 
 
 class Checkpoints:
@@ -144,6 +154,7 @@ class Checkpoints:
 
         The caller has gathered the parameters (``gathered_parameters``).
         """
+        _refuse_dead_worker()
         folder = iteration_folder(self.args.save, iteration)
         if self.args.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
