@@ -60,6 +60,7 @@ class Daemon:
         self._guard.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(timeout=2 * STOP_TIMEOUT_S)
+        self._guard.stdout.close()
         if os.environ.get(PIPES) == os.environ.get(LOGS):  # else they are the user's
             os.environ.pop(PIPES, None)
             os.environ.pop(LOGS, None)
