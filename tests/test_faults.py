@@ -68,6 +68,17 @@ def test_the_table_shows_what_went_wrong() -> None:
     assert ["WRONG" in line for line in lines] == [False, True, True]
 
 
+def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
+    def task(self, name, *words):
+        return faults.subprocess.CompletedProcess([], 4, "", "error: no rank made progress for 60 s\n")
+
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    fault = faults.known_faults()[0]
+    tried = faults.tried_out(faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path), fault)
+    assert not tried.as_wanted
+    assert tried.found == f"{fault.name}: no rank made progress for 60 s"
+
+
 @pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])
 def test_exit_code_tells_whether_all_were_caught(monkeypatch, tmp_path, caught_by, code) -> None:
     def try_out(self, fault):
