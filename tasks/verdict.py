@@ -49,7 +49,7 @@ class Rule:
 # Evidence of overlap: what is counted is compared exactly, also where losses may drift; times are shown.
 OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
 OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
-# Above the growth of the golden run; how these two tolerances were found: docs/speed.md.
+# Above the growth of the golden run. How these tolerances were found: docs/faults.md, docs/speed.md.
 MEMORY_GROWTH = Rule(relative=0.0, absolute=4 * 2**20, one_sided=True)
 RELATIVE_TIME = Rule(relative=0.25, one_sided=True, median=True, same_processor=True)
 RELATIVE_BACKWARD_TIME = dataclasses.replace(RELATIVE_TIME, relative=0.15)  # the steadiest of the three
