@@ -77,9 +77,12 @@ def regress(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
-    """Write golden cards from three equal runs: nox -s record -- CASE."""
+    """Write golden cards from three equal runs: nox -s record -- [CASE] --reason TEXT; no CASE: all."""
     prepare(session)
-    finish(session, step(session, "record", *session.posargs))
+    named = bool(session.posargs) and not session.posargs[0].startswith("-")
+    cases = [session.posargs[0]] if named else [case for case in CASES if not needs_data(case)]
+    for case in cases:
+        finish(session, step(session, "record", case, *session.posargs[named:]))
 
 
 @nox.session(default=False)
@@ -93,6 +96,13 @@ def tests(session: nox.Session) -> None:
         check_style(session)
         run(session, "pytest")
         finish(session, run_case(session, "gpt3_pp4_resume", read_options(session)))
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Plant faults, one after the other, and tell what catches them: nox -s faults -- NAME."""
+    prepare(session)
+    finish(session, step(session, "faults", *session.posargs))
 
 
 @nox.session(default=False)

@@ -137,7 +137,7 @@ def load_case(
         UsageError: no such case, or a file with errors; all errors of a file are in one message.
     """
     path = _find(name_or_path, root)
-    content = strict_yaml.read_mapping(path)
+    content = _read(path, root)
     errors = case_rules.check_shape(content)
     if errors:
         raise _errors(path, errors)
@@ -197,6 +197,31 @@ def _find(name_or_path: str | Path, root: Path) -> Path:
     close = difflib.get_close_matches(text, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise UsageError(f"there is no case {text!r}.{hint} Cases: {', '.join(known) or 'none'}")
+
+
+def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, object]:
+    """The content of a case file over that of the case which it inherits from, if any."""
+    content = strict_yaml.read_mapping(path)
+    if "INHERIT" not in content:
+        return content
+    name = content.pop("INHERIT")
+    if name not in list_cases(root):
+        hint = case_rules.did_you_mean(str(name), list_cases(root))
+        raise UsageError(f"{path}: INHERIT: there is no case {name!r}. {hint}")
+    base = root / "test_cases" / str(name) / CASE_FILE
+    if base in (path, *heirs):
+        raise UsageError(f"{path}: INHERIT: {name} inherits from this case itself")
+    return _merged(_read(base, root, (path, *heirs)), content)
+
+
+def _merged(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """``own`` over ``base``, mappings entry by entry."""
+    merged = dict(base)
+    for key, value in own.items():
+        inherited = merged.get(key)
+        both = isinstance(inherited, dict) and isinstance(value, dict)
+        merged[key] = _merged(inherited, value) if both else value
+    return merged
 
 
 def _laid_over(content: Mapping[str, object], platform_name: str) -> tuple[dict[str, object], dict[str, str]]:

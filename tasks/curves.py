@@ -32,9 +32,9 @@ def draw(verdict: Verdict) -> bytes:
     names = _names(verdict)
     rows = max(1, -(-len(names) // COLUMNS))
     columns = min(COLUMNS, max(1, len(names)))
-    figure = Figure(figsize=(WIDTH_IN * columns, HEIGHT_IN * rows + 0.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN * columns, HEIGHT_IN * rows + 0.9), dpi=110)
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(_title(verdict), fontsize=11)
+    figure.suptitle(_title(verdict), fontsize=11, y=1 - 0.15 / figure.get_figheight())
     for panel, name in zip(_panels(figure, rows, columns), names, strict=False):
         _draw_metric(panel, verdict, name)
     handles = {}
@@ -42,9 +42,7 @@ def draw(verdict: Verdict) -> bytes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False
-        )
+        figure.legend(handles.values(), handles, loc="lower center", ncols=len(handles), frameon=False)
     content = io.BytesIO()
     canvas.print_png(content)
     return content.getvalue()
@@ -74,8 +72,10 @@ def residuals(reference: Metric, metric: Metric) -> tuple[np.ndarray, np.ndarray
 
 def _panels(figure, rows: int, columns: int) -> list[tuple[Axes, Axes]]:
     panels = []
-    for outer in figure.add_gridspec(rows, columns):
-        inner = outer.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.05)
+    height = figure.get_figheight()
+    edges = {"left": 0.06, "right": 0.985, "top": 1 - 0.55 / height, "bottom": 0.85 / height}
+    for outer in figure.add_gridspec(rows, columns, hspace=0.3, wspace=0.16, **edges):
+        inner = outer.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.08)
         above = figure.add_subplot(inner[0])
         below = figure.add_subplot(inner[1], sharex=above)
         above.tick_params(labelbottom=False)

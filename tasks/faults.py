@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import golden, platforms
-from tasks.exits import CANNOT_RUN, HANG, MISMATCH, PASSED, TRAINING_FAILED, TaskError, UsageError, exit_with
+from tasks.exits import CANNOT_RUN, MISMATCH, PASSED, TRAINING_FAILED, TaskError, UsageError, exit_with
 from tasks.verdict import GOLDEN, RESTART, RESUME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -48,17 +48,29 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was found. ``caught_by``: comparison and metric of the failing row that shows it first."""
+    """What was found. ``caught_by``: comparison and metric of the failing row that shows it first.
+    ``error``: why there was nothing to compare.
+    """
 
     fault: Fault
     caught_by: str
     other_rows: int
     first_step: int | None
     seconds: float
+    error: str = ""
 
     @property
     def as_wanted(self) -> bool:
-        return bool(self.caught_by) == (self.fault.plugin is not None)
+        return not self.error and bool(self.caught_by) == (self.fault.plugin is not None)
+
+    @property
+    def found(self) -> str:
+        """In words."""
+        rightly = "" if self.fault.plugin else ", rightly"
+        more = f" and {self.other_rows} more" if self.other_rows else ""
+        return (
+            self.error or f"{self.caught_by}{more}" if self.error or self.caught_by else f"nothing{rightly}"
+        )
 
 
 def known_faults(folder: Path = FAULTS) -> list[Fault]:
@@ -109,21 +121,14 @@ class Runner:
     def try_out(self, fault: Fault) -> Result:
         """Train or restart with the fault, compare.
 
-        Errors: ``TaskError`` when it could not be tried: the machine, the input, not the fault.
+        Errors: ``TaskError`` when a phase did not end well; whether by the fault, the message may tell.
         """
         begin = time.monotonic()
         run_dir = self.work_dir / fault.name
         done = self._restart(fault, run_dir) if fault.resumes else self._train(fault, run_dir)
         if done.returncode:
-            if fault.plugin is None or done.returncode not in (TRAINING_FAILED, HANG):
-                raise _failed(fault.name, done)
-            return Result(
-                fault=fault,
-                caught_by=_last_error(done),
-                other_rows=0,
-                first_step=None,
-                seconds=time.monotonic() - begin,
-            )
+            # Ended by an error, it never came to the rows where a person would look.
+            raise _failed(fault.name, done)
         failing = self._compare(fault, run_dir)
         first = min(failing, key=_step_of, default=None)
         return Result(
@@ -174,6 +179,18 @@ class Runner:
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
+def tried_out(runner: Runner, fault: Fault) -> Result:
+    """The result of ``Runner.try_out``, or of its error: an end by an error is not a fault caught."""
+    begin = time.monotonic()
+    try:
+        return runner.try_out(fault)
+    except TaskError as error:
+        seconds = time.monotonic() - begin
+        return Result(
+            fault=fault, caught_by="", other_rows=0, first_step=None, seconds=seconds, error=str(error)
+        )
+
+
 def _plugin_words(fault: Fault) -> list[str]:
     return ["--rank-plugin", str(fault.plugin)] if fault.plugin else []
 
@@ -203,13 +220,9 @@ def as_markdown(results: Sequence[Result]) -> str:
     """The table: fault, caught by, first step that shows it, seconds."""
     lines = ["| fault | caught by | first step | seconds |", "|---|---|---:|---:|"]
     for result in results:
-        caught = (
-            result.caught_by or "nothing" if result.fault.plugin else result.caught_by or "nothing, rightly"
-        )
-        more = f" and {result.other_rows} more" if result.other_rows else ""
         step = "" if result.first_step is None else str(result.first_step)
-        flag = "" if result.as_wanted else " **WRONG**"
-        lines.append(f"| {result.fault.description} | {caught}{more}{flag} | {step} | {result.seconds:.0f} |")
+        found = result.found if result.as_wanted else f"**WRONG**: {result.found}"
+        lines.append(f"| {result.fault.description} | {found} | {step} | {result.seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -231,13 +244,9 @@ def main(words: list[str] | None = None) -> int:
         f"{len(faults)} trials of {options.case} on {platforms.detect().name}; runs: {work_dir}", flush=True
     )
     for fault in faults:
-        results.append(runner.try_out(fault))
-        last = results[-1]
-        print(
-            f"{'ok   ' if last.as_wanted else 'WRONG'} {fault.name}: {last.caught_by or 'nothing'}"
-            f" ({last.seconds:.0f} s)",
-            flush=True,
-        )
+        results.append(result := tried_out(runner, fault))
+        mark = "ok   " if result.as_wanted else "WRONG"
+        print(f"{mark} {fault.name}: {result.found} ({result.seconds:.0f} s)", flush=True)
     table = as_markdown(results)
     golden.write_atomically(work_dir / "faults.md", table)
     print(f"\n{table}")

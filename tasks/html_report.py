@@ -24,8 +24,8 @@ h1 { font-size: 1.35rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .state { display: inline-block; padding: .3rem .8rem; border-radius: .4rem; font-weight: 600; color: #fff; }
 .passed { background: #137333; } .failed { background: #b3261e; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
+table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
 } th:nth-child(-n+4), td:nth-child(-n+4), th:last-child, td:last-child { text-align: left; } th { background:
 var(--soft); } tr.bad td { background: #b3261e22; } tr.bad td:last-child { font-weight: 700; } tr.quiet td {
 opacity: .65; } .fields td, .fields th { text-align: left; } img { max-width: 100%; background: #fff; } pre {

@@ -6,6 +6,7 @@ The steps are those of a run: read the case, prepare data and folders, launch, c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -102,14 +103,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
     for note in platform.notes:
         print(f"note: {note}")
-    if options.data_path is not None:
-        data = corpus.existing(options.data_path)
-    elif case.corpus is not None:
-        data = corpus.build(case.corpus)
-    else:
-        raise CannotRun(
-            f"{case.name} brings no text of its own: give --data-path PREFIX of a Megatron dataset"
-        )
+    data = find_data(case, options.data_path)
     return Setup(
         case=case,
         platform=platform,
@@ -119,6 +113,24 @@ def prepare(options: argparse.Namespace) -> Setup:
         hang_timeout_s=options.hang_timeout,
         max_restarts=options.max_restarts,
     )
+
+
+def find_data(case: Case, data_path: Path | None) -> corpus.Built:
+    """The dataset to train on: the user's, the case's own text, or the one its flags name.
+
+    Errors: ``CannotRun`` when the case's data set is not on this machine.
+    """
+    if data_path is not None:
+        return corpus.existing(data_path)
+    if case.corpus is not None:
+        return corpus.build(case.corpus)
+    missing = [name for name in case.names_needed() if name == "DATA_PATH" and not os.environ.get(name)]
+    if missing:
+        raise CannotRun(
+            f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
+        )
+    named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
+    return corpus.existing(Path(named))
 
 
 def check_space(run_dir: Path) -> None:
@@ -190,7 +202,10 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
     """Megatron's command line of a phase."""
     directory = setup.run_dir / f"phase{number}"
     checkpoints = setup.run_dir / "checkpoints"
-    case = setup.case.substitute(
+    found = dataclasses.replace(
+        setup.case, model_args={**setup.case.model_args, "--data-path": "${CORPUS_PREFIX}"}
+    )
+    case = found.substitute(
         {
             **os.environ,
             "TENSORBOARD_PATH": str(directory / "tensorboard"),

@@ -297,3 +297,31 @@ def test_unknown_case_offers_the_nearest(tmp_path: Path) -> None:
         load_case("gpt3_pp4_resum", platform_name="cpu_x86_64")
     with pytest.raises(UsageError, match="Cases: none"):
         load_case("anything", platform_name="cpu_x86_64", root=tmp_path)
+
+
+def test_a_case_inherits_what_it_does_not_say_itself() -> None:
+    main = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
+    heir = load_case("gpt3_pp4_resume_common_pile", platform_name="dgx_a100")
+    differing = {flag for flag in main.model_args if main.model_args[flag] != heir.model_args[flag]}
+    assert differing == {"--vocab-size", "--make-vocab-size-divisible-by", "--data-path"}
+    assert heir.names_needed() == (
+        "CHECKPOINT_LOAD_PATH",
+        "CHECKPOINT_SAVE_PATH",
+        "DATA_CACHE_PATH",
+        "DATA_PATH",
+        "TENSORBOARD_PATH",
+    )
+    assert heir.corpus is None
+    assert heir.metrics == main.metrics
+    assert heir.env_vars == main.env_vars
+    assert heir.digest() != main.digest()
+
+
+def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
+    for name, base in (("one", "two"), ("two", "one"), ("three", "thre")):
+        (tmp_path / "test_cases" / name).mkdir(parents=True)
+        (tmp_path / "test_cases" / name / "model_config.yaml").write_text(f"INHERIT: {base}\n")
+    with pytest.raises(UsageError, match="INHERIT: one inherits from this case itself"):
+        load_case("one", platform_name="cpu_x86_64", root=tmp_path)
+    with pytest.raises(UsageError, match=r"there is no case 'thre'\. Did you mean three"):
+        load_case("three", platform_name="cpu_x86_64", root=tmp_path)

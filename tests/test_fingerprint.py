@@ -61,3 +61,9 @@ def test_changes_with_influence_come_first():
         f"commit {'d' * 12}… → {'c' * 12}…",
     ]
     assert changes(FINGERPRINT, FINGERPRINT) == []
+
+
+def test_only_the_same_processor_is_known_to_be_the_same():
+    assert basis(FINGERPRINT, FINGERPRINT).same_processor
+    assert not basis({**FINGERPRINT, "cpu": "Intel Xeon"}, FINGERPRINT).same_processor
+    assert not basis(None, FINGERPRINT).same_processor

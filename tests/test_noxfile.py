@@ -74,7 +74,7 @@ def calls(folder: Path) -> list[str]:
 
 def test_the_menu_lists_every_session_with_a_line() -> None:
     lines = dict(re.findall(r"^[-*] (\S+) -> (.+)$", nox(REPOSITORY, "-l").stdout, re.MULTILINE))
-    assert set(lines) == {*list_cases(), "regress", "record", "tests", "lint", "doctor", "clean"}
+    assert set(lines) == {*list_cases(), "regress", "record", "tests", "faults", "lint", "doctor", "clean"}
     assert all(line.endswith(".") for line in lines.values())
 
 

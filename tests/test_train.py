@@ -112,6 +112,18 @@ def test_a_text_with_another_digest_is_refused(tmp_path: Path) -> None:
         train.main([str(case), "--run-dir", str(tmp_path / "run")])
 
 
+def test_a_case_whose_data_set_is_not_here_says_how_to_point_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    words = ["gpt3_pp4_resume_common_pile", "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(CannotRun, match="export DATA_PATH="):
+        train.main(words)
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"there is no .*my-gpt3_00_text_document\.bin"):
+        train.main(words)
+
+
 def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))

@@ -165,3 +165,51 @@ def test_rows_cover_what_the_case_asks_for_and_all_of_the_card():
 )
 def test_steady_steps(steps, expected):
     assert steady_steps(np.array(list(steps), dtype=int)).tolist() == list(expected)
+
+
+def test_overlap_counts_are_exact_where_losses_may_drift():
+    assert row([16.0, 16.0], [16.0, 16.0], name="overlap-grad-buckets").passed
+    result = row([16.0, 16.0], [16.0, 15.0], name="overlap-grad-buckets")
+    assert (result.passed, result.first_step, result.tolerance) == (False, 2, 0.0)
+
+
+def test_overlap_counts_of_the_first_step_after_a_restart_are_left_out_and_it_is_said():
+    def restarted(golden, actual):
+        metrics = [metric_from(range(51, 51 + len(values)), values) for values in (golden, actual)]
+        rule = rule_for("overlap-grad-buckets", comparison="resume")
+        return strict_row("resume", "overlap-grad-buckets", *metrics, rule=rule, basis=EXACT)
+
+    result = restarted([16.0, 16.0, 16.0], [0.0, 16.0, 16.0])
+    assert (result.passed, result.steps) == (True, "52-53")
+    assert "without step 51" in result.note
+    assert not restarted([16.0, 16.0], [16.0, 0.0]).passed
+    assert not restarted([16.0], [16.0]).passed
+
+
+def test_memory_may_grow_as_in_the_golden_run_and_a_few_mib_more():
+    mib = 2.0**20
+    golden = [(1.0 + 0.1 * step) * mib for step in range(12)]
+    assert row(golden, [value + 3.9 * mib for value in golden], name="mem-growth-bytes").passed
+    leaking = [value + step * mib for step, value in enumerate(golden)]
+    result = row(golden, leaking, name="mem-growth-bytes")
+    assert (result.verdict, result.first_step, result.worst_step) == ("regression", 6, 12), result
+
+
+def relative_time(actual, *, same_processor=True, platform="cpu_x86_64", name="relative-backward-time"):
+    metrics = [metric_from(range(1, 13), [value] * 12) for value in (24.0, actual)]
+    basis = Basis(check="exact", reason="", same_processor=same_processor)
+    return strict_row("golden", name, *metrics, rule=rule_for(name, platform=platform), basis=basis)
+
+
+def test_relative_times_are_judged_on_a_cpu_of_the_same_kind_only():
+    assert relative_time(24.0 * 1.14).passed
+    assert not relative_time(24.0 * 1.3).passed
+    assert relative_time(24.0 * 0.5).verdict == "improvement"
+    assert relative_time(24.0 * 1.3, same_processor=False).verdict == "not judged"
+    assert relative_time(24.0 * 1.3, platform="dgx_a100").verdict == "not judged"
+
+
+def test_one_slow_step_is_no_slow_run():
+    metrics = [metric_from(range(1, 13), values) for values in ([24.0] * 12, [24.0] * 11 + [240.0])]
+    rule = rule_for("relative-backward-time", platform="cpu_x86_64")
+    assert strict_row("golden", "relative-backward-time", *metrics, rule=rule, basis=EXACT).passed

@@ -1,0 +1,90 @@
+"""Memory growth and computing time in pieces of work, in a process of its own: the stand-in changes torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tasks.case import REPOSITORY
+
+pytestmark = pytest.mark.training
+
+PROGRAM = """
+import argparse, json, time
+from tasks.ranks import cuda_on_cpu
+cuda_on_cpu.install()
+import torch
+from megatron.core.pipeline_parallel import schedules
+from tasks.ranks import resources
+
+def compute(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+schedules.forward_step = lambda: compute(0.01)
+schedules.backward_step = lambda: (compute(0.02), time.sleep(0.05))
+args = argparse.Namespace(rank=1, world_size=4, num_attention_heads=4, hidden_size=32, ffn_hidden_size=128,
+                          seq_length=32, micro_batch_size=1)
+torch.manual_seed(1)
+random_state = torch.get_rng_state()
+measured = resources.Resources(args)
+taken, leaked = [], []
+for iteration in range(51, 60):
+    measured.begin_step()
+    schedules.forward_step()
+    schedules.backward_step()
+    measured.end_step()
+    values = measured.take(iteration)
+    values["mem-growth-bytes"] = values["mem-growth-bytes"].tolist()
+    taken.append(values)
+    measured.compute_piece()
+    leaked.append(b"x" * 2**22)
+sums = {"forward": 6.0, "backward": 3.0, "piece": 0.1, "step": 12.0, "mem-growth-bytes": [0.0, 7.0, 3.0]}
+sums = {name: torch.tensor(value) for name, value in sums.items()}
+scalars = {name: float(value) for name, value in resources.scalars_from(sums).items()}
+print(json.dumps([taken, scalars, bool((random_state == torch.get_rng_state()).all()), sorted(sums)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured() -> list:
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_growth_counts_from_the_warm_up_on_and_lies_in_the_place_of_the_rank(measured) -> None:
+    growth = [values["mem-growth-bytes"] for values in measured[0]]
+    assert [values[1] for values in growth[:5]] == [0.0] * 5
+    assert all(values[0] == values[2] == values[3] == 0.0 for values in growth)
+    steps = [later[1] - earlier[1] for earlier, later in itertools.pairwise(growth[4:])]
+    assert all(3.5 * 2**20 < step < 5 * 2**20 for step in steps), steps
+
+
+def test_computing_counts_and_waiting_does_not(measured) -> None:
+    for values in measured[0]:
+        assert 0.01 <= values["forward"] < 0.018
+        assert 0.02 <= values["backward"] < 0.035
+        assert 0.03 <= values["step"] < 0.06
+        assert 0 < values["piece"] < 0.2
+
+
+def test_the_piece_of_work_uses_no_random_numbers(measured) -> None:
+    assert measured[2] is True
+
+
+def test_scalars_are_ratios_and_the_largest_growth(measured) -> None:
+    assert measured[1] == {
+        "mem-growth-bytes": 7.0,
+        "relative-forward-time": pytest.approx(60.0),
+        "relative-backward-time": pytest.approx(30.0),
+        "relative-step-time": pytest.approx(120.0),
+    }
+    assert measured[3] == [], "what was summed is no scalar of the job"

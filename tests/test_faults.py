@@ -1,0 +1,134 @@
+"""Planted faults: the runner, and five of them for real, each caught by the row where a person would look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks import faults
+from tasks.exits import MISMATCH, PASSED, TaskError, UsageError
+
+IN_CI = {
+    "clip_norm_of_one_stage": "golden: grad-norm",
+    "grad_overlap_off": "golden: overlap-grad-buckets",
+    "memory_leak": "golden: mem-growth-bytes",
+    "resume_master_weights_from_bf16": "restart: state: master weights",
+    "resume_samples_reset": "restart: state: consumed samples",
+}
+
+
+def test_the_twenty_faults_are_there_and_say_what_they_break() -> None:
+    known = faults.known_faults()
+    assert len(known) >= 20
+    assert sum(fault.resumes for fault in known) == 6
+    assert len({fault.description for fault in known}) == len(known)
+    assert all(len(fault.description) > 20 for fault in known)
+
+
+def test_a_control_comes_before_each_kind() -> None:
+    names = [fault.name for fault in faults.chosen_faults([], faults.known_faults())]
+    assert names[0] == "control"
+    assert names[names.index("control_resume") + 1].startswith("resume_")
+    chosen = faults.chosen_faults(["memory_leak"], faults.known_faults())
+    assert [fault.name for fault in chosen] == ["control", "memory_leak"]
+
+
+def test_an_unknown_fault_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no such fault: memory_leek; known: .*memory_leak"):
+        faults.chosen_faults(["memory_leek"], faults.known_faults())
+
+
+def test_no_fault_is_known_to_the_harness() -> None:
+    harness = [path for path in faults.REPOSITORY.glob("tasks/**/*.py") if path.name != "faults.py"]
+    text = "".join(path.read_text() for path in harness)
+    assert not [fault.name for fault in faults.known_faults() if fault.name in text]
+
+
+def result(plugin: Path | None, caught_by: str) -> faults.Result:
+    fault = faults.Fault(name="some", plugin=plugin, resumes=False)
+    return faults.Result(fault=fault, caught_by=caught_by, other_rows=1, first_step=3, seconds=9.6)
+
+
+def test_a_fault_must_be_caught_and_a_control_must_not() -> None:
+    plugin = faults.FAULTS / "memory_leak.py"
+    assert result(plugin, "golden: lm loss").as_wanted
+    assert not result(plugin, "").as_wanted
+    assert result(None, "").as_wanted
+    assert not result(None, "golden: lm loss").as_wanted
+
+
+def test_the_table_shows_what_went_wrong() -> None:
+    plugin = faults.FAULTS / "memory_leak.py"
+    table = faults.as_markdown([result(plugin, "golden: lm loss"), result(plugin, ""), result(None, "x")])
+    lines = table.splitlines()[2:]
+    assert "| golden: lm loss and 1 more | 3 | 10 |" in lines[0]
+    assert "nothing" in lines[1]
+    assert ["WRONG" in line for line in lines] == [False, True, True]
+
+
+def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
+    def task(self, name, *words):
+        return faults.subprocess.CompletedProcess([], 4, "", "error: no rank made progress for 60 s\n")
+
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    fault = faults.known_faults()[0]
+    tried = faults.tried_out(faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path), fault)
+    assert not tried.as_wanted
+    assert tried.found == f"{fault.name}: no rank made progress for 60 s"
+
+
+@pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])
+def test_exit_code_tells_whether_all_were_caught(monkeypatch, tmp_path, caught_by, code) -> None:
+    def try_out(self, fault):
+        caught = "" if fault.plugin is None else caught_by
+        return faults.Result(fault=fault, caught_by=caught, other_rows=0, first_step=1, seconds=1.0)
+
+    monkeypatch.setattr(faults.Runner, "try_out", try_out)
+    work_dir = tmp_path / "work"
+    work_dir.mkdir()
+    assert faults.main(["memory_leak", "--work-dir", str(work_dir)]) == code
+    assert "1 MiB" in (work_dir / "faults.md").read_text()
+
+
+def test_a_used_work_dir_is_refused(tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="not empty"):
+        faults.main(["memory_leak", "--work-dir", str(tmp_path)])
+
+
+def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None:
+    run_dir = tmp_path / "memory_leak"
+
+    def task(self, name, *words):
+        run_dir.mkdir(exist_ok=True)
+        (run_dir / "case.json").write_text(json.dumps({"environment": "lts", "platform": "cpu_x86_64"}))
+        (run_dir / "report.json").write_text(
+            json.dumps({"rows": [{"comparison": "resume", "passed": False}]})
+        )
+        return faults.subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    runner = faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path)
+    with pytest.raises(TaskError, match="nothing was compared"):
+        runner.try_out(faults.chosen_faults(["memory_leak"], faults.known_faults())[1])
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> faults.Runner:
+    return faults.Runner("gpt3_pp4_resume", tmp_path_factory.mktemp("faults"), None)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", IN_CI)
+def test_fault_is_caught_where_a_person_would_look(runner: faults.Runner, name: str) -> None:
+    fault = next(fault for fault in faults.known_faults() if fault.name == name)
+    assert runner.try_out(fault).caught_by == IN_CI[name]
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["control", "control_resume"])
+def test_nothing_is_found_without_a_fault(runner: faults.Runner, name: str) -> None:
+    fault = faults.Fault(name=name, plugin=None, resumes=name.endswith("resume"))
+    assert runner.try_out(fault).caught_by == ""
