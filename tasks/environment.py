@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 BESIDE_TORCH = "nvidia-nccl-cu13"  # the newer one of requirements-gpu.txt lies in a folder of its own
-# Of nvidia-cudnn-frontend: gigabytes of compilers that no path of this harness imports (requirements-gpu.txt).
+# Compilers of nvidia-cudnn-frontend: gigabytes that no path of this harness imports (requirements-gpu.txt).
 LEFT_OUT = frozenset({"nvidia-cutlass-dsl"})
 UNPINNED = frozenset({"pip"})  # what creates an environment brings its own
 

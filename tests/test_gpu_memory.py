@@ -32,7 +32,7 @@ def arguments(**settings: str) -> argparse.Namespace:
 
 
 def set_free_mib(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {uuid: free for uuid in uuids})
+    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: dict.fromkeys(uuids, free))
 
 
 def test_estimate_is_above_what_was_measured_by_less_than_a_half() -> None:
@@ -51,7 +51,7 @@ def test_fits_on_a_free_h100(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_refused_when_others_use_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     set_free_mib(monkeypatch, 20000)
-    with pytest.raises(CannotRun, match="8 ranks need about .* 20000 of 81559 MiB are free: end what else"):
+    with pytest.raises(CannotRun, match=r"8 ranks need about .* 20000 of 81559 MiB are free: end what else"):
         gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
 
 
