@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import platforms
+from tasks import mps, nccl, platforms
 from tasks.case import REPOSITORY, Case, list_cases, load_case
-from tasks.environment import newer_nccl, torch_cuda_version
+from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
 from tasks.platforms import Gpu, Platform, Processor
 
@@ -41,7 +41,8 @@ class Facts:
     gpus: tuple[Gpu, ...]
     packages: Mapping[str, str | None]
     torch_cuda: str | None
-    newer_nccl: str | None
+    nccl: tuple[int, int, int] | None
+    mps: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,6 @@ class Prospect:
 
 def read_facts() -> Facts:
     """Ask the machine. CUDA is not touched and torch not imported."""
-    library = newer_nccl()
     return Facts(
         environment=platforms.environment(),
         processor=platforms.read_processor(),
@@ -68,7 +68,8 @@ def read_facts() -> Facts:
         gpus=platforms.visible(platforms.query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         packages={name: platforms.installed_version(name) for name in (*NEEDED_PACKAGES, *GPU_PACKAGES)},
         torch_cuda=torch_cuda_version(),
-        newer_nccl=str(library) if library else None,
+        nccl=nccl.version(nccl.library()),
+        mps=shutil.which(mps.CONTROL) is not None,
     )
 
 
@@ -122,7 +123,7 @@ def gpu_lacks(facts: Facts, platform: Platform) -> tuple[str, ...]:
     lacks += [f"{name} (not installed)" for name in GPU_PACKAGES if not facts.packages.get(name)]
     if facts.packages.get("torch") and facts.torch_cuda is None:
         lacks.append("a CUDA build of torch")
-    if platform.ranks_per_gpu > 1 and facts.newer_nccl is None:
+    if platform.ranks_per_gpu > 1 and (facts.nccl is None or facts.nccl[:2] < nccl.OLDEST_SHARING):
         lacks.append("NCCL 2.31 or later, for several ranks on a GPU")
     if facts.shared_memory_bytes < SHARED_MEMORY_BYTES:
         lacks.append(
@@ -171,7 +172,11 @@ def facts_table(facts: Facts) -> list[tuple[str, str]]:
         ("CUDA of torch", facts.torch_cuda or "none (CPU build)"),
     ]
     rows += [(name, version or "not installed") for name, version in facts.packages.items()]
-    return [*rows, ("NCCL preloaded", facts.newer_nccl or "none")]
+    return [
+        *rows,
+        ("NCCL of the ranks", nccl.text(facts.nccl)),
+        ("CUDA MPS", "there" if facts.mps else "not there"),
+    ]
 
 
 def render(facts: Facts, found: list[Prospect]) -> str:

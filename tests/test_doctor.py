@@ -28,14 +28,16 @@ LAPTOP_CPU = Facts(
     gpus=(),
     packages={**INSTALLED, **dict.fromkeys(ON_GPUS)},
     torch_cuda=None,
-    newer_nccl=None,
+    nccl=None,
+    mps=False,
 )
 GPU_HOST = dataclasses.replace(
     LAPTOP_CPU,
     environment="dev",
     packages={**INSTALLED, **ON_GPUS},
     torch_cuda="13.0",
-    newer_nccl="/somewhere/libnccl.so.2",
+    nccl=(2, 31, 2),
+    mps=True,
 )
 
 
@@ -66,8 +68,8 @@ def test_hosts_with_gpus_run_both() -> None:
 @pytest.mark.parametrize(
     ("text", "changes", "expected"),
     [
-        (LAPTOP, {}, "its ranks need 16384 MiB"),
-        (ONE_H100, {"newer_nccl": None}, "NCCL 2.31 or later"),
+        (LAPTOP, {}, "its ranks need 31200 MiB"),
+        (ONE_H100, {"nccl": (2, 28, 9)}, "NCCL 2.31 or later"),
         (ONE_H100, {"torch_cuda": None}, "a CUDA build of torch"),
         (ONE_H100, {"shared_memory_bytes": 64 * 2**20}, "/dev/shm: 0.1 GiB of 0.5 GiB"),
         (ONE_H100, {"environment": "lts"}, "GPUs need Python 3.12"),
@@ -81,7 +83,7 @@ def test_what_gpus_lack(text: str, changes: dict, expected: str) -> None:
 
 
 def test_eight_gpus_need_no_newer_nccl() -> None:
-    assert lacks(host(DGX_A100, newer_nccl=None))["dgx_a100"] == ""
+    assert lacks(host(DGX_A100, nccl=(2, 28, 9)))["dgx_a100"] == ""
 
 
 @pytest.mark.parametrize(

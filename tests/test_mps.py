@@ -124,9 +124,13 @@ def test_daemon_serves_while_the_context_lasts(control: Path, tmp_path: Path) ->
 
 
 def test_ends_when_the_context_is_left_by_an_error(control: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), mps.daemon(wanted=True) as daemon:
-        daemon.join(print)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with mps.daemon(wanted=True) as daemon:
+            daemon.join(print)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not any(map(alive, process_ids(control)))
 
 

@@ -88,7 +88,7 @@ def test_a_cpu_gets_portable_settings_and_sees_no_gpu() -> None:
 @pytest.mark.parametrize(
     ("text", "environment_name", "reason"),
     [
-        (LAPTOP, "dev", "has 6144 MiB, its ranks need 16384 MiB"),
+        (LAPTOP, "dev", "has 6144 MiB, its ranks need 31200 MiB"),
         (
             smi("Tesla V100-SXM2-32GB", count=8, memory="32768", capability="7.0"),
             "dev",
