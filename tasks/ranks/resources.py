@@ -23,6 +23,7 @@ RELATIVE_FORWARD_TIME = "relative-forward-time"
 RELATIVE_BACKWARD_TIME = "relative-backward-time"
 RELATIVE_STEP_TIME = "relative-step-time"
 WARM_UP_STEPS = 5  # buffers and caches are allocated in the first ones
+PIECE_EVERY_ON_CUDA = 10  # steps: on a GPU the piece delays the step after it, and its time is steady
 _FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
 
 
@@ -63,6 +64,8 @@ class Resources:
         self._memory_at_start: dict[str, int] = {}
         self._watches = {name: _Stopwatch() for name in (_FORWARD, _BACKWARD, _PIECE)}
         self._work = _piece_of_work(args)
+        self._piece_every = PIECE_EVERY_ON_CUDA if torch.cuda.is_available() else 1
+        self._steps, self._piece_s = 0, 0.0
         schedules.forward_step = _timed(schedules.forward_step, self._watches[_FORWARD])
         schedules.backward_step = _timed(schedules.backward_step, self._watches[_BACKWARD])
         self.compute_piece()
@@ -80,16 +83,19 @@ class Resources:
         return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
     def compute_piece(self) -> None:
-        """The fixed piece of work; call it outside of what is timed as a step."""
-        self._watches[_PIECE].start()
-        self._work()
-        self._watches[_PIECE].stop()
+        """The fixed piece of work, if it is due; call it after each step, outside of what is timed as one."""
+        if self._steps % self._piece_every == 0:
+            self._watches[_PIECE].start()
+            self._work()
+            self._watches[_PIECE].stop()
+        self._steps += 1
 
     def take(self, iteration: int) -> dict[str, Any]:
         """This rank's seconds since the last call, and its growth of memory in its own place of a vector."""
         growth = torch.zeros(self._args.world_size)
         growth[self._args.rank] = self._memory_growth(iteration)
         seconds = {name: watch.take() for name, watch in self._watches.items()}
+        self._piece_s = seconds[_PIECE] = seconds[_PIECE] or self._piece_s
         return {**seconds, _STEP: self._step_s, MEMORY_GROWTH: growth}
 
     def _memory_growth(self, iteration: int) -> int:

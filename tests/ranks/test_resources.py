@@ -47,7 +47,14 @@ for iteration in range(51, 60):
 sums = {"forward": 6.0, "backward": 3.0, "piece": 0.1, "step": 12.0, "mem-growth-bytes": [0.0, 7.0, 3.0]}
 sums = {name: torch.tensor(value) for name, value in sums.items()}
 scalars = {name: float(value) for name, value in resources.scalars_from(sums).items()}
-print(json.dumps([taken, scalars, bool((random_state == torch.get_rng_state()).all()), sorted(sums)]))
+untouched = bool((random_state == torch.get_rng_state()).all())
+rare, pieces = resources.Resources(args), []
+rare._piece_every, rare._work = 3, lambda: pieces.append(rare._steps)
+for _ in range(9):
+    rare.compute_piece()
+    rare.begin_step(), rare.end_step()
+    assert rare.take(51)["piece"] > 0
+print(json.dumps([taken, scalars, untouched, sorted(sums), pieces]))
 """
 
 
@@ -88,3 +95,7 @@ def test_scalars_are_ratios_and_the_largest_growth(measured) -> None:
         "relative-step-time": pytest.approx(120.0),
     }
     assert measured[3] == [], "what was summed is no scalar of the job"
+
+
+def test_a_piece_that_is_not_due_leaves_the_last_ones_time(measured) -> None:
+    assert measured[4] == [3, 6, 9]
