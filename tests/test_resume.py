@@ -11,7 +11,7 @@ import pytest
 from tasks import resume
 from tasks.exits import UsageError
 from tasks.golden import read_card
-from tasks.judge import restart_and_resume_rows
+from tasks.judge import Options, restart_and_resume_rows
 from tasks.run_files import read_run
 from tests import short_run
 
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.training
 
 
 def failed_rows(run_dir: Path) -> set[tuple[str, str]]:
-    from tasks.judge import Options
-
+    """Comparison and metric of what failed, but for relative times: two steps are too few to judge them."""
     rows = restart_and_resume_rows(read_run(run_dir), Options())
-    assert rows
-    return {(row.comparison, row.metric) for row in rows if row.passed is False}
+    judged = [row for row in rows if not row.metric.startswith("relative-")]
+    assert {"lm loss", "state: rng", "loaded iteration"} <= {row.metric for row in judged}
+    return {(row.comparison, row.metric) for row in judged if not row.passed}
 
 
 def restart_with(run_dir: Path, code: str) -> set[tuple[str, str]]:
