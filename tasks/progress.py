@@ -11,27 +11,41 @@ import struct
 import time
 from dataclasses import dataclass
 
+# In the order in which a rank that has completed a given number of steps goes through them.
 ACTIVITIES = (
     "starting",
     "loading checkpoint",
-    "forward and backward",
-    "optimizer step",
     "logging",
     "saving checkpoint",
+    "forward and backward",
+    "optimizer step",
     "finished",
 )
+_OF_THE_STEP_BEFORE = ("logging", "saving checkpoint")
 _ROW = struct.Struct("=qqqdd")  # process id, step, activity, seconds (monotonic), lm loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one rank last noted; ``seconds`` is on ``time.monotonic``'s clock, the same in every process."""
+    """What one rank last noted. ``step`` counts completed steps; ``seconds`` is on ``time.monotonic``'s clock,
+    the same in every process.
+    """
 
     process_id: int
     step: int
     activity: str
     seconds: float
     loss: float
+
+    @property
+    def progress(self) -> tuple[int, int, float]:
+        """What is smallest for the rank that is furthest behind."""
+        return self.step, ACTIVITIES.index(self.activity), self.seconds
+
+    @property
+    def place(self) -> str:
+        """The step that it works on, and what it does there."""
+        return f"step {self.step + (self.activity not in _OF_THE_STEP_BEFORE)}, {self.activity}"
 
 
 class ProgressBoard:

@@ -80,16 +80,13 @@ class Watchdog:
     def _end_hang(self, rows: list[Row], silence_s: float) -> None:
         stacks = self._stacks(rows)
         alive = [row for row in rows if row.process_id]
-        behind = min(range(len(rows)), key=lambda rank: (rows[rank].step, rows[rank].seconds))
+        behind = min(range(len(rows)), key=lambda rank: rows[rank].progress)
         lines = [
-            f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind"
-            f" (step {rows[behind].step + 1}, {rows[behind].activity})"
+            f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind ({rows[behind].place})"
         ]
         for rank, row in enumerate(rows):
-            lines.append(
-                f"  rank {rank}: step {row.step + 1}, {row.activity},"
-                f" silent for {time.monotonic() - row.seconds:.0f} s; {stacks[rank]}"
-            )
+            silent_s = time.monotonic() - row.seconds
+            lines.append(f"  rank {rank}: {row.place}, silent for {silent_s:.0f} s; {stacks[rank]}")
         lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
         self.hang_report = "\n".join(lines)
         for row in alive:

@@ -102,7 +102,7 @@ def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, slee
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
     assert finished.returncode == 4
     assert re.search(
-        r"no rank made progress for \d+ s; rank 5 is behind \(step 2, logging\)", finished.stdout
+        r"no rank made progress for \d+ s; rank 5 is behind \(step 1, logging\)", finished.stdout
     )
     assert "sleeper.py" in finished.stdout
     assert_nothing_runs(tmp_path / "run")

@@ -36,13 +36,13 @@ def rank(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 
 def noted(board: ProgressBoard, process_id: int) -> None:
-    board.note(0, process_id=os.getpid(), step=4, activity="logging")
+    board.note(0, process_id=os.getpid(), step=4, activity="optimizer step")
     board.note(1, process_id=process_id, step=3, activity="forward and backward")
 
 
 def silent(board: ProgressBoard, directory: Path) -> str:
     """Watch a board on which nothing happens; the own process must survive, so its row is wiped first."""
-    board.note(0, process_id=0, step=4, activity="logging")
+    board.note(0, process_id=0, step=4, activity="optimizer step")
     with Watchdog(board, directory, (1, 10), hang_timeout_s=0.5) as dog:
         deadline = time.monotonic() + 10
         while dog.hang_report is None and time.monotonic() < deadline:
@@ -58,6 +58,13 @@ def test_silence_of_all_ranks_is_a_hang_and_ends_them(tmp_path: Path, rank: subp
     assert "rank 1 is behind (step 4, forward and backward)" in report
     assert "in waits_for_a_message" in report
     assert rank.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_rank_that_has_not_begun_the_next_step_is_behind_one_that_waits_in_it(tmp_path: Path) -> None:
+    board = ProgressBoard(3)
+    board.note(1, process_id=0, step=4, activity="forward and backward")  # waits longest, but is further
+    board.note(2, process_id=0, step=4, activity="logging")
+    assert "rank 2 is behind (step 4, logging)" in silent(board, tmp_path)
 
 
 def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subprocess.Popen) -> None:
