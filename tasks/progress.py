@@ -27,8 +27,8 @@ _ROW = struct.Struct("=qqqdd")  # process id, step, activity, seconds (monotonic
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one rank last noted. ``step`` counts completed steps; ``seconds`` is on ``time.monotonic``'s clock,
-    the same in every process.
+    """What one rank last noted. ``step`` counts completed steps; ``seconds`` is on ``time.monotonic``'s
+    clock, the same in every process.
     """
 
     process_id: int
