@@ -20,6 +20,7 @@ from tasks.exits import UsageError
 from tasks.golden import FULL_PRECISION, Card, Metric
 
 LIMIT_BYTES = 200_000_000  # a million steps of five metrics, indented, are 170 MB
+LIMIT_TEXT = 40  # of a value such as "nan"
 LIMIT_STEPS = 1_000_000  # of one metric
 # A card holds no list and two objects a metric. Other JSON of this size is refused before it is parsed:
 # as Python objects it would take twenty times its size in memory.
@@ -140,6 +141,10 @@ def _values(pairs: list[tuple[str, object]]) -> _Values | _Fault:
     texts = {}
     if not set(map(type, numbers)) <= {int, float}:
         for index, value in enumerate(numbers):
+            if isinstance(value, str) and len(value) > LIMIT_TEXT:
+                return _Fault(
+                    f"step {keys[index]}: a string of {len(value)} characters where a number should be"
+                )
             if isinstance(value, str):
                 texts[int(steps[index])] = value
                 numbers[index] = np.inf

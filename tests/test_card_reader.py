@@ -72,6 +72,7 @@ def test_full_precision_is_read(tmp_path):
         (metric_text('"1": 1.0', '"start_step": 1, "step_interval": 1'), "end_step .* is missing"),
         (metric_text('"1": 1.0', '"start_step": 1, "end_step": -2, "step_interval": 1'), "end_step"),
         (metric_text('"1": true'), "'lm loss': step 1: true where a number"),
+        (metric_text(f'"1": "{"x" * 41}"'), "'lm loss': step 1: a string of 41 characters where a number"),
         (metric_text('"1": 1.0, "2": null'), "'lm loss': step 2: null"),
         (metric_text('"1": [1.0]'), "'lm loss': step 1: a list"),
         (metric_text('"1": {"2": 1.0}'), "'lm loss': step 1: an object"),
