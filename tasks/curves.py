@@ -79,6 +79,9 @@ def _panels(figure, rows: int, columns: int) -> list[tuple[Axes, Axes]]:
         above = figure.add_subplot(inner[0])
         below = figure.add_subplot(inner[1], sharex=above)
         above.tick_params(labelbottom=False)
+        for axes, ticks in ((above, 4), (below, 2)):  # most of the time of drawing goes into ticks
+            axes.locator_params(axis="y", nbins=ticks)
+            axes.locator_params(axis="x", nbins=5)
         panels.append((above, below))
     return panels
 
