@@ -11,13 +11,11 @@ import ctypes
 import faulthandler
 import gc
 import importlib
-import importlib.util
 import json
 import logging
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -42,8 +40,6 @@ _SHARED_MODULES = (
     "torch.utils.tensorboard",
     "tasks.ranks.pretrain",
 )
-# Imported late among these: their bytecode tells whether all of it was imported before.
-_LATE_IMPORTS = (("torch", "_dynamo/convert_frame.py"), ("megatron.core", "optimizer/distrib_optimizer.py"))
 _LOOPBACK = "127.0.0.1"
 _FORK_POLL_S = 0.005
 _PR_SET_PDEATHSIG = 1
@@ -106,17 +102,7 @@ def launch(phase: Phase) -> Outcome:
 
 
 def _preload(device: str, ranks_per_gpu: int) -> None:
-    """Have everything in the parent that the ranks share, and its memory ready to be forked."""
-    if not bytecode_is_there():
-        print("first run after an installation: importing once to keep the bytecode", flush=True)
-        _import_once_elsewhere(device, ranks_per_gpu)
-    import_shared(device, ranks_per_gpu)
-    gc.collect()
-    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
-
-
-def import_shared(device: str, ranks_per_gpu: int) -> None:
-    """Import everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
+    """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
@@ -135,30 +121,8 @@ def import_shared(device: str, ranks_per_gpu: int) -> None:
         sys.modules["tasks.ranks.warm_up"].import_compilers()
     if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
-
-
-def bytecode_is_there() -> bool:
-    """Whether what the ranks share was imported before, so that it is not compiled now; true as well where
-    bytecode cannot be kept."""
-    for package, late in _LATE_IMPORTS:
-        source = Path(importlib.util.find_spec(package).origin).parent / late
-        kept = Path(importlib.util.cache_from_source(str(source)))
-        if source.is_file() and not kept.is_file() and os.access(source.parent, os.W_OK):
-            return False
-    return True
-
-
-def _import_once_elsewhere(device: str, ranks_per_gpu: int) -> None:
-    """Import what the ranks share in another process, which keeps the bytecode.
-
-    Compiling leaves a process with a heap so large that the memory of its ranks, a quarter more than later,
-    would not match the golden card. Seen at the first run after an installation.
-    """
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    code = f"from tasks import launch; launch.import_shared({device!r}, {ranks_per_gpu})"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    root = Path(__file__).resolve().parents[1]
-    subprocess.run(command, cwd=root, env=variables, capture_output=True, check=False)
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:

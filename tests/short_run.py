@@ -19,14 +19,12 @@ def command(task: str, run_dir: Path, *options: object) -> list[str]:
     return [*words, *map(str, options)]
 
 
-def run(
-    task: str, run_dir: Path, *options: object, timeout: float = 240, **variables: str
-) -> subprocess.CompletedProcess:
-    """Run a phase of the short run to its end, with these environment variables."""
+def run(task: str, run_dir: Path, *options: object, timeout: float = 240) -> subprocess.CompletedProcess:
+    """Run a phase of the short run to its end."""
     return subprocess.run(
         command(task, run_dir, *options),
         cwd=REPOSITORY,
-        env={**os.environ, "CRASH_TEST_DEVICE": "cpu", **variables},
+        env={**os.environ, "CRASH_TEST_DEVICE": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

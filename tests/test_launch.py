@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from tasks.case import REPOSITORY
-from tasks.golden import read_card
 from tests import short_run
 
 pytestmark = pytest.mark.training
@@ -127,14 +126,3 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
     losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
     assert losses[0] == losses[1]
-
-
-def test_the_first_run_after_an_installation_needs_no_more_memory(trained: Path, tmp_path: Path) -> None:
-    cold = short_run.run("train", tmp_path / "run", PYTHONPYCACHEPREFIX=str(tmp_path / "no_bytecode_yet"))
-    assert cold.returncode == 0, cold.stdout
-    assert "importing once to keep the bytecode" in cold.stdout
-    resident = [
-        read_card(run_dir / "actual_phase1.json").metrics["mem-allocated-bytes"].values
-        for run_dir in (trained, tmp_path / "run")
-    ]
-    assert (resident[1] < 1.1 * resident[0]).all(), resident

@@ -35,18 +35,19 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(launch.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)
     monkeypatch.setitem(sys.modules, "tasks.ranks.warm_up", WarmUp)
+    monkeypatch.setattr(launch.gc, "freeze", lambda: None)
     monkeypatch.delitem(sys.modules, "tasks.ranks.cuda_on_cpu", raising=False)
     return order
 
 
 def test_nccl_is_in_front_before_torch_is_imported(preloaded: list[str]) -> None:
-    launch.import_shared("cuda", 8)
+    launch._preload("cuda", 8)
     assert preloaded[0] == "nccl 8"
     assert preloaded[-1] == "compilers"
 
 
 def test_the_stand_in_for_the_cpu_is_nowhere_in_sight(preloaded: list[str]) -> None:
-    launch.import_shared("cuda", 1)
+    launch._preload("cuda", 1)
     assert "tasks.ranks.cuda_on_cpu" not in sys.modules
     assert not [name for name in preloaded if "cuda_on_cpu" in name]
 
@@ -65,7 +66,7 @@ def test_cuda_in_the_forking_process_is_an_error(
 ) -> None:
     monkeypatch.setattr(sys.modules["torch"].cuda, "is_initialized", lambda: True)
     with pytest.raises(RuntimeError, match="CUDA was initialised"):
-        launch.import_shared("cuda", 8)
+        launch._preload("cuda", 8)
 
 
 def test_variables_of_one_gpu() -> None:
