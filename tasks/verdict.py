@@ -77,7 +77,7 @@ RULES = {
 }
 # Any other metric that a card has, mtp_1 loss for one.
 OTHER = Rule(relative=0.05, deterministic=True)
-# The memory of a process (resident bytes) is less steady than that of a device.
+# The memory of a process (resident bytes without files) is less steady than that of a device.
 CPU_RULES = {
     "mem-allocated-bytes": Rule(relative=0.10, one_sided=True),
     "mem-max-allocated-bytes": Rule(relative=0.10, one_sided=True),

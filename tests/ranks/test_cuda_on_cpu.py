@@ -84,3 +84,22 @@ weights.fill_(2.0)
 print(staged[0][2][1][0][1].tolist())
 """
     assert printed(code) == "[1.0, 1.0, 1.0]"
+
+
+def test_pages_of_files_are_no_memory_of_the_process() -> None:
+    code = """
+import mmap, tempfile
+before = cuda_on_cpu.resident_bytes()
+with tempfile.TemporaryFile() as file:
+    file.write(bytes(2**26))
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 2**26, prot=mmap.PROT_READ)
+    pages = sum(mapped[index] for index in range(0, 2**26, 4096))
+    with_file = cuda_on_cpu.resident_bytes()
+    own = torch.ones(2**24)
+    with_own = cuda_on_cpu.resident_bytes()
+    print(with_file - before < 2**22, 2**26 <= with_own - with_file < 2**26 + 2**22)
+    del own
+    print(cuda_on_cpu.peak_resident_bytes() - cuda_on_cpu.resident_bytes() > 2**25)
+"""
+    assert printed(code).split() == ["True", "True", "True"]
