@@ -84,8 +84,8 @@ def _manifest_of(folder: Path, **changes: object) -> None:
 
 DAMAGES = {
     "truncated shard": (
-        lambda folder: truncate(folder / "__3_1.distcp", 100),
-        r"iter_0000002/__3_1\.distcp: damaged: 100 bytes",
+        lambda folder: truncate(folder / "__3_0.distcp", 100),
+        r"iter_0000002/__3_0\.distcp: damaged: 100 bytes",
     ),
     "missing shard": (
         lambda folder: (folder / "__0_0.distcp").unlink(),

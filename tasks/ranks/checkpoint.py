@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import inspect
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -75,19 +74,6 @@ def _refuse_dead_worker() -> None:
             f"the checkpoint worker of this rank ended before the save (exit code {worker.exitcode});"
             " what it said is above in this log"
         )
-
-
-@contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    """Inside, torch.load builds tensors and plain values only, whatever its caller asks for.
-
-    megatron-core loads sharded objects without this restriction. ``.metadata`` it reads with pickle itself.
-    """
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
 class Checkpoints:
@@ -258,7 +244,7 @@ class Checkpoints:
             group = parallel_state.get_data_parallel_group(with_context_parallel=True)
             strategy = FullyParallelLoadStrategyWrapper(strategy, group)
         wanted = self._sharded_state(is_loading=True)
-        with _weights_only():
+        with integrity.weights_only():
             state = dist_checkpointing.load(wanted, folder, strategy, strict=self.args.dist_ckpt_strictness)
         if state["iteration"] != iteration:
             raise RuntimeError(f"{folder} holds iteration {state['iteration']}, not {iteration}")

@@ -1,7 +1,14 @@
-"""Checkpoints checked by all ranks together, each reading its share of the files, before any is loaded."""
+"""Checkpoints checked by all ranks together, each reading its share of the files, before any is loaded.
+
+Code that comes with a checkpoint is not executed, neither with a damaged one nor, as far as torch can prevent
+it, with one that its manifest vouches for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +48,20 @@ def choose_newest(root: str | Path, expected: Origin) -> checkpoints.Choice:
     """
     listing = _from_first_rank(lambda: checkpoints.list_checkpoints(root))
     return checkpoints.choose(listing, lambda folder, iteration: verify(folder, iteration, expected))
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Inside, torch.load builds tensors, plain values and what megatron-core lists as safe, nothing else.
+
+    megatron-core asks for no such limit when it loads sharded objects, but torch lets the environment decide.
+    ``.metadata`` is read by torch's ``pickle.load``, without any limit but the manifest.
+    """
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
 def _check(folder: Path, iteration: int, expected: Origin) -> Manifest | tuple[str, str]:

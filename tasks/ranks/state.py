@@ -66,10 +66,7 @@ def random_states() -> dict[str, Any]:
     """The state of every random generator of this rank: Python, NumPy, torch, device, megatron's tracker."""
     return {
         "random_rng_state": random.getstate(),
-        # The key as plain numbers: an array could not be loaded without executing what the checkpoint says.
-        "np_rng_state": [
-            part.tolist() if isinstance(part, numpy.ndarray) else part for part in numpy.random.get_state()
-        ],
+        "np_rng_state": numpy.random.get_state(),
         "torch_rng_state": torch.get_rng_state(),
         "cuda_rng_state": torch.cuda.get_rng_state(),
         "rng_tracker_states": dict(tensor_parallel.get_cuda_rng_tracker().get_states()),
@@ -79,7 +76,7 @@ def random_states() -> dict[str, Any]:
 def restore_random_states(states: dict[str, Any]) -> None:
     """Put back what ``random_states`` returned."""
     random.setstate(states["random_rng_state"])
-    numpy.random.set_state(tuple(states["np_rng_state"]))
+    numpy.random.set_state(states["np_rng_state"])
     torch.set_rng_state(states["torch_rng_state"])
     torch.cuda.set_rng_state(states["cuda_rng_state"])
     tensor_parallel.get_cuda_rng_tracker().set_states(states["rng_tracker_states"])
@@ -90,7 +87,7 @@ def _digest_random_states() -> str:
     tracker = states.pop("rng_tracker_states")
     tensors = [states.pop("torch_rng_state"), states.pop("cuda_rng_state")]
     tensors += [torch.as_tensor(tracker[name]) for name in sorted(tracker)]
-    plain = [states["random_rng_state"], states["np_rng_state"], sorted(tracker)]
+    plain = [states["random_rng_state"], [repr(part) for part in states["np_rng_state"]], sorted(tracker)]
     return _digest_json([_digest_tensors(tensors), plain])
 
 

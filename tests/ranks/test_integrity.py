@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks import manifest
 from tasks.checkpoints import TRACKER
+from tasks.ranks import integrity
 from tests import short_run
 from tests.checkpoint_folder import flip_byte
-
-pytestmark = pytest.mark.training
 
 
 class Touch:
@@ -27,6 +28,23 @@ class Touch:
         return Path.touch, (self.path,)
 
 
+def saved(value: object) -> io.BytesIO:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_code_in_a_sharded_object_is_not_executed(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    with integrity.weights_only(), pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        torch.load(saved([Touch(trace)]), weights_only=False)
+    assert not trace.exists()
+    torch.load(saved([Touch(trace)]), weights_only=False)
+    assert trace.exists()
+
+
+@pytest.mark.training
 def test_what_the_manifest_does_not_vouch_for_is_never_executed(run_dir: Path, tmp_path: Path) -> None:
     trace = tmp_path / "executed"
     metadata = run_dir / "checkpoints" / "iter_0000002" / ".metadata"
@@ -42,29 +60,33 @@ def test_what_the_manifest_does_not_vouch_for_is_never_executed(run_dir: Path, t
     assert not (run_dir / "phase2.json").exists()
 
 
+@pytest.mark.training
 def test_automatic_resume_falls_back_to_the_checkpoint_before(run_dir: Path) -> None:
     losses = json.loads((run_dir / "actual_phase1.json").read_text())["lm loss"]["values"]
     for path in run_dir.iterdir():
         if path.name not in ("checkpoints", "data_cache"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     checkpoints = run_dir / "checkpoints"
-    shard = checkpoints / "iter_0000004" / "__6_1.distcp"
+    shard = checkpoints / "iter_0000004" / "__6_0.distcp"
     flip_byte(shard, 50_000)
-    (checkpoints / "iter_0000006").mkdir()
-    finished = short_run.run("train", run_dir)
+    interrupted = checkpoints / "iter_0000006"
+    interrupted.mkdir()
+    (interrupted / "__8_0.distcp").write_text("of a ninth rank")
+    finished = short_run.run("train", run_dir, "--set", "exit-interval=6")
     assert finished.returncode == 0, finished.stdout
     record = json.loads((run_dir / "phase1.json").read_text())
     assert record["loaded_iteration"] == 2
-    assert record["steps"] == [3, 4]
+    assert record["steps"] == [3, 6]
     incomplete, damaged, last = record["fallbacks"]
-    assert incomplete.startswith(f"checkpoint not used: {checkpoints}/iter_0000006/manifest.json: missing")
+    assert incomplete.startswith(f"checkpoint not used: {interrupted}/manifest.json: missing")
     assert damaged.startswith(f"checkpoint not used: {shard}: damaged")
     assert last == "resuming from iteration 2"
     for rank in range(8):
         assert "\n".join(record["fallbacks"]) in (run_dir / "phase1" / f"rank{rank}.log").read_text()
     assert all(f"phase 1: {line}" in finished.stdout for line in record["fallbacks"])
-    # The same training as before, and the damaged checkpoint is a whole one again.
+    # The same training as before; and the damaged and the interrupted checkpoint are whole ones now.
     again = json.loads((run_dir / "actual_phase1.json").read_text())["lm loss"]["values"]
-    assert again == {step: losses[step] for step in ("3", "4")}
+    assert {step: again[step] for step in ("3", "4")} == {step: losses[step] for step in ("3", "4")}
     manifest.verify(shard.parent, iteration=4)
-    assert (checkpoints / TRACKER).read_text() == "4"
+    assert "__8_0.distcp" not in manifest.verify(interrupted, iteration=6).files
+    assert (checkpoints / TRACKER).read_text() == "6"
