@@ -1,7 +1,7 @@
 """Does it cry wolf? The clean case again and again, every second time with a CPU hog on one core beside it.
 
-``python benchmarks/false_alarms.py N [--out FILE]`` trains, restarts and compares N times, and exits 1 when one
-of them did not pass. About a minute each on 2 quiet cores, half as much again beside a hog.
+``python benchmarks/false_alarms.py N [--out FILE]`` trains, restarts and compares N times, and exits 1 when
+one of them did not pass. About a minute each on 2 quiet cores, half as much again beside a hog.
 """
 
 from __future__ import annotations
