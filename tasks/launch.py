@@ -26,8 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import mps, nccl
-from tasks.exits import Hang, TrainingFailed
+from tasks import attempts, infrastructure, mps, nccl, retries
+from tasks.case import Kill
+from tasks.exits import Hang, TaskError, TrainingFailed
+from tasks.killer import Killed, Killer
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
@@ -60,13 +62,15 @@ class Phase:
     rank_plugins: tuple[Path, ...] = ()
     hang_timeout_s: float | None = None
     max_restarts: int = 0
+    kills: tuple[Kill, ...] = ()
+    checkpoints: Path | None = None  # where a restarted attempt finds the newest one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a launched phase went."""
 
-    restarts: int
+    kills: tuple[Killed, ...]
     start_s: float  # from here to the first rank's first note: imports and forks
     total_s: float
 
@@ -79,8 +83,9 @@ def rank_log(directory: Path, rank: int) -> Path:
 def launch(phase: Phase) -> Outcome:
     """Run all ranks of ``phase`` to their end.
 
-    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log; ``Hang`` with every
-    rank's stack when none made progress. No process is left behind, whatever happens.
+    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log, or
+    ``InfrastructureFailure`` where its surroundings are to blame; ``Hang`` with every rank's stack when none
+    made progress. No process is left behind, whatever happens.
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
@@ -91,11 +96,12 @@ def launch(phase: Phase) -> Outcome:
         daemon.join(print)
         board = ProgressBoard(phase.world_size)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
-        with _no_process_left_behind(), dog:
-            restarts = _run_agent(phase, board, dog)
+        killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
+        with _no_process_left_behind(), dog, killer:
+            _run_agent(phase, board, dog)
     first_note = dog.first_note_s
     return Outcome(
-        restarts=restarts,
+        kills=tuple(killer.done),
         start_s=(first_note or time.monotonic()) - begin,
         total_s=time.monotonic() - begin,
     )
@@ -125,7 +131,13 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
-def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
+def _newest_checkpoint(phase: Phase) -> int | None:
+    from tasks.ranks.checkpoint import newest_iteration
+
+    return newest_iteration(phase.checkpoints) if phase.checkpoints else None
+
+
+def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -147,20 +159,22 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=None),
     )
+    memory_kills = infrastructure.memory_kills()
+    first_attempt = len(attempts.processes(phase.directory))
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        elastic_launch(config, _rank_main)(phase, board, os.getpid())
+        elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
-        raise TrainingFailed(_describe_failure(phase, error)) from None
+        killed_for_memory = infrastructure.memory_kills() > memory_kills
+        raise _failure(phase, error, killed_for_memory=killed_for_memory) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
-    return _restarts(phase)
 
 
-def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
+def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
     """Runs in every forked rank."""
     _die_with_parent(parent)
     os.register_at_fork(after_in_child=lambda: _die_with_parent(None))
@@ -177,8 +191,9 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
         signal.signal(number, signal.SIG_DFL)
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
+    attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
+    _failure_note(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
@@ -186,7 +201,13 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
 
     _wait_for_forks(board)
     try:
-        run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+        run(
+            phase.words,
+            evidence=attempts.evidence_folder(phase.directory, attempt),
+            rank_plugins=phase.rank_plugins,
+            board=board,
+            attempt=attempt,
+        )
     except BaseException as error:
         _note_failure(phase.directory, rank, error)
         # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
@@ -220,7 +241,11 @@ def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
     rank that failed from those that lost their connection to it."""
     traceback.print_exc()
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
-    (directory / f"rank{rank}.failure").write_text(json.dumps(content))
+    _failure_note(directory, rank).write_text(json.dumps(content))
+
+
+def _failure_note(directory: Path, rank: int) -> Path:
+    return directory / f"rank{rank}.failure"
 
 
 def _die_with_parent(parent: int | None) -> None:
@@ -259,28 +284,44 @@ def _descendants(process: Any) -> list[Any]:
     return []
 
 
-def _restarts(phase: Phase) -> int:
-    """How often the ranks were started again, from the lines that rank 0 wrote when it started."""
-    lines = rank_log(phase.directory, 0).read_text(errors="replace").splitlines()
-    return sum(line.startswith("rank 0 attempt ") for line in lines) - 1
-
-
-def _describe_failure(phase: Phase, error: Any) -> str:
+def _failure(phase: Phase, error: Any, *, killed_for_memory: bool) -> TaskError:
     """The rank that failed first, and why; ranks that were killed could not say so themselves."""
-    killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
-    noted = {}
-    for path in phase.directory.glob("rank*.failure"):
-        noted[int(path.stem.removeprefix("rank"))] = json.loads(path.read_text())
-    ended = {rank: failure for rank, failure in killed.items() if failure.exitcode != -signal.SIGTERM}
-    if noted and not ended:
-        rank = min(noted, key=lambda rank: noted[rank]["seconds"])
-        reason = f"failed: {noted[rank]['error'].strip().splitlines()[0]}"
-    else:
-        rank = min(ended or killed or error.failures)
-        code = error.failures[rank].exitcode
-        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    failures = {
+        rank: infrastructure.RankFailure(exit_code=failure.exitcode)
+        for rank, failure in error.failures.items()
+    }
+    for rank in range(phase.world_size):
+        path = _failure_note(phase.directory, rank)
+        if path.is_file():
+            code = failures[rank].exit_code if rank in failures else None
+            failures[rank] = infrastructure.RankFailure(exit_code=code, **json.loads(path.read_text()))
+    rank, reason = _first_failure(failures)
+    if phase.max_restarts:
+        reason += f"; given up after {phase.max_restarts} restarts (--max-restarts {phase.max_restarts})"
     log = rank_log(phase.directory, rank)
-    return f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
+    message = f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
+    # a kill that the case asks for is no failure of the surroundings
+    kind = infrastructure.kind_of_failures(failures, killed_for_memory=killed_for_memory)
+    kind = None if phase.kills and kind is infrastructure.KILLED_RANK else kind
+    retries.write_failure(phase.directory, f"rank {rank} {reason}", kind)
+    if kind is None:
+        return TrainingFailed(message)
+    return infrastructure.InfrastructureFailure(f"{kind.name}: {message}\n{kind.cure}", kind)
+
+
+def _first_failure(failures: dict[int, infrastructure.RankFailure]) -> tuple[int, str]:
+    noted = {rank: failure for rank, failure in failures.items() if failure.error is not None}
+    ended = [
+        rank
+        for rank, failure in failures.items()
+        if rank not in noted and (failure.exit_code or 0) < 0 and failure.exit_code != -signal.SIGTERM
+    ]
+    if noted and not ended:
+        rank = min(noted, key=lambda rank: noted[rank].seconds)
+        return rank, f"failed: {noted[rank].error.strip().splitlines()[0]}"
+    rank = min(ended or failures)
+    code = failures[rank].exit_code or 0
+    return rank, f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _tail(log: Path, lines: int = 12) -> str:

@@ -107,6 +107,11 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
     from tasks.verdict import rule_for
 
     first = runs[0]
+    if first.golden_case != first.case_name:
+        raise UsageError(
+            f"{first.case_name} is held to the golden cards of {first.golden_case} (GOLDEN_CARD):"
+            " record that one"
+        )
     directories = [run.directory.resolve() for run in runs]
     if len(set(directories)) != len(runs):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")

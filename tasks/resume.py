@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import sys
 from pathlib import Path
 
-from tasks import phase
+from tasks import phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -23,6 +24,10 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
+    if options.retries > 0:
+        return retries.supervise(
+            "resume", words or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
+        )
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
         raise UsageError(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 
-from tasks import phase
+from tasks import phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -21,6 +22,10 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
+    if options.retries > 0:
+        return retries.supervise(
+            "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
+        )
     if (options.run_dir / "case.json").exists():
         raise UsageError(f"{options.run_dir} already holds a run: choose another --run-dir, or remove it")
     setup = phase.prepare(options)

@@ -63,7 +63,9 @@ class Watchdog:
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
             step = max(row.step for row in rows)
-            if step > last_step:
+            if step < last_step:  # all ranks were started again, and go on from a checkpoint
+                last_step, last_step_s = step, now
+            elif step > last_step:
                 if last_step > 0:
                     self._slowest_step_s = max(self._slowest_step_s, now - last_step_s)
                 last_step, last_step_s = step, now
@@ -128,6 +130,7 @@ class _Display:
     def __init__(self, steps: tuple[int, int]) -> None:
         self._first, self._last = steps
         self._begin: float | None = None
+        self._begin_step = self._first
         self._next_line_s = 0.0
         self._shown = self._first - 1
         self._bar = None
@@ -149,10 +152,14 @@ class _Display:
 
     def update(self, rows: list[Row]) -> None:
         step, loss = max(row.step for row in rows), rows[-1].loss
+        if self._begin is not None and step < self._shown:
+            print(f"all ranks were started again; the last step before was {self._shown}", flush=True)
+            self._shown, self._begin, self._next_line_s = step, None, 0.0
         if step <= self._shown or step < self._first:
             return
         self._shown, now = step, time.monotonic()
-        self._begin = self._begin or now
+        if self._begin is None:
+            self._begin, self._begin_step = now, step
         if self._bar is not None:
             text = f"{loss:.4f}" if loss == loss else "-"
             self._bar.update(self._task, completed=step - self._first + 1, loss=text)
@@ -161,7 +168,7 @@ class _Display:
             self._print_line(step, rows[-1], now)
 
     def _print_line(self, step: int, last_rank: Row, now: float) -> None:
-        done = step - self._first
+        done = step - self._begin_step
         line = f"step {step}/{self._last}"
         if last_rank.loss == last_rank.loss:
             line += f"  lm loss {last_rank.loss:.4f}"
