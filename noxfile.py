@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ DRY_RUN = "--dry-run" in sys.argv
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 STAMP = "pins.sha256"
+STOP_WITHIN_S = (
+    4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
+)
 MEANINGS = {
     exits.MISMATCH: "does not match",
     exits.USAGE: "bad usage or input",
@@ -40,6 +44,21 @@ MEANINGS = {
     exits.HANG: "hang",
     exits.CANNOT_RUN: "this machine cannot run it",
 }
+
+
+# ---- a stop ----
+
+
+_stopped: list[int] = []
+
+
+def stop(number: int, _: object) -> None:
+    """SIGTERM is as Ctrl-C, which nox hands on to the running task: left alone, only nox itself would end."""
+    _stopped.append(number)
+    raise KeyboardInterrupt(f"stopped by signal {number}")
+
+
+signal.signal(signal.SIGTERM, stop)
 
 
 # ---- sessions ----
@@ -207,7 +226,15 @@ def run(session: nox.Session, *command: str) -> None:
     if DRY_RUN:
         session.log(f"would run: {' '.join(command)}")
         return
-    session.run(*command, external=session.venv_backend == "none")
+    session.run(
+        *command,
+        external=session.venv_backend == "none",
+        env={"CRASH_TEST_SESSION": str(os.getpid())},
+        interrupt_timeout=STOP_WITHIN_S,
+        terminate_timeout=STOP_WITHIN_S,
+    )
+    if _stopped:  # nox goes on when the task that it stopped had come to a good end
+        raise KeyboardInterrupt
 
 
 def check_style(session: nox.Session) -> None:

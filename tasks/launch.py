@@ -332,6 +332,8 @@ def _tail(log: Path, lines: int = 12) -> str:
 
 def run_to_end(task: Callable[[], int]) -> int:
     """Run a task; a Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have ended."""
+    if os.environ.get("CRASH_TEST_SESSION") == str(os.getppid()):  # a session that is killed cannot say stop
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         return task()
     except KeyboardInterrupt as stop:

@@ -19,7 +19,7 @@ from tasks import attempts, corpus, gpu_memory, platforms
 from tasks.case import Case, load_case, parse_settings
 from tasks.events import read_attempts
 from tasks.exits import CannotRun, TrainingFailed, UsageError
-from tasks.golden import read_events, write_atomically, write_card
+from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
 from tasks.ranks.arguments import parse_arguments
 
@@ -260,6 +260,18 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
+
+
+def check_same_run(setup: Setup) -> None:
+    """Errors: ``UsageError`` when the run directory was made with another case or other data."""
+    case_file = setup.run_dir / "case.json"
+    trained = read_json_object(case_file)
+    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
+        if trained["fingerprint"].get(name) != wanted:
+            raise UsageError(
+                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
+                " --set and --data-path"
+            )
 
 
 def write_case_file(setup: Setup) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -39,22 +38,12 @@ def main(words: list[str] | None = None) -> int:
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
-    _check_same_run(setup, case_file)
+    phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
     _check_checkpoint(setup.run_dir / "checkpoints", iteration)
     phase.check_space(setup.run_dir)
     phase.run_phase(setup, 2, load_iteration=iteration)
     return PASSED
-
-
-def _check_same_run(setup: phase.Setup, case_file: Path) -> None:
-    trained = json.loads(case_file.read_text())
-    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
-        if trained["fingerprint"].get(name) != wanted:
-            raise UsageError(
-                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
-                " --set and --data-path"
-            )
 
 
 def _check_checkpoint(folder: Path, iteration: int) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tasks.case import REPOSITORY
@@ -26,24 +25,31 @@ def sleeping(self):
     step(self)
 pretrain.Trainer.step = sleeping
 """
-
-
-def processes_of(run_dir: Path) -> list[psutil.Process]:
-    """Every process that has a file of the run open, or names it on its command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            paths = [file.path for file in process.open_files()] + process.cmdline()
-        except psutil.Error:
-            continue
-        if any(str(run_dir) in path for path in paths):
-            found.append(process)
-    return found
+ALONE_IN_A_COLLECTIVE = """
+import torch
+from tasks.ranks import pretrain
+step = pretrain.Trainer.step
+def alone(self):
+    if self.iteration == 1 and self.args.rank == 5:
+        torch.distributed.all_reduce(torch.zeros(1))
+    step(self)
+pretrain.Trainer.step = alone
+"""
+DEADLOCKED_WRITER = """
+import os, threading
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+def deadlock(*args, **kwargs):
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+if os.environ["RANK"] == "3":
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(deadlock)
+"""
 
 
 def assert_nothing_runs(run_dir: Path, within_s: float = 10) -> None:
     deadline = time.monotonic() + within_s
-    while (left := processes_of(run_dir)) and time.monotonic() < deadline:
+    while (left := short_run.processes_of(run_dir)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
 
@@ -83,7 +89,7 @@ def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
-    assert len(processes_of(tmp_path / "run")) >= 9
+    assert len(short_run.processes_of(tmp_path / "run")) >= 9
     process.send_signal(number)
     rest, _ = process.communicate(timeout=10)
     assert process.returncode == 130, rest
@@ -115,6 +121,33 @@ def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
     assert finished.returncode == 4, finished.stdout
     assert "rank 3: step 1, starting" in finished.stdout
     assert "late.py" in finished.stdout
+    assert_nothing_runs(tmp_path / "run")
+
+
+def test_a_rank_in_a_collective_that_no_other_enters_is_named(tmp_path: Path) -> None:
+    plugin = tmp_path / "alone.py"
+    plugin.write_text(ALONE_IN_A_COLLECTIVE)
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "8")
+    assert finished.returncode == 4, finished.stdout
+    assert "rank 5 is behind (step 1, logging)" in finished.stdout
+    assert re.search(r"rank 5: step 1, logging, silent for \d+ s; in .*all_reduce", finished.stdout)
+    # Gloo's wait has a name of its own; the caller is in the whole stack
+    assert "alone.py" in (tmp_path / "run/phase1/rank5.stack").read_text()
+    assert_nothing_runs(tmp_path / "run")
+
+
+def test_a_deadlocked_checkpoint_writer_ends_as_a_report_that_shows_it(tmp_path: Path) -> None:
+    plugin = tmp_path / "deadlock.py"
+    plugin.write_text(DEADLOCKED_WRITER)
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "8")
+    assert finished.returncode == 4, finished.stdout
+    report = finished.stdout.partition("no rank made progress")[2]
+    assert re.search(r"rank \d is behind \(step \d, saving checkpoint\)", report)
+    rank_3 = report.partition("  rank 3:")[2].partition("  rank 4:")[0]
+    assert re.search(r"its process \d+: in .*deadlock\.py", rank_3), report
+    assert report.count("deadlock.py") == 1, "other ranks' writers are not to blame"
+    tracker = tmp_path / "run/checkpoints/latest_checkpointed_iteration.txt"
+    assert not tracker.exists(), "no checkpoint was ever complete"
     assert_nothing_runs(tmp_path / "run")
 
 
