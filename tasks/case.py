@@ -141,6 +141,16 @@ def list_cases(root: Path = REPOSITORY) -> list[str]:
     return sorted(path.parent.name for path in (root / "test_cases").glob(f"*/{CASE_FILE}"))
 
 
+def golden_case(name: str, root: Path = REPOSITORY) -> str:
+    """The case whose golden cards hold for case ``name``.
+
+    Raises:
+        UsageError: no such case, or it names one that does not exist.
+    """
+    path = _find(name, root)
+    return _golden_case(path, _read(path, root), root)
+
+
 def load_case(
     name_or_path: str | Path,
     *,

@@ -74,12 +74,20 @@ def read_retries(run_dir: Path) -> list[dict[str, object]]:
 
 def _run(command: Sequence[str]) -> int:
     """A child that ends with this process, and gets its SIGINT and SIGTERM."""
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
-    forwarded = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in forwarded
-    }
+    child: subprocess.Popen | None = None
+    early: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
+        for number in early:
+            child.send_signal(number)
         return child.wait()
     finally:
         for number, handler in before.items():

@@ -106,10 +106,11 @@ def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
 
 def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
     options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
-    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", "--hang-timeout", "9")
+    more = ["--hang-timeout", "9", "--retries", "1"]
+    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", *more)
     assert outcome.returncode == 0, outcome.stdout
     launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
-    launch += " --hang-timeout 9"
+    launch += " --hang-timeout 9 --retries 1"
     assert calls(checkout) == [
         f"train {launch}",
         f"resume {launch}",
@@ -239,6 +240,12 @@ def test_sigterm_to_the_session_stops_the_running_task_and_all_that_would_follow
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 130, rest
     assert calls(checkout) == ["train first --run-dir RUN/first", "stopped"]
+
+
+def test_a_case_held_to_anothers_card_is_not_recorded_unasked(checkout: Path) -> None:
+    (checkout / "test_cases/second/model_config.yaml").write_text("INHERIT: first\nGOLDEN_CARD: first\n")
+    assert nox(checkout, "-s", "record", "--", "--reason", "why").returncode == 0
+    assert calls(checkout) == ["record first --reason why"]
 
 
 # ---- the environment ----

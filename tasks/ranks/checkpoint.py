@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import inspect
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ class Checkpoints:
         _refuse_dead_worker()
         folder = iteration_folder(self.args.save, iteration)
         if self.args.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what an attempt that was killed left half-written
+            folder.mkdir(parents=True)
         torch.distributed.barrier()
         metadata = self._metadata()
         state = self._sharded_state(is_loading=False) | {
