@@ -317,7 +317,9 @@ def _first_failure(failures: dict[int, infrastructure.RankFailure]) -> tuple[int
         if rank not in noted and (failure.exit_code or 0) < 0 and failure.exit_code != -signal.SIGTERM
     ]
     if noted and not ended:
-        rank = min(noted, key=lambda rank: noted[rank].seconds)
+        lost = infrastructure.TRANSPORT  # what all others say when one has failed
+        causes = {rank: one for rank, one in noted.items() if infrastructure.kind_of(one.error) is not lost}
+        rank = min(causes or noted, key=lambda rank: noted[rank].seconds)
         return rank, f"failed: {noted[rank].error.strip().splitlines()[0]}"
     rank = min(ended or failures)
     code = failures[rank].exit_code or 0

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks import launch
+from tasks.case import REPOSITORY, Kill
+from tasks.exits import TrainingFailed
 from tests import short_run
 
-pytestmark = pytest.mark.training
 SLEEP_AT_STEP_2 = """
 import os, time
 from tasks.ranks import pretrain
@@ -76,6 +79,7 @@ def sleeper(tmp_path: Path) -> Path:
     return plugin
 
 
+@pytest.mark.training
 def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text("import os\nif os.environ['RANK'] == '6': raise ValueError('rank 6 has had enough')\n")
@@ -86,6 +90,7 @@ def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
@@ -97,6 +102,7 @@ def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: P
     assert_nothing_runs(tmp_path / "run", within_s=1)
 
 
+@pytest.mark.training
 def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
     process.kill()
@@ -104,6 +110,7 @@ def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) 
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, sleeper: Path) -> None:
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
     assert finished.returncode == 4
@@ -114,6 +121,7 @@ def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, slee
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
     plugin = tmp_path / "late.py"
     plugin.write_text("import os, time\nif os.environ['RANK'] == '3': time.sleep(3600)\n")
@@ -124,6 +132,7 @@ def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_rank_in_a_collective_that_no_other_enters_is_named(tmp_path: Path) -> None:
     plugin = tmp_path / "alone.py"
     plugin.write_text(ALONE_IN_A_COLLECTIVE)
@@ -136,6 +145,7 @@ def test_a_rank_in_a_collective_that_no_other_enters_is_named(tmp_path: Path) ->
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_deadlocked_checkpoint_writer_ends_as_a_report_that_shows_it(tmp_path: Path) -> None:
     plugin = tmp_path / "deadlock.py"
     plugin.write_text(DEADLOCKED_WRITER)
@@ -151,6 +161,7 @@ def test_a_deadlocked_checkpoint_writer_ends_as_a_report_that_shows_it(tmp_path:
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     processes = [started(tmp_path / name, step="phase 1") for name in ("one", "two")]
     for process in processes:
@@ -159,3 +170,46 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
     losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
     assert losses[0] == losses[1]
+
+
+# ---- why a phase failed, without a training ----
+
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:50835: Connection reset by peer"
+NO_SPACE_LEFT = "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("notes", "codes", "code", "said"),
+    [
+        ({0: LOST, 1: LOST}, {}, 3, "transport: rank 0 failed: RuntimeError: [gloo"),
+        ({0: LOST, 1: "ValueError: enough"}, {}, 3, "rank 1 failed: ValueError: enough"),
+        ({0: LOST, 1: NO_SPACE_LEFT}, {}, 5, "no space: rank 1 failed: OSError"),
+        ({0: LOST}, {2: -9}, 3, "killed rank: rank 2 was killed by SIGKILL"),
+        ({0: LOST}, {2: -11}, 3, "rank 2 was killed by SIGSEGV"),
+        ({}, {1: 7, 2: -15}, 3, "rank 1 ended with exit code 7"),
+    ],
+)
+def test_a_failure_has_the_exit_code_of_its_kind(
+    tmp_path: Path, notes: dict[int, str], codes: dict[int, int], code: int, said: str
+) -> None:
+    for rank, error in notes.items():
+        note = {"seconds": float(rank), "error": error}
+        (tmp_path / f"rank{rank}.failure").write_text(json.dumps(note))
+    error = SimpleNamespace(failures={rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
+    phase = launch.Phase(words=(), directory=tmp_path, world_size=3, device="cpu", steps=(1, 2))
+    failure = launch._failure(phase, error, killed_for_memory=False)
+    assert failure.exit_code == code
+    assert str(failure).startswith(said)
+    kind = json.loads((tmp_path / "failure.json").read_text())["kind"]
+    assert kind == (said.partition(":")[0] if ": rank" in said else None)
+
+
+def test_a_kill_that_the_case_asks_for_is_no_failure_of_the_surroundings(tmp_path: Path) -> None:
+    kills = (Kill(after_step=1, ranks=(2,)),)
+    phase = launch.Phase(
+        words=(), directory=tmp_path, world_size=3, device="cpu", steps=(1, 2), kills=kills, max_restarts=1
+    )
+    error = SimpleNamespace(failures={2: SimpleNamespace(exitcode=-9)})
+    failure = launch._failure(phase, error, killed_for_memory=False)
+    assert type(failure) is TrainingFailed
+    assert "rank 2 was killed by SIGKILL; given up after 1 restarts" in str(failure)
