@@ -64,3 +64,13 @@ def test_evidence_of_fewer_ranks_is_no_evidence(tmp_path: Path) -> None:
         evidence(evidence_folder(tmp_path, 0), 8)
     # a killed attempt may have been killed while its ranks wrote
     assert list(evidence(evidence_folder(tmp_path, 0), 8, whole=False)["state"]) == ["25"]
+
+
+def test_only_the_attempt_that_came_to_its_end_must_be_whole(tmp_path: Path) -> None:
+    begun(tmp_path, 0, 1)
+    recorded(tmp_path, 0, "saved_0000050", {}, ranks=1)
+    recorded(tmp_path, 1, "saved_0000050", {})
+    assert [one["state"] for one in records(tmp_path, {}, 2)] == [{}, {"50": {"0": {}, "1": {}}}]
+    recorded(tmp_path, 1, "saved_0000100", {}, ranks=1)
+    with pytest.raises(TrainingFailed, match="1 of 2 ranks"):
+        records(tmp_path, {}, 2)

@@ -155,7 +155,7 @@ def test_a_deadlocked_checkpoint_writer_ends_as_a_report_that_shows_it(tmp_path:
     assert re.search(r"rank \d is behind \(step \d, saving checkpoint\)", report)
     rank_3 = report.partition("  rank 3:")[2].partition("  rank 4:")[0]
     assert re.search(r"its process \d+: in .*deadlock\.py", rank_3), report
-    assert report.count("deadlock.py") == 1, "other ranks' writers are not to blame"
+    assert "deadlock.py" not in report.replace(rank_3, ""), "other ranks' writers are not to blame"
     tracker = tmp_path / "run/checkpoints/latest_checkpointed_iteration.txt"
     assert not tracker.exists(), "no checkpoint was ever complete"
     assert_nothing_runs(tmp_path / "run")
