@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import attempts, infrastructure, mps, nccl, retries
+from tasks import attempts, collectives, infrastructure, mps, nccl, retries
 from tasks.case import Kill
 from tasks.exits import Hang, TaskError, TrainingFailed
 from tasks.killer import Killed, Killer
@@ -196,9 +196,10 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     _failure_note(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
-
+    from tasks.ranks import flight_recorder
     from tasks.ranks.pretrain import run
 
+    flight_recorder.answer(collectives.record_file(phase.directory, rank))
     _wait_for_forks(board)
     try:
         run(

@@ -1,7 +1,8 @@
 """Where the processes of a phase that hangs stand: Python's stacks; native frames where py-spy is installed.
 
 A rank, and every process that it forked, writes its own stacks into ``rank<N>.stack`` when SIGUSR1 asks it to
-(``faulthandler``). A stopped process cannot; py-spy reads those, too, from outside: ``rank<N>.native-stack``.
+(``faulthandler``); what its flight recorder has, when SIGUSR2 does. A stopped process cannot; py-spy reads
+those, too, from outside: ``rank<N>.native-stack``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tasks import collectives
+
 _ANSWER_S = 1.0
 _CHILD_ANSWER_S = 0.3  # one after the other: the processes of a rank write into one file
 _PY_SPY_S = 15.0
@@ -24,15 +27,21 @@ _PY_SPY_S = 15.0
 def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str]]:
     """The innermost Python line of each rank, then a line for each process that it started.
 
-    ``processes``: process ids of the ranks that are alive.
+    ``processes``: process ids of the ranks that are alive. Between them stands what collective a
+    rank waits in, where torch's flight recorder knows of one.
     """
     stopped = {rank for rank, process_id in processes.items() if is_stopped(process_id)}
     children = {rank: _children(process_id) for rank, process_id in processes.items()}
     before = {rank: _text(directory, rank) for rank in processes}
+    for rank in processes:
+        collectives.record_file(directory, rank).unlink(missing_ok=True)
     for rank in processes.keys() - stopped:
         _ask(processes[rank])
+        _ask(processes[rank], signal.SIGUSR2)
     time.sleep(_ANSWER_S)
     said = {rank: [_said(directory, rank, before[rank], rank in stopped)] for rank in processes}
+    for rank, one in collectives.waiting(collectives.read_records(directory, processes)).items():
+        said[rank].append(str(one))
     for index in range(max(map(len, children.values()), default=0)):
         asked = {rank: own[index] for rank, own in children.items() if index < len(own)}
         before = {rank: _text(directory, rank) for rank in asked}
@@ -74,12 +83,13 @@ def is_stopped(process_id: int) -> bool:
     return False
 
 
-def _ask(process_id: int) -> None:
+def _ask(process_id: int, number: int = signal.SIGUSR1) -> None:
     """Only a process that has a handler: the others would end."""
     with contextlib.suppress(OSError):
-        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process_id}/status").read_text(), re.MULTILINE)
-        if caught and int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1:
-            os.kill(process_id, signal.SIGUSR1)
+        status = Path(f"/proc/{process_id}/status").read_text()
+        caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+        if caught and int(caught[1], 16) >> (number - 1) & 1:
+            os.kill(process_id, number)
 
 
 def _children(process_id: int) -> Sequence[int]:

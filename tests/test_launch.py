@@ -140,7 +140,9 @@ def test_a_rank_in_a_collective_that_no_other_enters_is_named(tmp_path: Path) ->
     assert finished.returncode == 4, finished.stdout
     assert "rank 5 is behind (step 1, logging)" in finished.stdout
     assert re.search(r"rank 5: step 1, logging, silent for \d+ s; in .*all_reduce", finished.stdout)
-    # Gloo's wait has a name of its own; the caller is in the whole stack
+    alone = r"waits in gloo:all_reduce \d+ of group default_pg \(ranks 0, 1, 2, 3, 4, 5, 6, 7\), which rank"
+    assert re.search(alone + " 0, 1, 2, 3, 4, 6, 7 never entered", finished.stdout), finished.stdout
+    # the wait for Gloo is torch's; the caller is in the whole stack
     assert "alone.py" in (tmp_path / "run/phase1/rank5.stack").read_text()
     assert_nothing_runs(tmp_path / "run")
 
