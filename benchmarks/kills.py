@@ -1,4 +1,4 @@
-"""Kills processes of real, short trainings and tells whether the harness survives: a table of docs/faults.md.
+"""Kills processes of real, short trainings and tells whether the harness survives: a table of docs/kills.md.
 
 ``python -m benchmarks.kills [--times 5] [--only KIND ...]`` trains the main case for 12 steps, a checkpoint
 every 4, with each kind of kill; every run that goes on must have the values of a clean run, bit for bit.

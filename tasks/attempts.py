@@ -18,6 +18,11 @@ from tasks.golden import Card
 _BEGINS = re.compile(r"^rank (\d+) attempt (\d+) process (\d+)$", re.MULTILINE)
 
 
+def rank_log(directory: Path, rank: int) -> Path:
+    """The log of one rank, of all its attempts."""
+    return directory / f"rank{rank}.log"
+
+
 def begin_line(rank: int, attempt: int, process_id: int) -> str:
     """The line of a rank's log with which its attempt begins."""
     return f"rank {rank} attempt {attempt} process {process_id}"

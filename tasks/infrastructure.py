@@ -108,6 +108,17 @@ def kind_of(message: str) -> Kind | None:
     return next((kind for kind, sign in _SIGNS if re.search(sign, message)), None)
 
 
+def kind_of_error(error: BaseException) -> Kind | None:
+    """The kind of an error of this process, or of one of those that caused it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        kind = kind_of(f"{type(seen).__name__}: {seen}")
+        if kind is not None:
+            return kind
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 def kind_of_failures(failures: Mapping[int, RankFailure], *, killed_for_memory: bool = False) -> Kind | None:
     """Why a phase failed, from how its ranks ended; None: by the training itself.
 

@@ -11,7 +11,6 @@ import ctypes
 import faulthandler
 import gc
 import importlib
-import json
 import logging
 import multiprocessing
 import os
@@ -26,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import attempts, collectives, infrastructure, mps, nccl, retries
+from tasks import attempts, collectives, failures, infrastructure, mps, nccl
 from tasks.case import Kill
-from tasks.exits import Hang, TaskError, TrainingFailed
+from tasks.exits import TRAINING_FAILED, Hang, TaskError
 from tasks.killer import Killed, Killer
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
@@ -75,11 +74,6 @@ class Outcome:
     total_s: float
 
 
-def rank_log(directory: Path, rank: int) -> Path:
-    """The log of one rank."""
-    return directory / f"rank{rank}.log"
-
-
 def launch(phase: Phase) -> Outcome:
     """Run all ranks of ``phase`` to their end.
 
@@ -97,7 +91,7 @@ def launch(phase: Phase) -> Outcome:
         board = ProgressBoard(phase.world_size)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
-        with _no_process_left_behind(), dog, killer:
+        with failures.told_by_kind(phase.directory), _no_process_left_behind(), dog, killer:
             _run_agent(phase, board, dog)
     first_note = dog.first_note_s
     return Outcome(
@@ -168,8 +162,13 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
-        killed_for_memory = infrastructure.memory_kills() > memory_kills
-        raise _failure(phase, error, killed_for_memory=killed_for_memory) from None
+        raise failures.failure_of(
+            phase.directory,
+            {rank: failure.exitcode for rank, failure in error.failures.items()},
+            max_restarts=phase.max_restarts,
+            kills_wanted=bool(phase.kills),
+            killed_for_memory=infrastructure.memory_kills() > memory_kills,
+        ) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
 
@@ -182,7 +181,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     rank = int(os.environ["RANK"])
-    log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
+    log = open(attempts.rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
@@ -193,7 +192,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
-    _failure_note(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
+    failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     from tasks.ranks import flight_recorder
@@ -210,7 +209,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
             attempt=attempt,
         )
     except BaseException as error:
-        _note_failure(phase.directory, rank, error)
+        traceback.print_exc()
+        failures.note(phase.directory, rank, error)
         # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
         for child in multiprocessing.active_children():
             child.kill()
@@ -235,18 +235,6 @@ def _is_alive(process_id: int) -> bool:
         os.kill(process_id, 0)
         return True
     return False
-
-
-def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
-    """Say when and why this rank failed. The agent's own times are whole seconds: too coarse to tell the
-    rank that failed from those that lost their connection to it."""
-    traceback.print_exc()
-    content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
-    _failure_note(directory, rank).write_text(json.dumps(content))
-
-
-def _failure_note(directory: Path, rank: int) -> Path:
-    return directory / f"rank{rank}.failure"
 
 
 def _die_with_parent(parent: int | None) -> None:
@@ -285,56 +273,10 @@ def _descendants(process: Any) -> list[Any]:
     return []
 
 
-def _failure(phase: Phase, error: Any, *, killed_for_memory: bool) -> TaskError:
-    """The rank that failed first, and why; ranks that were killed could not say so themselves."""
-    failures = {
-        rank: infrastructure.RankFailure(exit_code=failure.exitcode)
-        for rank, failure in error.failures.items()
-    }
-    for rank in range(phase.world_size):
-        path = _failure_note(phase.directory, rank)
-        if path.is_file():
-            code = failures[rank].exit_code if rank in failures else None
-            failures[rank] = infrastructure.RankFailure(exit_code=code, **json.loads(path.read_text()))
-    rank, reason = _first_failure(failures)
-    if phase.max_restarts:
-        reason += f"; given up after {phase.max_restarts} restarts (--max-restarts {phase.max_restarts})"
-    log = rank_log(phase.directory, rank)
-    message = f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
-    # a kill that the case asks for is no failure of the surroundings
-    kind = infrastructure.kind_of_failures(failures, killed_for_memory=killed_for_memory)
-    kind = None if phase.kills and kind is infrastructure.KILLED_RANK else kind
-    retries.write_failure(phase.directory, f"rank {rank} {reason}", kind)
-    if kind is None:
-        return TrainingFailed(message)
-    return infrastructure.InfrastructureFailure(f"{kind.name}: {message}\n{kind.cure}", kind)
-
-
-def _first_failure(failures: dict[int, infrastructure.RankFailure]) -> tuple[int, str]:
-    noted = {rank: failure for rank, failure in failures.items() if failure.error is not None}
-    ended = [
-        rank
-        for rank, failure in failures.items()
-        if rank not in noted and (failure.exit_code or 0) < 0 and failure.exit_code != -signal.SIGTERM
-    ]
-    if noted and not ended:
-        lost = infrastructure.TRANSPORT  # what all others say when one has failed
-        causes = {rank: one for rank, one in noted.items() if infrastructure.kind_of(one.error) is not lost}
-        rank = min(causes or noted, key=lambda rank: noted[rank].seconds)
-        return rank, f"failed: {noted[rank].error.strip().splitlines()[0]}"
-    rank = min(ended or failures)
-    code = failures[rank].exit_code or 0
-    return rank, f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    if not log.is_file():
-        return "  (no log)"
-    return "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
-
-
 def run_to_end(task: Callable[[], int]) -> int:
-    """Run a task; a Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have ended."""
+    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
+    ended; an error of its own as failed training.
+    """
     if os.environ.get("CRASH_TEST_SESSION") == str(os.getppid()):  # a session that is killed cannot say stop
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
@@ -342,3 +284,8 @@ def run_to_end(task: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
         return 128 + signal.SIGINT
+    except TaskError:
+        raise
+    except Exception:  # Python would exit with 1, which says that something did not match
+        traceback.print_exc()
+        return TRAINING_FAILED

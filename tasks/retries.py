@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.exits import TRAINING_FAILED
+from tasks.failures import FAILURE_FILE
 from tasks.golden import read_json_object, write_atomically
 from tasks.infrastructure import KILLED_AGENT, KINDS, Kind
 
 RETRIES_FILE = "retries.json"
-FAILURE_FILE = "failure.json"  # in a phase's folder: why it failed
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,12 +53,6 @@ def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, ret
             f"phase {phase}: try {attempt + 1} of {retries + 1}; what the last one left: {kept}", flush=True
         )
     return code if code >= 0 else TRAINING_FAILED
-
-
-def write_failure(directory: Path, message: str, kind: Kind | None) -> None:
-    """Say in a phase's folder why it failed; ``kind`` None: by the training itself."""
-    content = {"kind": kind.name if kind else None, "message": message.splitlines()[0]}
-    write_atomically(directory / FAILURE_FILE, json.dumps(content, indent=1))
 
 
 def read_retries(run_dir: Path) -> list[dict[str, object]]:
