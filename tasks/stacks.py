@@ -20,6 +20,7 @@ from pathlib import Path
 from tasks import collectives
 
 _ANSWER_S = 1.0
+_RECORDS_S = 3.0
 _CHILD_ANSWER_S = 0.3  # one after the other: the processes of a rank write into one file
 _PY_SPY_S = 15.0
 
@@ -33,14 +34,13 @@ def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str
     stopped = {rank for rank, process_id in processes.items() if is_stopped(process_id)}
     children = {rank: _children(process_id) for rank, process_id in processes.items()}
     before = {rank: _text(directory, rank) for rank in processes}
-    for rank in processes:
-        collectives.record_file(directory, rank).unlink(missing_ok=True)
     for rank in processes.keys() - stopped:
         _ask(processes[rank])
-        _ask(processes[rank], signal.SIGUSR2)
     time.sleep(_ANSWER_S)
     said = {rank: [_said(directory, rank, before[rank], rank in stopped)] for rank in processes}
-    for rank, one in collectives.waiting(collectives.read_records(directory, processes)).items():
+    for rank, one in _waiting(
+        directory, {rank: processes[rank] for rank in processes.keys() - stopped}
+    ).items():
         said[rank].append(str(one))
     for index in range(max(map(len, children.values()), default=0)):
         asked = {rank: own[index] for rank, own in children.items() if index < len(own)}
@@ -53,6 +53,18 @@ def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str
                 f"its process {child}: {_said(directory, rank, before[rank], is_stopped(child))}"
             )
     return said
+
+
+def _waiting(directory: Path, processes: Mapping[int, int]) -> dict[int, collectives.Waiting]:
+    """After the stacks, for a handler that answers would be the innermost line of one."""
+    files = {rank: collectives.record_file(directory, rank) for rank in processes}
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    asked = [rank for rank, process_id in processes.items() if _ask(process_id, signal.SIGUSR2)]
+    deadline = time.monotonic() + _RECORDS_S
+    while not all(files[rank].exists() for rank in asked) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return collectives.waiting(collectives.read_records(directory, processes))
 
 
 def collect_native(directory: Path, processes: Mapping[int, int]) -> bool:
@@ -83,13 +95,15 @@ def is_stopped(process_id: int) -> bool:
     return False
 
 
-def _ask(process_id: int, number: int = signal.SIGUSR1) -> None:
-    """Only a process that has a handler: the others would end."""
+def _ask(process_id: int, number: int = signal.SIGUSR1) -> bool:
+    """Only a process that has a handler: the others would end. Whether it was asked."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{process_id}/status").read_text()
         caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
         if caught and int(caught[1], 16) >> (number - 1) & 1:
             os.kill(process_id, number)
+            return True
+    return False
 
 
 def _children(process_id: int) -> Sequence[int]:
