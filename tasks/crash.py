@@ -65,7 +65,13 @@ def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], str]:
         last = min(ends)
         if last <= loaded:
             return [], f"attempts {numbers[0]} and {numbers[1]} have no step in common"
-        pairs.append(tuple(_untimed(card, run.platform).between(loaded + 1, last) for card in cards))
+        first, second = (_untimed(card, run.platform).between(loaded + 1, last) for card in cards)
+        pairs.append(_as_far_as_logged(first, second))
+        if not pairs[-1][0].metrics:
+            return (
+                [],
+                f"attempt {numbers[0]} has no value of the steps that attempt {numbers[1]} trained again",
+            )
     return pairs, ""
 
 
@@ -163,6 +169,19 @@ def _untimed(card: Card, platform: str) -> Card:
         name: metric for name, metric in card.metrics.items() if not rule_for(name, platform=platform).median
     }
     return dataclasses.replace(card, metrics=kept)
+
+
+def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
+    """Both up to what the killed attempt had logged of each metric: sums over ranks are written every few
+    steps, so that the last of them die with it.
+    """
+    logged = {name: metric for name, metric in first.metrics.items() if metric.steps.size}
+    again = {
+        name: metric.between(0, int(logged[name].steps[-1]))
+        for name, metric in second.metrics.items()
+        if name in logged
+    }
+    return Card(metrics=logged), Card(metrics=again)
 
 
 def _without(metric: Metric, step: int) -> Metric:

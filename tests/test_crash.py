@@ -144,6 +144,26 @@ def test_attempts_without_values_are_not_dropped_in_silence(tmp_path: Path) -> N
     assert [(row.metric, row.verdict) for row in failing] == [("steps trained twice", "missing")]
 
 
+def test_sums_that_died_with_the_attempt_are_compared_as_far_as_they_go(tmp_path: Path) -> None:
+    write_golden(tmp_path)
+
+    def lost(name: str, step: int, value: float) -> float | None:
+        return None if name == "grad-norm" and step > 70 else value
+
+    verdict = judge_run(crash_run(tmp_path / "run", first=card(1, 74, change=lost)), root=tmp_path)
+    assert verdict.exit_code == 0, [row for row in verdict.rows if not row.passed]
+    steps = {row.metric: row.steps for row in verdict.rows if row.comparison == "resume"}
+    assert (steps["lm loss"], steps["grad-norm"]) == ("51-74", "51-70")
+
+
+def test_attempts_whose_values_end_before_the_checkpoint_prove_nothing(tmp_path: Path) -> None:
+    write_golden(tmp_path)
+    verdict = judge_run(crash_run(tmp_path / "run", first=card(1, 50)), root=tmp_path)
+    assert [row.note for row in verdict.rows if not row.passed] == [
+        "attempt 0 has no value of the steps that attempt 1 trained again"
+    ]
+
+
 def test_a_run_in_which_nothing_was_killed_fails(tmp_path: Path) -> None:
     write_golden(tmp_path)
     run = write_run(tmp_path / "run", test_type="crash-resume")
