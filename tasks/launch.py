@@ -28,8 +28,10 @@ from typing import Any
 
 from tasks import attempts, collectives, infrastructure, mps, nccl, retries
 from tasks.case import Kill
-from tasks.exits import Hang, TaskError, TrainingFailed
+from tasks.checkpoints import list_checkpoints
+from tasks.exits import Hang, TaskError, TrainingFailed, UsageError
 from tasks.killer import Killed, Killer
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
@@ -60,6 +62,8 @@ class Phase:
     steps: tuple[int, int]
     env_vars: dict[str, str] = field(default_factory=dict)
     rank_plugins: tuple[Path, ...] = ()
+    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
+    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
     hang_timeout_s: float | None = None
     max_restarts: int = 0
     kills: tuple[Kill, ...] = ()
@@ -132,9 +136,7 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
 
 
 def _newest_checkpoint(phase: Phase) -> int | None:
-    from tasks.ranks.checkpoint import newest_iteration
-
-    return newest_iteration(phase.checkpoints) if phase.checkpoints else None
+    return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
 
 
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
@@ -208,6 +210,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
             rank_plugins=phase.rank_plugins,
             board=board,
             attempt=attempt,
+            origin=phase.origin,
+            expected=phase.expected,
         )
     except BaseException as error:
         _note_failure(phase.directory, rank, error)
@@ -242,6 +246,8 @@ def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
     rank that failed from those that lost their connection to it."""
     traceback.print_exc()
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
+    if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
+        content["usage_error"] = str(error)
     _failure_note(directory, rank).write_text(json.dumps(content))
 
 
@@ -297,6 +303,8 @@ def _failure(phase: Phase, error: Any, *, killed_for_memory: bool) -> TaskError:
             code = failures[rank].exit_code if rank in failures else None
             failures[rank] = infrastructure.RankFailure(exit_code=code, **json.loads(path.read_text()))
     rank, reason = _first_failure(failures)
+    if failures[rank].usage_error:
+        return UsageError(failures[rank].usage_error)
     if phase.max_restarts:
         reason += f"; given up after {phase.max_restarts} restarts (--max-restarts {phase.max_restarts})"
     log = rank_log(phase.directory, rank)
