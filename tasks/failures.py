@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.attempts import rank_log
-from tasks.exits import CannotRun, TaskError, TrainingFailed
+from tasks.exits import CannotRun, TaskError, TrainingFailed, UsageError
 from tasks.golden import write_atomically
 from tasks.infrastructure import (
     KILLED_RANK,
@@ -40,6 +40,8 @@ def note(directory: Path, rank: int, error: BaseException) -> None:
     """Say when and why this rank failed. The agent's own times are whole seconds: too coarse to tell the
     rank that failed from those that lost their connection to it."""
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
+    if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
+        content["usage_error"] = str(error)
     note_file(directory, rank).write_text(json.dumps(content))
 
 
@@ -61,6 +63,8 @@ def failure_of(
         rank = int(path.stem.removeprefix("rank"))
         failures[rank] = RankFailure(exit_code=exit_codes.get(rank), **_read_note(path))
     rank, reason = _first(failures)
+    if failures[rank].usage_error is not None:
+        return UsageError(failures[rank].usage_error)
     if max_restarts:
         reason += f"; given up after {max_restarts} restarts (--max-restarts {max_restarts})"
     kind = kind_of_failures(failures, killed_for_memory=killed_for_memory)

@@ -95,12 +95,14 @@ class InfrastructureFailure(TaskError):
 @dataclass(frozen=True, kw_only=True)
 class RankFailure:
     """How a rank ended: what it said of its error, if anything, when (seconds), and its exit code (negative:
-    the signal that ended it; None: not known, since the agent looked before it had ended).
+    the signal that ended it; None: not known, since the agent looked before it had ended). ``usage_error``:
+    what is wrong with the input, where the error was of that kind.
     """
 
     error: str | None = None
     seconds: float = 0.0
     exit_code: int | None = None
+    usage_error: str | None = None
 
 
 def kind_of(message: str) -> Kind | None:

@@ -27,8 +27,10 @@ from typing import Any
 
 from tasks import attempts, collectives, failures, infrastructure, mps, nccl
 from tasks.case import Kill
+from tasks.checkpoints import list_checkpoints
 from tasks.exits import TRAINING_FAILED, Hang, TaskError
 from tasks.killer import Killed, Killer
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
@@ -59,6 +61,8 @@ class Phase:
     steps: tuple[int, int]
     env_vars: dict[str, str] = field(default_factory=dict)
     rank_plugins: tuple[Path, ...] = ()
+    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
+    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
     hang_timeout_s: float | None = None
     max_restarts: int = 0
     kills: tuple[Kill, ...] = ()
@@ -127,9 +131,7 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
 
 
 def _newest_checkpoint(phase: Phase) -> int | None:
-    from tasks.ranks.checkpoint import newest_iteration
-
-    return newest_iteration(phase.checkpoints) if phase.checkpoints else None
+    return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
 
 
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
@@ -208,6 +210,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
             rank_plugins=phase.rank_plugins,
             board=board,
             attempt=attempt,
+            origin=phase.origin,
+            expected=phase.expected,
         )
     except BaseException as error:
         traceback.print_exc()

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from tasks import attempts, corpus, gpu_memory, platforms
 from tasks.case import Case, load_case, parse_settings
+from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
+from tasks.manifest import Origin, Topology
 from tasks.ranks.arguments import parse_arguments
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -174,14 +176,31 @@ def resume_iteration(case: Case) -> int:
     return iteration
 
 
-def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -> None:
+def origin_of(setup: Setup) -> Origin:
+    """What a checkpoint of this case on this machine is of."""
+    args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
+    topology = Topology(
+        pipeline_stages=args.pipeline_model_parallel_size,
+        virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
+        replicas=args.data_parallel_size,
+    )
+    return Origin(case=setup.case.digest(), topology=topology)
+
+
+def run_phase(
+    setup: Setup, number: int, *, load_iteration: int | None = None, expected: Origin | None = None
+) -> None:
     """Launch phase ``number`` and write its record and its values beside it.
+
+    ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
+    checkpoint of this very case and topology.
 
     Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
+    origin = origin_of(setup)
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
@@ -197,6 +216,8 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             steps=steps,
             env_vars={**setup.platform.env_vars, **setup.case.env_vars},
             rank_plugins=setup.rank_plugins,
+            origin=origin,
+            expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
             kills=setup.case.kills,
@@ -248,6 +269,7 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
         "restarts": len(every) - 1,
         "attempts": every,
         "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
+        "fallbacks": fallbacks(directory / "evidence"),
         "rank_plugins": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
         },
@@ -257,6 +279,8 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     for attempt, card in logged.items() if len(every) > 1 else ():
         write_card(setup.run_dir / f"actual_phase{number}_attempt{attempt}.json", card)
     write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
+    for line in record["fallbacks"]:
+        print(f"phase {number}: {line}")
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
@@ -272,6 +296,12 @@ def check_same_run(setup: Setup) -> None:
                 f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
                 " --set and --data-path"
             )
+
+
+def fallbacks(folder: Path) -> list[str]:
+    """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
+    paths = sorted(folder.glob(f"attempt*/{FALLBACKS}"))
+    return [line for path in paths for line in path.read_text().splitlines()]
 
 
 def write_case_file(setup: Setup) -> None:

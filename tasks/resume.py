@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from pathlib import Path
 
-from tasks import phase, retries
+from tasks import checkpoints, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -40,23 +39,10 @@ def main(words: list[str] | None = None) -> int:
         return PASSED
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
-    _check_checkpoint(setup.run_dir / "checkpoints", iteration)
+    checkpoints.check(setup.run_dir / "checkpoints", iteration, phase.origin_of(setup))
     phase.check_space(setup.run_dir)
     phase.run_phase(setup, 2, load_iteration=iteration)
     return PASSED
-
-
-def _check_checkpoint(folder: Path, iteration: int) -> None:
-    if not folder.is_dir():
-        raise UsageError(
-            f"{folder}: there is no such folder, so nothing to restart from; run tasks.train again"
-        )
-    if not (folder / f"iter_{iteration:07d}" / ".metadata").is_file():
-        found = sorted(path.name for path in folder.glob("iter_*"))
-        raise UsageError(
-            f"{folder}: there is no complete checkpoint of iteration {iteration}"
-            f" (found: {', '.join(found) or 'none'}); run tasks.train again"
-        )
 
 
 if __name__ == "__main__":
