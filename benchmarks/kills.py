@@ -145,7 +145,7 @@ KINDS: dict[str, Callable[[Trials, Path], str]] = {
     "two ranks at once": crash(2, 5),
     "a rank during the asynchronous save": during_the_save,
     "the elastic agent": agent(signal.SIGKILL),
-    "the session stopped with SIGTERM": agent(signal.SIGTERM),
+    "the task stopped with SIGTERM": agent(signal.SIGTERM),
     "a rank three times in a row": three_in_a_row,
 }
 
