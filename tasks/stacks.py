@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tasks import collectives
 
-_ANSWER_S = 1.0
+_ANSWERS_S = 3.0
+_SETTLED_S = 0.2
 _RECORDS_S = 3.0
-_CHILD_ANSWER_S = 0.3  # one after the other: the processes of a rank write into one file
 _PY_SPY_S = 15.0
 
 
@@ -34,21 +34,20 @@ def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str
     stopped = {rank for rank, process_id in processes.items() if is_stopped(process_id)}
     children = {rank: _children(process_id) for rank, process_id in processes.items()}
     before = {rank: _text(directory, rank) for rank in processes}
-    for rank in processes.keys() - stopped:
-        _ask(processes[rank])
-    time.sleep(_ANSWER_S)
+    asked = [rank for rank in processes.keys() - stopped if _ask(processes[rank])]
+    _wait_for_answers(directory, {rank: before[rank] for rank in asked})
     said = {rank: [_said(directory, rank, before[rank], rank in stopped)] for rank in processes}
     for rank, one in _waiting(
         directory, {rank: processes[rank] for rank in processes.keys() - stopped}
     ).items():
         said[rank].append(str(one))
+    # one after the other: the processes of a rank write into one file
     for index in range(max(map(len, children.values()), default=0)):
-        asked = {rank: own[index] for rank, own in children.items() if index < len(own)}
-        before = {rank: _text(directory, rank) for rank in asked}
-        for child in asked.values():
-            _ask(child)
-        time.sleep(_CHILD_ANSWER_S)
-        for rank, child in asked.items():
+        one_each = {rank: own[index] for rank, own in children.items() if index < len(own)}
+        before = {rank: _text(directory, rank) for rank in one_each}
+        asked = [rank for rank, child in one_each.items() if not is_stopped(child) and _ask(child)]
+        _wait_for_answers(directory, {rank: before[rank] for rank in asked})
+        for rank, child in one_each.items():
             said[rank].append(
                 f"its process {child}: {_said(directory, rank, before[rank], is_stopped(child))}"
             )
@@ -112,6 +111,18 @@ def _children(process_id: int) -> Sequence[int]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return [child.pid for child in psutil.Process(process_id).children(recursive=True)]
     return []
+
+
+def _wait_for_answers(directory: Path, before: Mapping[int, str]) -> None:
+    """Until every rank's file has grown beyond what was in it, and no longer grows."""
+    deadline = time.monotonic() + _ANSWERS_S
+    last: dict[int, str] = {}
+    while time.monotonic() < deadline:
+        texts = {rank: _text(directory, rank) for rank in before}
+        if texts == last and all(len(texts[rank]) > len(before[rank]) for rank in before):
+            return
+        last = texts
+        time.sleep(_SETTLED_S)
 
 
 def _text(directory: Path, rank: int) -> str:

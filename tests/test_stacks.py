@@ -16,17 +16,17 @@ import pytest
 from tasks import stacks
 
 # A rank that waits, a process that it forked and that waits elsewhere, and one that would die of SIGUSR1.
-RANK = """
+RANK = r"""
 import faulthandler, os, signal, subprocess, sys, time
 faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "w"), all_threads=True)
 def waits_for_its_writer():
-    time.sleep(60)
+    os.write(1, b"ready\n"); time.sleep(60)
 def deadlocked_writer():
-    time.sleep(60)
+    os.write(1, b"ready\n"); time.sleep(60)
 if os.fork() == 0:
     deadlocked_writer()
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-print("ready", flush=True)
+stranger = "import os, time; os.write(1, b'ready\\n'); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", stranger])
 waits_for_its_writer()
 """
 
@@ -35,7 +35,7 @@ waits_for_its_writer()
 def rank(tmp_path: Path) -> Iterator[psutil.Process]:
     command = [sys.executable, "-c", RANK, str(tmp_path / "rank1.stack")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
+        assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
         yield family[0]
         for one in family:
