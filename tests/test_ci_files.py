@@ -1,0 +1,159 @@
+"""The CI files: valid by the public schemas of their services, their lines run as a runner runs them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.case import REPOSITORY
+
+GITHUB = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
+GITLAB = REPOSITORY / ".gitlab-ci.yml"
+SCHEMAS = dict.fromkeys(GITHUB, "vendor.github-workflows") | {GITLAB: "vendor.gitlab-ci"}
+# In the place of nox: the real one, told to print what it would run.
+DRY_NOX = """#!/bin/sh
+case " $* " in *" -- "*) ;; *) set -- "$@" -- ;; esac
+exec "$PYTHON" -m nox --nocolor --no-venv "$@" --dry-run
+"""
+TRAINING = ["tasks.train", "tasks.resume", "tasks.diff", "tasks.report"]
+REPORT = "# A report\n"
+
+
+def github_jobs() -> list[tuple[str, dict, dict]]:
+    """Name, workflow and job of every job of GitHub's files."""
+    contents = {path.stem: yaml.safe_load(path.read_text()) for path in GITHUB}
+    return [
+        (f"{stem}/{name}", content, job)
+        for stem, content in contents.items()
+        for name, job in content["jobs"].items()
+    ]
+
+
+def gitlab_jobs() -> list[tuple[str, dict]]:
+    """Name and content of every job of GitLab's file, what it extends put under it."""
+    content = yaml.safe_load(GITLAB.read_text())
+    return [
+        (name, {**content.get(job.get("extends"), {}), **job})
+        for name, job in content.items()
+        if isinstance(job, dict) and "script" in job
+    ]
+
+
+@pytest.fixture
+def runner(tmp_path: Path):
+    """Runs shell lines in a checkout, as the services' runners do, and returns the finished process."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nox").write_text(DRY_NOX)
+    (tmp_path / "bin/nox").chmod(0o755)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for path in REPOSITORY.iterdir():  # runs/ is the test's own
+        if path.name not in ("runs", ".nox"):
+            (checkout / path.name).symlink_to(path)
+
+    def run(script: str, **variables: str) -> subprocess.CompletedProcess:
+        (tmp_path / "script.sh").write_text(script)
+        path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+        nox_leftovers = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
+        inherited = {name: value for name, value in os.environ.items() if name not in nox_leftovers}
+        environment = {**inherited, "PATH": path, "PYTHON": sys.executable, **variables}
+        return subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(tmp_path / "script.sh")],
+            cwd=checkout,
+            env={**environment, "CRASH_TEST_DEVICE": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    run.checkout = checkout
+    return run
+
+
+def would_run(output: str) -> list[str]:
+    """The programs or modules that dry sessions named, in order."""
+    return re.findall(r"would run: (?:python -m )?(\S+)", output)
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
+def test_a_file_is_valid_by_the_public_schema_of_its_service(path: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[path], str(path)]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "workflow", "job"), github_jobs(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_the_lines_of_a_github_job_run(runner, tmp_path: Path, name: str, workflow: dict, job: dict) -> None:
+    assert workflow["defaults"]["run"]["shell"] == "bash"  # what the fixture stands for
+    summary = tmp_path / "summary.md"
+    (runner.checkout / "runs/ci/a_case").mkdir(parents=True)
+    (runner.checkout / "runs/ci/a_case/report.md").write_text(REPORT)
+    output = ""
+    for step in (step for step in job["steps"] if "run" in step):
+        assert "${{" not in step["run"], "an expression is put into the shell's text: give it as a variable"
+        outcome = runner(step["run"], GITHUB_STEP_SUMMARY=str(summary))
+        assert outcome.returncode == 0, f"{step['name']}: {outcome.stdout}"
+        output += outcome.stdout
+    first = ["tasks.doctor"] if "gpu" in name else ["ruff", "ruff", "tasks.lint_cards", "pytest"]
+    assert would_run(output) == [*first, *TRAINING]
+    assert summary.read_text() == REPORT
+
+
+@pytest.mark.parametrize(
+    ("name", "job"), gitlab_jobs(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_the_lines_of_a_gitlab_job_run(runner, name: str, job: dict) -> None:
+    outcome = runner("\n".join([*job["before_script"], *job["script"]]))
+    assert outcome.returncode == 0, outcome.stdout
+    first = ["tasks.doctor"] if name == "gpu" else ["ruff", "ruff", "tasks.lint_cards", "pytest"]
+    assert would_run(outcome.stdout) == [*first, *TRAINING]
+
+
+def test_a_run_without_reports_has_an_empty_summary(runner, tmp_path: Path) -> None:
+    for _, _, job in github_jobs():
+        lines = [step["run"] for step in job["steps"] if step.get("name") == "Job summary"]
+        assert len(lines) == 1
+        assert runner(lines[0], GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md")).returncode == 0
+
+
+def test_a_line_that_fails_fails_its_job(runner) -> None:
+    outcome = runner("nox -s no_such_session\necho went on")
+    assert outcome.returncode != 0
+    assert "went on" not in outcome.stdout
+
+
+def test_files_call_nothing_but_sessions() -> None:
+    """Besides installing nox, and copying the report."""
+    github = [step["run"] for _, _, job in github_jobs() for step in job["steps"] if "run" in step]
+    gitlab = [line for _, job in gitlab_jobs() for line in (*job["before_script"], *job["script"])]
+    lines = itertools.chain.from_iterable(text.strip().splitlines() for text in (*github, *gitlab))
+    other = {line.strip() for line in lines if not line.startswith("nox -s ")}
+    assert other == {
+        "python -m pip install --quiet --constraint requirements.txt nox",
+        "for report in runs/ci/*/report.md; do",
+        'if [ -f "$report" ]; then cat "$report" >> "$GITHUB_STEP_SUMMARY"; fi',
+        "done",
+    }
+
+
+def test_checkpoints_are_never_uploaded_and_environments_are_keyed_by_the_pins() -> None:
+    for name, _, job in github_jobs():
+        steps = {step["uses"].split("@")[0]: step["with"] for step in job["steps"] if "with" in step}
+        assert "hashFiles('requirements" in steps["actions/cache"]["key"], name
+        kept = steps["actions/upload-artifact"]["path"].split()  # the last one: what failed
+        assert kept == ["runs/ci", "!runs/ci/**/checkpoints"], name
+    for name, job in gitlab_jobs():
+        assert "requirements.txt" in job["cache"]["key"]["files"], name
+        assert job["artifacts"]["exclude"] == ["runs/**/checkpoints/**/*"], name
+        assert job["artifacts"]["when"] == "on_failure", name
