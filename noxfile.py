@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, platforms  # noqa: E402
+from tasks import exits, nodes, platforms  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -141,12 +141,21 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    nodes.add_options(parser)
     try:
         options = parser.parse_args([] if session.name == "tests" else session.posargs)
     except SystemExit as stop:  # argparse has printed its message, or its help
         if stop.code:
             finish(session, exits.USAGE)
         session.skip("nothing was run")
+    try:
+        options.nodes = nodes.read(options)
+    except exits.TaskError as error:
+        session.log(f"error: {error}")
+        finish(session, error.exit_code)
+    if options.nodes.several and not options.run_dir:
+        session.log("error: several machines need one folder that all of them see: give --run-dir DIR")
+        finish(session, exits.USAGE)
     return options
 
 
@@ -160,7 +169,8 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
-    launch = [case, *directory, *settings, *plugins, *data, *timeout]
+    among = nodes.words(options)
+    launch = [case, *directory, *settings, *plugins, *data, *timeout, *among]
     if DRY_RUN:
         session.log(
             f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"
@@ -168,8 +178,8 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     with held(run_dir):
         code = step(session, "train", *launch) or step(session, "resume", *launch)
         if not code:
-            code = step(session, "diff", case, *directory)
-            drawn = step(session, "report", *directory)
+            code = step(session, "diff", case, *directory, *among)
+            drawn = step(session, "report", *directory) if options.nodes.first else exits.PASSED
             code = code or drawn
     if code:
         session.log(f"{case}: {MEANINGS[code]} (exit code {code}); see {run_dir}")

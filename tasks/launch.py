@@ -19,7 +19,6 @@ import signal
 import sys
 import time
 import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import mps, nccl
-from tasks.exits import Hang, TrainingFailed
+from tasks import nodes as nodes_module
+from tasks.exits import CannotRun, Hang, TrainingFailed
+from tasks.nodes import ALONE, Nodes
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
@@ -40,7 +41,6 @@ _SHARED_MODULES = (
     "torch.utils.tensorboard",
     "tasks.ranks.pretrain",
 )
-_LOOPBACK = "127.0.0.1"
 _FORK_POLL_S = 0.005
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -52,7 +52,7 @@ class Phase:
 
     words: tuple[str, ...]  # Megatron's command line
     directory: Path
-    world_size: int
+    world_size: int  # ranks on all nodes
     device: str  # "cpu" or "cuda"
     ranks_per_gpu: int = 0
     steps: tuple[int, int]
@@ -60,6 +60,12 @@ class Phase:
     rank_plugins: tuple[Path, ...] = ()
     hang_timeout_s: float | None = None
     max_restarts: int = 0
+    nodes: Nodes = ALONE
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on each node."""
+        return self.world_size // self.nodes.count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +90,13 @@ def launch(phase: Phase) -> Outcome:
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here; no name has to be looked up
+    for name, value in nodes_module.agent_variables(phase.nodes).items():
+        os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
         _preload(phase.device, phase.ranks_per_gpu)
         daemon.join(print)
-        board = ProgressBoard(phase.world_size)
+        board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
         with _no_process_left_behind(), dog:
             restarts = _run_agent(phase, board, dog)
@@ -128,20 +135,17 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they report is reported below, in one place
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=phase.world_size,
-        run_id=uuid.uuid4().hex,
+        min_nodes=phase.nodes.count,
+        max_nodes=phase.nodes.count,
+        nproc_per_node=phase.local_ranks,
         rdzv_backend="c10d",
-        # A free port; and a numeric address, since looking up a name takes a lock of the C library that a
-        # thread of the agent may hold just when it forks: that rank would wait for it forever.
-        rdzv_endpoint=f"{_LOOPBACK}:0",
-        local_addr=_LOOPBACK,
+        **nodes_module.agent_settings(phase.nodes, phase.directory),
         start_method="fork",
         max_restarts=phase.max_restarts,
         monitor_interval=0.1,
@@ -155,6 +159,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
         raise TrainingFailed(_describe_failure(phase, error)) from None
+    except RendezvousError as error:
+        raise CannotRun(nodes_module.describe_rendezvous(phase.nodes, error)) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
     return _restarts(phase)
@@ -196,7 +202,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
 
 
 def _wait_for_forks(board: ProgressBoard) -> None:
-    """Connect to nothing before all ranks of this attempt are forked.
+    """Connect to nothing before all ranks of this attempt are forked on this node.
 
     The agent's store looks up the name of whoever connects, in a thread, under a lock of the C library. A
     rank forked at that moment inherits the lock taken, and hangs at its own first look-up. Measured without

@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, platforms
+from tasks import corpus, gpu_memory, nodes, platforms
 from tasks.case import Case, load_case, parse_settings
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
+from tasks.meeting import Meeting
 from tasks.ranks.arguments import parse_arguments
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -36,11 +37,13 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
+    nodes: nodes.Nodes
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
-        return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        return facts | ({"nodes": str(self.nodes.count)} if self.nodes.several else {})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,16 +84,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="how often failed ranks are started again within the phase (default: never)",
     )
+    nodes.add_options(parser)
 
 
-def prepare(options: argparse.Namespace) -> Setup:
+def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts."""
     for plugin in options.rank_plugin:
         if not plugin.is_file():
             raise UsageError(f"--rank-plugin {plugin}: there is no such file")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
-    platform = platforms.detect()
+    platform = nodes.spread(platforms.detect(), among)
     case = load_case(
         options.case,
         platform_name=platform.name,
@@ -112,6 +116,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
         max_restarts=options.max_restarts,
+        nodes=among,
     )
 
 
@@ -168,16 +173,18 @@ def last_iteration(case: Case) -> int:
     return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 
 
-def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -> None:
-    """Launch phase ``number`` and write its record and its values beside it.
+def run_phase(setup: Setup, number: int, meeting: Meeting, *, load_iteration: int | None = None) -> None:
+    """Launch phase ``number`` together with the other nodes and write its record and its values beside it.
 
     Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
+    meeting.ready(setup.fingerprint)
+    on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
-        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
+        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
         flush=True,
     )
@@ -193,9 +200,12 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             rank_plugins=setup.rank_plugins,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
+            nodes=setup.nodes,
         )
     )
-    collect(setup, number, outcome)
+    if meeting.first:
+        meeting.refresh(directory, directory / "evidence", directory / "tensorboard")
+        collect(setup, number, outcome)
 
 
 def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:

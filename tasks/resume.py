@@ -11,9 +11,10 @@ import functools
 import json
 from pathlib import Path
 
-from tasks import phase
+from tasks import nodes, phase
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
+from tasks.meeting import Meeting, attend
 
 
 def main(words: list[str] | None = None) -> int:
@@ -23,14 +24,18 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
+    return attend(nodes.read(options), options.run_dir, "resume", functools.partial(_resume, options))
+
+
+def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
         raise UsageError(
             f"{options.run_dir} holds no run to restart: run python -m tasks.train with it first"
         )
-    if (options.run_dir / "phase2").exists():
+    if meeting.first and (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
-    setup = phase.prepare(options)
+    setup = phase.prepare(options, meeting.nodes)
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
@@ -38,7 +43,7 @@ def main(words: list[str] | None = None) -> int:
     iteration = phase.resume_iteration(setup.case)
     _check_checkpoint(setup.run_dir / "checkpoints", iteration)
     phase.check_space(setup.run_dir)
-    phase.run_phase(setup, 2, load_iteration=iteration)
+    phase.run_phase(setup, 2, meeting, load_iteration=iteration)
     return PASSED
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import functools
 
-from tasks import phase
+from tasks import nodes, phase
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
+from tasks.meeting import Meeting, attend
 
 
 def main(words: list[str] | None = None) -> int:
@@ -21,12 +22,18 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
-    if (options.run_dir / "case.json").exists():
+    among = nodes.read(options)
+    if among.first and (options.run_dir / "case.json").exists():
         raise UsageError(f"{options.run_dir} already holds a run: choose another --run-dir, or remove it")
-    setup = phase.prepare(options)
+    return attend(among, options.run_dir, "train", functools.partial(_train, options))
+
+
+def _train(options: argparse.Namespace, meeting: Meeting) -> int:
+    setup = phase.prepare(options, meeting.nodes)
     phase.check_space(setup.run_dir)
-    phase.write_case_file(setup)
-    phase.run_phase(setup, 1)
+    if meeting.first:
+        phase.write_case_file(setup)
+    phase.run_phase(setup, 1, meeting)
     return PASSED
 
 

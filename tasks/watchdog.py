@@ -58,7 +58,7 @@ class Watchdog:
         while not self._stop.wait(_POLL_S):
             rows, now = self._board.rows(), time.monotonic()
             notes = [(row.process_id, row.seconds) for row in rows]
-            if notes != last_notes:
+            if notes != last_notes or _are_gone(rows):
                 last_notes, last_change = notes, now
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
@@ -80,13 +80,13 @@ class Watchdog:
     def _end_hang(self, rows: list[Row], silence_s: float) -> None:
         stacks = self._stacks(rows)
         alive = [row for row in rows if row.process_id]
-        behind = min(range(len(rows)), key=lambda rank: rows[rank].progress)
+        behind = min(rows, key=lambda row: row.progress)
         lines = [
-            f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind ({rows[behind].place})"
+            f"no rank made progress for {silence_s:.0f} s; rank {behind.rank} is behind ({behind.place})"
         ]
-        for rank, row in enumerate(rows):
+        for row, stack in zip(rows, stacks, strict=True):
             silent_s = time.monotonic() - row.seconds
-            lines.append(f"  rank {rank}: {row.place}, silent for {silent_s:.0f} s; {stacks[rank]}")
+            lines.append(f"  rank {row.rank}: {row.place}, silent for {silent_s:.0f} s; {stack}")
         lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
         self.hang_report = "\n".join(lines)
         for row in alive:
@@ -96,16 +96,16 @@ class Watchdog:
     def _stacks(self, rows: list[Row]) -> list[str]:
         """Each rank's innermost Python line; the ranks write their stacks when they are asked by a signal."""
         stopped = set()
-        for rank, row in enumerate(rows):
+        for row in rows:
             if row.process_id and _is_stopped(row.process_id):
-                stopped.add(rank)
+                stopped.add(row.rank)
             elif row.process_id:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(row.process_id, signal.SIGUSR1)
         time.sleep(1.0)
         return [
-            "stopped by a signal (SIGSTOP)" if rank in stopped else self._innermost(rank)
-            for rank in range(len(rows))
+            "stopped by a signal (SIGSTOP)" if row.rank in stopped else self._innermost(row.rank)
+            for row in rows
         ]
 
     def _innermost(self, rank: int) -> str:
@@ -114,6 +114,12 @@ class Watchdog:
         main_thread = text.split("Current thread")[-1] if "Current thread" in text else text
         frames = [line.strip() for line in main_thread.splitlines() if line.strip().startswith("File ")]
         return f"in {frames[0][5:]}" if frames else "gave no stack"
+
+
+def _are_gone(rows: list[Row]) -> bool:
+    """Whether all ranks have ended: the agent waits for another node before it starts them again."""
+    noted = [row for row in rows if row.process_id]
+    return bool(noted) and not any(Path(f"/proc/{row.process_id}").exists() for row in noted)
 
 
 def _is_stopped(process_id: int) -> bool:

@@ -30,9 +30,10 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
-    for name in ("noxfile.py", "tasks/__init__.py", "tasks/exits.py", "tasks/platforms.py", "tasks/clean.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "tasks").mkdir()
+    shutil.copy(REPOSITORY / "noxfile.py", tmp_path / "noxfile.py")
+    for name in ("__init__", "exits", "nodes", "platforms", "clean"):
+        shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
     for name in ("first", "second"):
