@@ -73,8 +73,10 @@ class Meeting:
         over = self._read(_OUTCOME) or {}
         last = Meeting(self.nodes, self._folder.parent, LAST_STEP)._read(_OUTCOME)
         if over.get("code") or (last is not None and self._step != LAST_STEP):
+            end = over or last
+            said = f", {end['message']}" if end["message"] else ""
             raise UsageError(
-                f"{self._folder.parent}: the run in it is over (exit code {(over or last)['code']}): choose"
+                f"{self._folder.parent}: the run in it is over (exit code {end['code']}{said}): choose"
                 " another --run-dir on all nodes"
             )
         self._path(f"{_END}{self.nodes.rank}").unlink(missing_ok=True)
@@ -86,11 +88,17 @@ class Meeting:
         if not self.first:
             return self._hear(code, message)
         deadline = time.monotonic() + (min(GRACE_S, self.nodes.timeout_s) if code else self.nodes.timeout_s)
-        while None in (entries := self._all(_END)).values() and time.monotonic() < deadline:
+        while None in (entries := self._heard_of(code)).values() and time.monotonic() < deadline:
             self._wait()
         outcome = decide(entries)
         self._write(_OUTCOME, {"code": outcome[0], "message": outcome[1]})
         return outcome
+
+    def _heard_of(self, code: int) -> dict[int, dict | None]:
+        """What nodes said at the end; after a failure, of those that came at all."""
+        began = self._all(_BEGIN)
+        ended = self._all(_END)
+        return {rank: entry for rank, entry in ended.items() if entry or began[rank] or not code}
 
     def leave(self, message: str) -> None:
         """Say that this node has been stopped, and wait for nobody."""
@@ -172,7 +180,8 @@ def decide(entries: Mapping[int, dict | None]) -> tuple[int, str]:
     code = HANG if HANG in failed.values() else next(iter(failed.values()))
     lost = "said nothing: its process has ended, or the machine is gone"
     texts = {rank: lost if entries[rank] is None else entries[rank]["message"] for rank in failed}
-    return code, "\n".join(_said_by(rank, text) for rank, text in texts.items() if text)
+    lines = dict.fromkeys(_said_by(rank, text) for rank, text in texts.items() if text)  # each once
+    return code, "\n".join(lines)
 
 
 def _said_by(rank: int, message: str) -> str:

@@ -187,8 +187,8 @@ def agent_settings(nodes: Nodes, phase_directory: Path) -> dict[str, Any]:
 
 def describe_rendezvous(nodes: Nodes, error: Exception) -> str:
     """What a failed rendezvous means, and what to do."""
-    cause = str(error.__cause__ or error).strip().splitlines()[0]
     name = type(error).__name__
+    cause = (str(error.__cause__ or error).strip().splitlines() or [name])[0]
     if nodes.first and name == "RendezvousConnectionError":
         return f"--rdzv-endpoint {nodes.endpoint}: node 0 cannot listen there: {cause}; choose a free port"
     if name == "RendezvousClosedError":
