@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import difflib
 import fcntl
 import functools
 import hashlib
@@ -15,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nox
+import nox.registry
 import nox.virtualenv
 
 REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, nodes, platforms  # noqa: E402
+from tasks import exits, nodes, plan, platforms  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -45,6 +47,12 @@ MEANINGS = {
 # ---- sessions ----
 
 
+def needs_data(case: str) -> bool:
+    """Whether the case waits for a data set that nobody has pointed to."""
+    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
+
+
 def run_case_session(session: nox.Session, case: str) -> None:
     """Prepare, then run one case."""
     options = read_options(session)
@@ -54,13 +62,14 @@ def run_case_session(session: nox.Session, case: str) -> None:
 
 for _case in CASES:
     _session = functools.partial(run_case_session, case=_case)
-    _session.__doc__ = f"Train {_case}, restart it from its checkpoint, compare every step."
+    _needs = "; needs DATA_PATH" if needs_data(_case) else ""
+    _session.__doc__ = f"Train this case, restart it from its checkpoint, compare every step{_needs}."
     nox.session(name=_case, default=False)(_session)
 
 
 @nox.session
 def regress(session: nox.Session) -> None:
-    """Run every case that fits this machine; --keep-going goes on after a failure."""
+    """Run every case that fits this machine: the one to begin with; --keep-going after a failure."""
     options = read_options(session)
     prepare(session)
     code = 0
@@ -77,7 +86,7 @@ def regress(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def record(session: nox.Session) -> None:
-    """Write golden cards from three equal runs: nox -s record -- [CASE] --reason TEXT; no CASE: all."""
+    """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
     prepare(session)
     named = bool(session.posargs) and not session.posargs[0].startswith("-")
     cases = [session.posargs[0]] if named else [case for case in CASES if not needs_data(case)]
@@ -87,7 +96,7 @@ def record(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def tests(session: nox.Session) -> None:
-    """Lint, run the unit tests, then one full main job; arguments go to pytest, alone."""
+    """Test the harness itself: lint, unit tests, one main job; with arguments: pytest alone."""
     prepare(session)
     arguments = [argument for argument in session.posargs if argument != "--dry-run"]
     if arguments:
@@ -100,7 +109,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Plant faults, one after the other, and tell what catches them: nox -s faults -- NAME."""
+    """Plant faults and tell what catches them, all or one: nox -s faults -- NAME."""
     prepare(session)
     finish(session, step(session, "faults", *session.posargs))
 
@@ -115,7 +124,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
-    """Tell what this machine is, what can run here and what is missing; --json for programs."""
+    """Tell what this machine is, what can run here and what the rest lacks; --json for programs."""
     prepare(session)
     finish(session, step(session, "doctor", *session.posargs))
 
@@ -171,10 +180,8 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
     among = nodes.words(options)
     launch = [case, *directory, *settings, *plugins, *data, *timeout, *among]
-    if DRY_RUN:
-        session.log(
-            f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"
-        )
+    for line in plan.describe(case, options.nodes) if DRY_RUN else ():
+        session.log(line)
     with held(run_dir):
         code = step(session, "train", *launch) or step(session, "resume", *launch)
         if not code:
@@ -182,14 +189,9 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
             drawn = step(session, "report", *directory) if options.nodes.first else exits.PASSED
             code = code or drawn
     if code:
-        session.log(f"{case}: {MEANINGS[code]} (exit code {code}); see {run_dir}")
+        see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage is told before anything is written
+        session.log(f"{case}: {MEANINGS[code]} (exit code {code}){see}")
     return code
-
-
-def needs_data(case: str) -> bool:
-    """Whether the case waits for a data set that nobody has pointed to."""
-    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
-    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
 
 
 def step(session: nox.Session, task: str, *arguments: str) -> int:
@@ -230,6 +232,19 @@ def held(run_dir: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
     path.unlink(missing_ok=True)
+
+
+def refuse_unknown_sessions(words: list[str]) -> None:
+    """nox would exit with 3, which here says that a training failed, and not tell what there is."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
+    known = list(nox.registry.get())
+    for name in parser.parse_known_args(words)[0].session:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            print(f"error: there is no session {name!r}.{hint} Sessions: {', '.join(known)}", file=sys.stderr)
+            sys.exit(exits.USAGE)
 
 
 # ---- exit codes: nox knows 0 and 1, the design has six ----
@@ -341,3 +356,7 @@ def pins_digest() -> str:
     files = [PINS, GPU_PINS] if on_gpus() else [PINS]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(sys.version.encode() + content).hexdigest()
+
+
+# nox has read its command line; what is behind "--" is no session.
+refuse_unknown_sessions(sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:])

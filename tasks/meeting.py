@@ -64,23 +64,21 @@ class Meeting:
             with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
                 pass  # a change of one's own is what makes a client drop what it remembers of a folder
 
-    def begin(self) -> int | None:
+    def begin(self) -> tuple[int, str] | None:
         """Forget what an earlier process of this node said; the outcome, where the step is already over.
 
         Raises:
             UsageError: the run is over.
         """
-        over = self._read(_OUTCOME) or {}
-        last = Meeting(self.nodes, self._folder.parent, LAST_STEP)._read(_OUTCOME)
-        if over.get("code") or (last is not None and self._step != LAST_STEP):
-            end = over or last
-            said = f", {end['message']}" if end["message"] else ""
+        judged = Meeting(self.nodes, self._folder.parent, LAST_STEP)._read(_OUTCOME)
+        if judged and self._step != LAST_STEP:
             raise UsageError(
-                f"{self._folder.parent}: the run in it is over (exit code {end['code']}{said}): choose"
-                " another --run-dir on all nodes"
+                f"{self._folder.parent}: the run in it is over (exit code {judged['code']}): choose another"
+                " --run-dir on all nodes"
             )
         self._path(f"{_END}{self.nodes.rank}").unlink(missing_ok=True)
-        return over.get("code")
+        over = self._read(_OUTCOME)
+        return (over["code"], over["message"]) if over else None
 
     def settle(self, code: int, message: str) -> tuple[int, str]:
         """Say how the step went here; wait for and return how it went: node 0 decides when all have ended."""
@@ -151,9 +149,9 @@ def attend(nodes: Nodes, run_dir: Path, step: str, work: Callable[[Meeting], int
     meeting = Meeting(nodes, run_dir, step)
     if not nodes.several:
         return work(meeting)
-    if meeting.begin() is not None:
-        print(f"{step}: has ended well on all nodes; going on")
-        return PASSED
+    if (outcome := meeting.begin()) is not None:  # a node that comes late, or comes back
+        print(f"{step}: has ended on the other nodes with exit code {outcome[0]}")
+        return _told(*outcome)
     try:
         code, message = work(meeting), ""
     except TaskError as error:
@@ -161,7 +159,10 @@ def attend(nodes: Nodes, run_dir: Path, step: str, work: Callable[[Meeting], int
     except BaseException as error:  # a Ctrl-C, or a defect: the others must not wait for this node
         meeting.leave(f"{type(error).__name__}: {error}")
         raise
-    code, message = meeting.settle(code, message)
+    return _told(*meeting.settle(code, message))
+
+
+def _told(code: int, message: str) -> int:
     if message:
         raise _error(code, message)
     return code

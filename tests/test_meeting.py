@@ -169,13 +169,20 @@ def test_what_a_node_said_before_it_came_back_is_forgotten(tmp_path: Path) -> No
     assert together(tmp_path, starts, starts) == [(PASSED, "")] * 2
 
 
-def test_a_run_that_is_over_is_not_joined(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [PASSED, MISMATCH])
+def test_a_node_that_comes_late_hears_how_it_went(tmp_path: Path, code: int) -> None:
+    together(tmp_path, lambda _: code, lambda _: PASSED, step="diff")
+    assert attend(node(1), tmp_path, "diff", raises(_failed("not again"))) == code
     together(tmp_path / "failed", raises(_failed("x")), starts)
-    with pytest.raises(UsageError, match=r"is over \(exit code 3, node 0: x\): choose another --run-dir"):
+    with pytest.raises(TaskError, match="node 0: x") as failed:
         attend(node(1), tmp_path / "failed", "train", starts)
-    together(tmp_path / "judged", lambda _: MISMATCH, lambda _: PASSED, step="diff")
-    with pytest.raises(UsageError, match=r"is over \(exit code 1\)"):
-        attend(node(1), tmp_path / "judged", "train", starts)
+    assert failed.value.exit_code == TRAINING_FAILED
+
+
+def test_a_run_that_was_judged_is_not_joined(tmp_path: Path) -> None:
+    together(tmp_path, lambda _: MISMATCH, lambda _: PASSED, step="diff")
+    with pytest.raises(UsageError, match=r"is over \(exit code 1\): choose another --run-dir"):
+        attend(node(1), tmp_path, "train", starts)
 
 
 def _failed(message: str) -> TaskError:
