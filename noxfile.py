@@ -10,6 +10,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -88,17 +89,18 @@ def regress(session: nox.Session) -> None:
 def record(session: nox.Session) -> None:
     """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
     prepare(session)
-    named = bool(session.posargs) and not session.posargs[0].startswith("-")
-    cases = [session.posargs[0]] if named else [case for case in CASES if not needs_data(case)]
+    arguments = task_arguments(session)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    cases = [arguments[0]] if named else [case for case in CASES if not needs_data(case)]
     for case in cases:
-        finish(session, step(session, "record", case, *session.posargs[named:]))
+        finish(session, step(session, "record", case, *arguments[named:]))
 
 
 @nox.session(default=False)
 def tests(session: nox.Session) -> None:
     """Test the harness itself: lint, unit tests, one main job; with arguments: pytest alone."""
     prepare(session)
-    arguments = [argument for argument in session.posargs if argument != "--dry-run"]
+    arguments = task_arguments(session)
     if arguments:
         run(session, "pytest", *arguments)
     else:
@@ -111,7 +113,7 @@ def tests(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Plant faults and tell what catches them, all or one: nox -s faults -- NAME."""
     prepare(session)
-    finish(session, step(session, "faults", *session.posargs))
+    finish(session, step(session, "faults", *task_arguments(session)))
 
 
 @nox.session(default=False)
@@ -126,13 +128,18 @@ def lint(session: nox.Session) -> None:
 def doctor(session: nox.Session) -> None:
     """Tell what this machine is, what can run here and what the rest lacks; --json for programs."""
     prepare(session)
-    finish(session, step(session, "doctor", *session.posargs))
+    finish(session, step(session, "doctor", *task_arguments(session)))
 
 
 @nox.session(default=False, venv_backend="none")
 def clean(session: nox.Session) -> None:
     """Remove old run directories, never a running one: nox -s clean -- --keep 5."""
     session.run(sys.executable, "-m", "tasks.clean", *session.posargs)
+
+
+def task_arguments(session: nox.Session) -> list[str]:
+    """What is behind ``--`` for the task alone: a dry run is the session's affair."""
+    return [argument for argument in session.posargs if argument != "--dry-run"]
 
 
 # ---- one case ----
@@ -209,7 +216,7 @@ def step(session: nox.Session, task: str, *arguments: str) -> int:
 def run(session: nox.Session, *command: str) -> None:
     """Run a command of the environment, or print it."""
     if DRY_RUN:
-        session.log(f"would run: {' '.join(command)}")
+        session.log(f"would run: {shlex.join(command)}")
         return
     session.run(*command, external=session.venv_backend == "none")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -13,15 +12,11 @@ import pytest
 import yaml
 
 from tasks.case import REPOSITORY
+from tests import checkout
 
 GITHUB = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
 GITLAB = REPOSITORY / ".gitlab-ci.yml"
 SCHEMAS = dict.fromkeys(GITHUB, "vendor.github-workflows") | {GITLAB: "vendor.gitlab-ci"}
-# In the place of nox: the real one, told to print what it would run.
-DRY_NOX = """#!/bin/sh
-case " $* " in *" -- "*) ;; *) set -- "$@" -- ;; esac
-exec "$PYTHON" -m nox --nocolor --no-venv "$@" --dry-run
-"""
 TRAINING = ["tasks.train", "tasks.resume", "tasks.diff", "tasks.report"]
 REPORT = "# A report\n"
 
@@ -49,34 +44,19 @@ def gitlab_jobs() -> list[tuple[str, dict]]:
 @pytest.fixture
 def runner(tmp_path: Path):
     """Runs shell lines in a checkout, as the services' runners do, and returns the finished process."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/nox").write_text(DRY_NOX)
-    (tmp_path / "bin/nox").chmod(0o755)
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    for path in REPOSITORY.iterdir():  # runs/ is the test's own
-        if path.name not in ("runs", ".nox"):
-            (checkout / path.name).symlink_to(path)
+    folder = checkout.copy_to(tmp_path / "checkout")
+    path = checkout.programs(tmp_path / "bin", nox=checkout.NOX)
 
     def run(script: str, **variables: str) -> subprocess.CompletedProcess:
-        (tmp_path / "script.sh").write_text(script)
-        path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        nox_leftovers = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
-        inherited = {name: value for name, value in os.environ.items() if name not in nox_leftovers}
-        environment = {**inherited, "PATH": path, "PYTHON": sys.executable, **variables}
-        return subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(tmp_path / "script.sh")],
-            cwd=checkout,
-            env={**environment, "CRASH_TEST_DEVICE": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return checkout.run_script(script, cwd=folder, path=path, **variables)
 
-    run.checkout = checkout
+    run.checkout = folder
     return run
+
+
+def sessions(output: str) -> list[str]:
+    """The sessions that ran, or told what they would run, in order."""
+    return re.findall(r"^nox > Session (\w+) was successful", output, re.MULTILINE)
 
 
 def would_run(output: str) -> list[str]:
@@ -105,8 +85,9 @@ def test_the_lines_of_a_github_job_run(runner, tmp_path: Path, name: str, workfl
         outcome = runner(step["run"], GITHUB_STEP_SUMMARY=str(summary))
         assert outcome.returncode == 0, f"{step['name']}: {outcome.stdout}"
         output += outcome.stdout
-    first = ["tasks.doctor"] if "gpu" in name else ["ruff", "ruff", "tasks.lint_cards", "pytest"]
-    assert would_run(output) == [*first, *TRAINING]
+    on_gpus = "gpu" in name
+    assert sessions(output) == (["doctor", "regress"] if on_gpus else ["lint", "tests", "regress"])
+    assert would_run(output) == [*([] if on_gpus else ["pytest"]), *TRAINING]
     assert summary.read_text() == REPORT
 
 
@@ -116,8 +97,9 @@ def test_the_lines_of_a_github_job_run(runner, tmp_path: Path, name: str, workfl
 def test_the_lines_of_a_gitlab_job_run(runner, name: str, job: dict) -> None:
     outcome = runner("\n".join([*job["before_script"], *job["script"]]))
     assert outcome.returncode == 0, outcome.stdout
-    first = ["tasks.doctor"] if name == "gpu" else ["ruff", "ruff", "tasks.lint_cards", "pytest"]
-    assert would_run(outcome.stdout) == [*first, *TRAINING]
+    on_gpus = name == "gpu"
+    assert sessions(outcome.stdout) == (["doctor", "regress"] if on_gpus else ["lint", "tests", "regress"])
+    assert would_run(outcome.stdout) == [*([] if on_gpus else ["pytest"]), *TRAINING]
 
 
 def test_a_run_without_reports_has_an_empty_summary(runner, tmp_path: Path) -> None:

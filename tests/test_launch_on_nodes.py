@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 
 from tasks.case import REPOSITORY
 from tasks.golden import read_card
-from tests import short_run
+from tests import checkout, short_run
 from tests.test_resume import failed_rows
 
 pytestmark = pytest.mark.training
@@ -40,7 +38,6 @@ for node in 0 1; do
 done
 exit $highest
 """
-NOX = '#!/bin/sh\nexec "$PYTHON" -m nox --nocolor --no-venv "$@"\n'
 # Node 1 stands still in its fourth step, after the checkpoint of the second is complete.
 STANDS_STILL = """
 import os, time
@@ -62,46 +59,22 @@ def losses(run_dir: Path, phase: int = 1) -> list[float]:
     return read_card(run_dir / f"actual_phase{phase}.json").metrics["lm loss"].values.tolist()
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the checkout, whose runs/ is the test's own; srun and nox on a PATH of their own."""
-    folder = tmp_path / "checkout"
-    left_out = shutil.ignore_patterns(".git", ".nox", ".venv", "runs", "data", "__pycache__")
-    shutil.copytree(REPOSITORY, folder, ignore=left_out)
-    (REPOSITORY / "data").mkdir(exist_ok=True)
-    (folder / "data").symlink_to(REPOSITORY / "data")
-    (tmp_path / "bin").mkdir()
-    for name, text in (("srun", SRUN), ("nox", NOX)):
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    return folder
-
-
-def test_a_slurm_job_trains_on_both_nodes_and_prints_one_verdict(checkout: Path, trained: Path) -> None:
-    folders = [checkout.parent / "bin", Path(sys.executable).parent, os.environ["PATH"]]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NOX", "SLURM"))}
-    outcome = subprocess.run(
-        ["bash", "slurm/two_nodes.sbatch", short_run.CASE, *short_run.SHORT],
-        cwd=checkout,
-        env={
-            **environment,
-            "PATH": os.pathsep.join(map(str, folders)),
-            "PYTHON": sys.executable,
-            "CRASH_TEST_DEVICE": "cpu",
-            "SLURM_JOB_ID": str(os.getpid()),  # gives the port, too
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
+def test_a_slurm_job_trains_on_both_nodes_and_prints_one_verdict(tmp_path: Path, trained: Path) -> None:
+    folder = checkout.copy_to(tmp_path / "checkout")
+    job = str(os.getpid())  # gives the port, too
+    outcome = checkout.run_script(
+        f"bash slurm/two_nodes.sbatch {short_run.CASE} {' '.join(short_run.SHORT)}",
+        cwd=folder,
+        path=checkout.programs(tmp_path / "bin", nox=checkout.REAL_NOX, srun=SRUN),
+        RUN_TASKS="yes",
+        SLURM_JOB_ID=job,
     )
     # Four of the card's hundred steps: it does not match, and both nodes say so with one exit code.
     assert outcome.returncode == 1, outcome.stdout
     assert {"node 0 exits 1", "node 1 exits 1"} <= set(outcome.stdout.splitlines())
     assert re.findall(r"^(\d): DOES NOT MATCH", outcome.stdout, re.MULTILINE) == ["0"]
     assert "1: node 0 judged the run" in outcome.stdout
-    run_dir = checkout / "runs" / short_run.CASE / f"slurm-{os.getpid()}"
+    run_dir = folder / "runs" / short_run.CASE / f"slurm-{job}"
     assert losses(run_dir) == losses(trained)
     assert losses(run_dir, phase=2) == losses(trained)[2:]
     assert not failed_rows(run_dir)

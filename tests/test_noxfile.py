@@ -162,6 +162,13 @@ def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
     assert not (checkout / "runs").exists()
 
 
+@pytest.mark.parametrize("session", ["record", "faults", "doctor"])
+def test_a_dry_command_line_is_the_one_that_would_run(checkout: Path, session: str) -> None:
+    outcome = nox(checkout, "-s", session, "--", "first", "--reason", "two words", "--dry-run")
+    assert f"would run: python -m tasks.{session} first --reason 'two words'\n" in outcome.stdout
+    assert not calls(checkout)
+
+
 # ---- exit codes ----
 
 
