@@ -27,7 +27,7 @@ from typing import Any
 
 from tasks import mps, nccl
 from tasks import nodes as nodes_module
-from tasks.exits import CannotRun, Hang, TrainingFailed
+from tasks.exits import Hang, TrainingFailed
 from tasks.nodes import ALONE, Nodes
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
@@ -160,7 +160,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
             raise Hang(dog.hang_report) from None
         raise TrainingFailed(_describe_failure(phase, error)) from None
     except RendezvousError as error:
-        raise CannotRun(nodes_module.describe_rendezvous(phase.nodes, error)) from None
+        trained = dog.first_note_s is not None
+        raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
     return _restarts(phase)

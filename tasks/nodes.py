@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.exits import CannotRun, UsageError
+from tasks.exits import CannotRun, TaskError, TrainingFailed, UsageError
 
 if TYPE_CHECKING:
     from tasks.platforms import Platform
@@ -185,15 +185,22 @@ def agent_settings(nodes: Nodes, phase_directory: Path) -> dict[str, Any]:
     }
 
 
-def describe_rendezvous(nodes: Nodes, error: Exception) -> str:
-    """What a failed rendezvous means, and what to do."""
+def rendezvous_failure(nodes: Nodes, error: Exception, *, trained: bool) -> TaskError:
+    """What a failed rendezvous means, and what to do. ``trained``: whether ranks had run here before."""
     name = type(error).__name__
     cause = (str(error.__cause__ or error).strip().splitlines() or [name])[0]
-    if nodes.first and name == "RendezvousConnectionError":
-        return f"--rdzv-endpoint {nodes.endpoint}: node 0 cannot listen there: {cause}; choose a free port"
     if name == "RendezvousClosedError":
-        return "the other nodes have given up; what they said is above or in the other nodes' output"
-    return (
+        return TrainingFailed("another node gave up; what it said is in its own output")
+    if trained:
+        return TrainingFailed(
+            f"a node was lost and did not come back to {nodes.endpoint} within {nodes.timeout_s:.0f} s: start"
+            " the same command there again, or raise --node-timeout"
+        )
+    if nodes.first and name == "RendezvousConnectionError":
+        return CannotRun(
+            f"--rdzv-endpoint {nodes.endpoint}: node 0 cannot listen there: {cause}; choose a free port"
+        )
+    return CannotRun(
         f"the nodes did not meet at {nodes.endpoint} within {nodes.timeout_s:.0f} s: {cause}; see that all"
         " run and reach that address and port, and that --nnodes is right"
     )

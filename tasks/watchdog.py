@@ -20,6 +20,7 @@ FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
 SLOWEST_STEP_FACTOR = 10.0
 _POLL_S = 0.1
 _PLAIN_LINE_EVERY_S = 10.0
+_SAY_GONE_AFTER_S = 3.0
 
 
 class Watchdog:
@@ -55,10 +56,18 @@ class Watchdog:
         last_change = time.monotonic()
         last_notes: list[tuple[int, float]] = []
         last_step, last_step_s = -1, time.monotonic()
+        gone_since, said_gone = None, False
         while not self._stop.wait(_POLL_S):
             rows, now = self._board.rows(), time.monotonic()
             notes = [(row.process_id, row.seconds) for row in rows]
-            if notes != last_notes or _are_gone(rows):
+            gone_since = (gone_since or now) if _are_gone(rows) else None
+            if gone_since and not said_gone and now - gone_since > _SAY_GONE_AFTER_S:
+                said_gone = True
+                print(
+                    "the ranks of this node have ended; waiting for the other nodes to start again",
+                    flush=True,
+                )
+            if notes != last_notes or gone_since:
                 last_notes, last_change = notes, now
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now

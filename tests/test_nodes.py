@@ -175,11 +175,30 @@ def test_an_unknown_host_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         nodes.own_address(dataclasses.replace(TWO, endpoint="nowhere:29400"))
 
 
-def test_a_failed_rendezvous_says_what_to_do() -> None:
-    from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
+@pytest.mark.parametrize(
+    ("name", "rank", "trained", "code", "said"),
+    [
+        ("Connection", 0, False, 5, "node 0 cannot listen there: in use; choose a free port"),
+        ("Connection", 1, False, 5, "did not meet at 127.0.0.1:29400 within 600 s: in use"),
+        ("Timeout", 0, False, 5, "did not meet at 127.0.0.1:29400 within 600 s: in use"),
+        ("Timeout", 0, True, 3, "did not come back to 127.0.0.1:29400 within 600 s"),
+        ("Closed", 0, True, 3, "another node gave up"),
+    ],
+)
+def test_a_failed_rendezvous_says_what_to_do(
+    name: str, rank: int, trained: bool, code: int, said: str
+) -> None:
+    from torch.distributed.elastic import rendezvous
 
-    taken = nodes.describe_rendezvous(dataclasses.replace(TWO, rank=0), RendezvousConnectionError("in use"))
-    assert "node 0 cannot listen there: in use; choose a free port" in taken
-    assert "did not meet at 127.0.0.1:29400 within 600 s" in nodes.describe_rendezvous(
-        TWO, RendezvousTimeoutError()
+    error = getattr(rendezvous, f"Rendezvous{name}Error")("in use")
+    failure = nodes.rendezvous_failure(dataclasses.replace(TWO, rank=rank), error, trained=trained)
+    assert failure.exit_code == code
+    assert said in str(failure)
+
+
+def test_a_rendezvous_that_failed_without_a_word_is_named() -> None:
+    class RendezvousTimeoutError(Exception): ...
+
+    assert "RendezvousTimeoutError" in str(
+        nodes.rendezvous_failure(TWO, RendezvousTimeoutError(), trained=False)
     )
