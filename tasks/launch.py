@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import time
@@ -185,7 +186,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    print(f"rank {rank} attempt {attempt} process {os.getpid()} of agent {os.getppid()}", flush=True)
+    print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
+    print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 

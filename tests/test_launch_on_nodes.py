@@ -79,14 +79,14 @@ def test_a_slurm_job_trains_on_both_nodes_and_prints_one_verdict(tmp_path: Path,
     assert losses(run_dir, phase=2) == losses(trained)[2:]
     assert not failed_rows(run_dir)
     assert json.loads((run_dir / "case.json").read_text())["fingerprint"]["nodes"] == "2"
-    nodes = {rank: process_of(run_dir / f"phase1/rank{rank}.log") for rank in range(8)}
-    assert len({nodes[rank] for rank in range(4)}) == len({nodes[rank] for rank in range(4, 8)}) == 1
-    assert nodes[0] != nodes[4]
+    agents = [agent_of(run_dir / f"phase1/rank{rank}.log") for rank in range(8)]
+    assert len(set(agents[:4])) == len(set(agents[4:])) == 1
+    assert agents[0] != agents[4]
 
 
-def process_of(log: Path) -> str:
-    """The node that a rank ran on, from the line that it begins its log with."""
-    return re.search(r"^rank \d+ attempt 0 process \d+ of agent (\d+)$", log.read_text(), re.MULTILINE)[1]
+def agent_of(log: Path) -> str:
+    """The process of the node's agent, from the line that a rank begins its log with."""
+    return re.search(r"^on \S+, agent (\d+)$", log.read_text(), re.MULTILINE)[1]
 
 
 def test_a_node_that_is_killed_and_started_again_joins_and_changes_nothing(
