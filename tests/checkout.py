@@ -33,13 +33,14 @@ REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
 # Programs of the repository only read their command line.
 PYTHON = """#!/bin/bash
 case "${RUN_TASKS:-no} $1 $2" in
-  "no -m tasks."*) shift; exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
+  "no -m tasks."* | "no -m benchmarks."*) shift; exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
   "no "*.py*) exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
 esac
 exec "$REAL_PYTHON" "$@"
 """
 PARSE_ONLY = """
-import argparse, os, runpy, sys
+import argparse, importlib.util, os, runpy, sys
+from pathlib import Path
 parse = argparse.ArgumentParser.parse_args
 def parse_and_stop(self, *arguments, **options):
     parse(self, *arguments, **options)
@@ -47,11 +48,15 @@ def parse_and_stop(self, *arguments, **options):
 argparse.ArgumentParser.parse_args = parse_and_stop
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
-if sys.argv[0].endswith(".py"):
+is_file = sys.argv[0].endswith(".py")
+place = sys.argv[0] if is_file else importlib.util.find_spec(sys.argv[0]).origin
+if "ArgumentParser" not in Path(place).read_text():  # it would run instead
+    raise SystemExit(place + ": has no command line that could be read without running it")
+if is_file:
     runpy.run_path(sys.argv[0], run_name="__main__")
 else:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-raise SystemExit(sys.argv[0] + ": read no command line")
+raise SystemExit(place + ": read no command line")
 """
 
 
@@ -81,7 +86,7 @@ def programs(folder: Path, **scripts: str) -> Path:
 
 
 def run_script(
-    script: str, *, cwd: Path, path: Path, timeout_s: float = 300, **variables: str
+    script: str, *, cwd: Path, path: Path, timeout_s: float = 240, **variables: str
 ) -> subprocess.CompletedProcess:
     """Run shell lines as CI runners and careful people do: the first that fails ends the script."""
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}

@@ -102,7 +102,7 @@ def test_a_block_says_whether_it_is_to_be_run(document: Path) -> None:
 def test_every_command_of_a_document_works(document: Path, copy: Path, path: Path) -> None:
     scripts = [block.text for block in blocks(document) if block.language == "sh" and not block.marked]
     for command in [*scripts, *dict.fromkeys(spans(document))]:
-        outcome = checkout.run_script(concrete(command), cwd=copy, path=path)
+        outcome = checkout.run_script(concrete(command), cwd=copy, path=path, timeout_s=60)
         assert outcome.returncode == 0, f"{document.name}: {command}\n{outcome.stdout}"
 
 
@@ -115,6 +115,8 @@ def test_every_command_of_a_document_works(document: Path, copy: Path, path: Pat
         "python -m tasks.diff --no-such-option",
         "python -m tasks.no_such_task",
         "python benchmarks/main_job.py --no-such-option",
+        "python -m benchmarks.no_such_benchmark",
+        "python tasks/exits.py",
         "make no-such-target",
         "sbatch slurm/no_such_file",
         "docker run anything",
