@@ -114,9 +114,10 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
-        from tasks.ranks import cuda_on_cpu
+        from tasks.ranks import cuda_on_cpu, portable_math
 
         cuda_on_cpu.install()
+        portable_math.install()
     else:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:

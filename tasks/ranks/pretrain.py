@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import math
 import os
 import runpy
 import time
@@ -25,6 +26,8 @@ from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
+
+SUMS_EVERY = 10  # iterations: how often the ranks add up what they measured
 
 
 def run(
@@ -164,6 +167,7 @@ class Trainer:
         self.config = model.connect_schedule(args, self.chunks, self.optimizer)
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
+        self.sums = scalars.SumsOverRanks()
         self.overlap = overlap.Overlap(self.chunks)
         self.resources = resources.Resources(args)
         for chunk in self.chunks:
@@ -184,10 +188,14 @@ class Trainer:
             if self._every(args.check_weight_hash_across_dp_replicas_interval):
                 with checkpoint.gathered_parameters(args, self.chunks):
                     self._check_weight_hashes()
-            if args.save and self._every(args.save_interval):
+            saves, ends = args.save and self._every(args.save_interval), self._every(args.exit_interval)
+            if saves or ends or self._every(SUMS_EVERY):
+                self._write_sums()
+            if saves:
                 self._save()
-            if self._every(args.exit_interval):
+            if ends:
                 break
+        self._write_sums()
 
     def _every(self, interval: int | None) -> bool:
         return bool(interval) and self.iteration % interval == 0
@@ -241,14 +249,13 @@ class Trainer:
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
         self._note("logging")
-        values = self._job_scalars()
+        self._keep_for_sums()
         if not losses:
-            self._note("logging")
             return
         loss = float(scalars.mean_loss(losses))
         end.record()
         end.synchronize()
-        values |= {
+        values = {
             "lm loss": loss,
             "grad-norm": grad_norm,
             "learning-rate": self.optimizer.param_groups[0]["lr"],
@@ -262,17 +269,20 @@ class Trainer:
         self._note("logging", loss)
         scalars.refuse_bad_loss(loss, self.iteration)
 
-    def _job_scalars(self) -> dict[str, Any]:
-        """What all ranks measured together; a collective, so every rank must come here."""
-        parts: dict[str, Any] = self.overlap.take() | self.resources.take(self.iteration)
+    def _keep_for_sums(self) -> None:
+        values = self.overlap.take() | self.resources.take(self.iteration)
         if self.args.log_params_norm:
-            parts["params-norm"] = scalars.parameters_square(self.chunks)
-        values = scalars.sum_over_ranks(parts)
-        if "params-norm" in values:
-            values["params-norm"] = values["params-norm"].sqrt()
-        for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
-            values[name] = values[name] / self.args.world_size
-        return values | resources.scalars_from(values)
+            values["params-norm"] = scalars.parameters_square(self.chunks)
+        self.sums.add(self.iteration, values)
+
+    def _write_sums(self) -> None:
+        """Record what all ranks measured together since the last time; every rank must come here."""
+        for iteration, sums in self.sums.take():
+            if "params-norm" in sums:
+                sums["params-norm"] = math.sqrt(sums["params-norm"])
+            for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
+                sums[name] /= self.args.world_size
+            self.scalars.write(iteration, sums | resources.scalars_from(sums))
 
     def _save(self) -> None:
         self._note("saving checkpoint")
