@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
-import difflib
 import fcntl
 import functools
 import hashlib
@@ -241,19 +240,6 @@ def held(run_dir: Path) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def refuse_unknown_sessions(words: list[str]) -> None:
-    """nox would exit with 3, which here says that a training failed, and not tell what there is."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
-    known = list(nox.registry.get())
-    for name in parser.parse_known_args(words)[0].session:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            print(f"error: there is no session {name!r}.{hint} Sessions: {', '.join(known)}", file=sys.stderr)
-            sys.exit(exits.USAGE)
-
-
 # ---- exit codes: nox knows 0 and 1, the design has six ----
 
 _first_code: list[int] = []
@@ -365,5 +351,7 @@ def pins_digest() -> str:
     return hashlib.sha256(sys.version.encode() + content).hexdigest()
 
 
-# nox has read its command line; what is behind "--" is no session.
-refuse_unknown_sessions(sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:])
+# nox itself would exit with 3, which here says that a training failed, and would not tell what there is.
+if problem := plan.unknown_session(sys.argv[1:], list(nox.registry.get())):
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(exits.USAGE)

@@ -1,7 +1,12 @@
-"""What a session would do on this machine, for ``--dry-run``. Only the standard library is imported."""
+"""What nox is asked for, and what a session would do on this machine, for ``--dry-run``.
+
+Only the standard library is imported: the noxfile reads this.
+"""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 from pathlib import Path
 
 from tasks import nodes, platforms
@@ -38,3 +43,18 @@ def golden_card(case: str, environment: str, platform_name: str, root: Path = RE
     if (root / folder / generic).is_file():
         return f"{folder / generic} (no {own}: approximate checks only)"
     return f'none: the session would exit 2; record one: nox -s record -- {case} --reason "..."'
+
+
+def unknown_session(words: list[str], known: list[str]) -> str | None:
+    """What is wrong with the sessions that nox's command line names, or None; what is behind ``--`` is no
+    session.
+    """
+    words = words[: words.index("--")] if "--" in words else words
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
+    for name in parser.parse_known_args(words)[0].session:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            return f"there is no session {name!r}.{hint} Sessions: {', '.join(known)}"
+    return None

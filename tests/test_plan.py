@@ -62,3 +62,19 @@ def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch: pytest.MonkeyPatc
     assert plan.describe("a_case", root=tmp_path) == [
         "platform: none: CRASH_TEST_DEVICE=quantum: must be cpu, cuda or not set"
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-s first second", None),
+        ("-l", None),
+        ("--no-venv -s first -- --set x=1 nothing", None),
+        ("-s frist", "no session 'frist'. Did you mean first? Sessions: first, second"),
+        ("--session second --session firs --", "no session 'firs'. Did you mean first?"),
+        ("-s zzz", "no session 'zzz'. Sessions: first, second"),
+    ],
+)
+def test_an_unknown_session_is_told_with_the_known_ones(line: str, said: str | None) -> None:
+    problem = plan.unknown_session(line.split(), ["first", "second"])
+    assert (problem is None) if said is None else (said in problem)
