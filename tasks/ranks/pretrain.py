@@ -22,6 +22,9 @@ from megatron.core.num_microbatches_calculator import init_num_microbatches_calc
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
+from tasks.checkpoints import FALLBACKS
+from tasks.exits import UsageError
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
@@ -36,15 +39,19 @@ def run(
     evidence: Path,
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
+    origin: Origin = ANY_ORIGIN,
+    expected: Origin = ANY_ORIGIN,
 ) -> None:
     """Train as the Megatron command line ``words`` says, as one rank of an elastic agent's group.
 
     ``evidence``: folder for this rank's digests of what was saved and loaded.
     ``rank_plugins``: Python files executed here before the model is built.
+    ``origin``: what the checkpoints saved here are of; ``expected``: what a loaded one must be of.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args = parse_arguments(words, world_size=world_size)
     args.rank = rank
+    args.checkpoint_origin, args.checkpoint_expected = origin, expected
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
     begin = time.monotonic()
@@ -136,13 +143,16 @@ class Trainer:
 
     def load(self) -> None:
         """Resume from ``--load`` where there is a checkpoint."""
-        wanted = self.args.ckpt_step
-        if wanted is None and self.args.load:
-            wanted = checkpoint.newest_iteration(self.args.load)
+        self._note("loading checkpoint")
+        begin = time.monotonic()
+        choice = self.checkpoints.choose()
+        self.seconds["verify"] = time.monotonic() - begin
+        wanted = choice.iteration
+        if choice.skipped:
+            self._tell(choice.lines())
         if wanted is None and self.args.exit_on_missing_checkpoint:
-            raise FileNotFoundError(f"--load {self.args.load} holds no complete checkpoint")
+            raise UsageError(f"--load {self.args.load} holds no complete checkpoint; train first")
         if wanted is not None:
-            self._note("loading checkpoint")
             begin = time.monotonic()
             self.consumed_samples = self.checkpoints.load(wanted)
             self.iteration = wanted
@@ -150,6 +160,13 @@ class Trainer:
         self.begin()
         if wanted is not None:
             self._write_evidence("loaded")
+
+    def _tell(self, lines: list[str]) -> None:
+        print(*lines, sep="\n", flush=True)
+        if self.args.rank == 0:
+            self.evidence.mkdir(parents=True, exist_ok=True)
+            with (self.evidence / FALLBACKS).open("a") as file:  # of several attempts, all are kept
+                print(*lines, sep="\n", file=file)
 
     def begin(self) -> None:
         """Prepare the batches that come next."""
@@ -298,6 +315,7 @@ class Trainer:
         begin = time.monotonic()
         self.checkpoints.close()
         self.seconds["finish"] = time.monotonic() - begin
+        self.seconds["manifest"] = self.checkpoints.manifest_s
         self.scalars.close()
         state.write_evidence(self.evidence, "seconds", self.iteration, self.args, self.seconds)
         self._note("finished")
