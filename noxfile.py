@@ -154,6 +154,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     )
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     nodes.add_options(parser)
@@ -184,8 +185,9 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
+    restarts = ["--max-restarts", options.max_restarts] if options.max_restarts else []
     among = nodes.words(options)
-    launch = [case, *directory, *settings, *plugins, *data, *timeout, *among]
+    launch = [case, *directory, *settings, *plugins, *data, *timeout, *restarts, *among]
     for line in plan.describe(case, options.nodes) if DRY_RUN else ():
         session.log(line)
     with held(run_dir):

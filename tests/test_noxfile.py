@@ -125,10 +125,11 @@ def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
 
 def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
     options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
-    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", "--hang-timeout", "9")
+    options += ["--data-path", "d", "--hang-timeout", "9", "--max-restarts", "1"]
+    outcome = nox(checkout, "-s", "first", "--", *options)
     assert outcome.returncode == 0, outcome.stdout
     launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
-    launch += " --hang-timeout 9"
+    launch += " --hang-timeout 9 --max-restarts 1"
     assert calls(checkout) == [
         f"train {launch}",
         f"resume {launch}",
