@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ DRY_RUN = "--dry-run" in sys.argv
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 STAMP = "pins.sha256"
+STOP_WITHIN_S = (
+    4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
+)
 MEANINGS = {
     exits.MISMATCH: "does not match",
     exits.USAGE: "bad usage or input",
@@ -42,6 +46,21 @@ MEANINGS = {
     exits.HANG: "hang",
     exits.CANNOT_RUN: "this machine cannot run it",
 }
+
+
+# ---- a stop ----
+
+
+_stopped: list[int] = []
+
+
+def stop(number: int, _: object) -> None:
+    """SIGTERM is as Ctrl-C, which nox hands on to the running task: left alone, only nox itself would end."""
+    _stopped.append(number)
+    raise KeyboardInterrupt(f"stopped by signal {number}")
+
+
+signal.signal(signal.SIGTERM, stop)
 
 
 # ---- sessions ----
@@ -90,7 +109,7 @@ def record(session: nox.Session) -> None:
     prepare(session)
     arguments = task_arguments(session)
     named = bool(arguments) and not arguments[0].startswith("-")
-    cases = [arguments[0]] if named else [case for case in CASES if not needs_data(case)]
+    cases = [arguments[0]] if named else [case for case in CASES if records_cards(case)]
     for case in cases:
         finish(session, step(session, "record", case, *arguments[named:]))
 
@@ -155,6 +174,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
     parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
+    parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     nodes.add_options(parser)
@@ -186,8 +206,9 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
     restarts = ["--max-restarts", options.max_restarts] if options.max_restarts else []
+    retries = ["--retries", options.retries] if options.retries else []
     among = nodes.words(options)
-    launch = [case, *directory, *settings, *plugins, *data, *timeout, *restarts, *among]
+    launch = [case, *directory, *settings, *plugins, *data, *timeout, *restarts, *retries, *among]
     for line in plan.describe(case, options.nodes) if DRY_RUN else ():
         session.log(line)
     with held(run_dir):
@@ -200,6 +221,12 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
         see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage is told before anything is written
         session.log(f"{case}: {MEANINGS[code]} (exit code {code}){see}")
     return code
+
+
+def records_cards(case: str) -> bool:
+    """Whether the case has golden cards of its own, and its data are here."""
+    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+    return "\nGOLDEN_CARD:" not in text and not needs_data(case)
 
 
 def step(session: nox.Session, task: str, *arguments: str) -> int:
@@ -219,7 +246,15 @@ def run(session: nox.Session, *command: str) -> None:
     if DRY_RUN:
         session.log(f"would run: {shlex.join(command)}")
         return
-    session.run(*command, external=session.venv_backend == "none")
+    session.run(
+        *command,
+        external=session.venv_backend == "none",
+        env={"CRASH_TEST_SESSION": str(os.getpid())},
+        interrupt_timeout=STOP_WITHIN_S,
+        terminate_timeout=STOP_WITHIN_S,
+    )
+    if _stopped:  # nox goes on when the task that it stopped had come to a good end
+        raise KeyboardInterrupt
 
 
 def check_style(session: nox.Session) -> None:

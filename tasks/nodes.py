@@ -111,6 +111,15 @@ def read(options: argparse.Namespace, variables: Mapping[str, str] | None = None
     return nodes
 
 
+def refuse_alone_only(nodes: Nodes, *, retries: bool = False, go_on: bool = False) -> None:
+    """Raises ``UsageError`` for what one machine does by itself, and several would have to agree on."""
+    if nodes.several and (retries or go_on):
+        raise UsageError(
+            f"{'--retries' if retries else '--continue'}: not on several machines; --max-restarts N has them"
+            " wait for a node that is started again"
+        )
+
+
 def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
     """From srun's variables of its step (https://slurm.schedmd.com/srun.html). Those of the job, which a
     shell of salloc has too, say nothing about what was started where."""

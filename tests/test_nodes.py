@@ -113,6 +113,14 @@ def test_no_list_of_hosts_is_told() -> None:
         nodes.first_host("")
 
 
+@pytest.mark.parametrize("given", [{"retries": True}, {"go_on": True}])
+def test_what_one_machine_does_by_itself_is_refused_on_several(given: dict[str, bool]) -> None:
+    nodes.refuse_alone_only(ALONE, **given)
+    nodes.refuse_alone_only(TWO)
+    with pytest.raises(UsageError, match="not on several machines"):
+        nodes.refuse_alone_only(TWO, **given)
+
+
 # ---- what follows ----
 
 
