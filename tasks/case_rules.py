@@ -12,6 +12,7 @@ METRICS = (
     "num-zeros",
     "grad-norm",
     "learning-rate",
+    "decoupled-learning-rate",
     "params-norm",
     "mem-allocated-bytes",
     "mem-max-allocated-bytes",
@@ -51,8 +52,20 @@ _COUNTS = (
     "--context-parallel-size",
     "--num-layers-per-virtual-pipeline-stage",
     "--num-virtual-stages-per-pipeline-rank",
+    "--microbatch-group-size-per-virtual-pipeline-stage",
+    "--decoder-first-pipeline-num-layers",
+    "--decoder-last-pipeline-num-layers",
 )
-_NUMBERS = ("--lr", "--min-lr", "--weight-decay", "--clip-grad", "--attention-dropout", "--hidden-dropout")
+_NUMBERS = (
+    "--lr",
+    "--min-lr",
+    "--decoupled-lr",
+    "--decoupled-min-lr",
+    "--weight-decay",
+    "--clip-grad",
+    "--attention-dropout",
+    "--hidden-dropout",
+)
 _REQUIRED = (
     "--num-layers",
     "--hidden-size",
@@ -224,6 +237,8 @@ def _check_layers(args: Mapping[str, object]) -> list[str]:
         return [
             f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
         ]
+    if args.get("--decoder-first-pipeline-num-layers") or args.get("--decoder-last-pipeline-num-layers"):
+        return []  # stages of different sizes: the training program's own rules say whether they add up
     parts = stages * (per_chunk or chunks or 1)
     if layers % parts:
         unit = "layers a virtual stage" if per_chunk else "virtual stages a rank"
@@ -253,11 +268,13 @@ def _check_batches(args: Mapping[str, object], world_size: int) -> list[str]:
         "--num-virtual-stages-per-pipeline-rank"
     )
     micro_batches = batch // (micro * replicas)
+    group = args.get("--microbatch-group-size-per-virtual-pipeline-stage") or stages
     # megatron-core's interleaved schedule: fewer leftover micro-batches than stages are refused
-    if virtual and (micro_batches < stages or 0 < micro_batches % stages < stages):
+    if virtual and (micro_batches < stages or 0 < micro_batches % group < stages):
         return [
             f"--global-batch-size: {batch} gives {micro_batches} micro-batches a replica; the interleaved"
-            f" schedule needs a multiple of the {stages} pipeline stages"
+            f" schedule needs a multiple of the {group}"
+            f" {'pipeline stages' if group == stages else 'micro-batches of a group'}"
         ]
     return []
 

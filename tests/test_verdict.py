@@ -215,3 +215,11 @@ def test_one_slow_step_is_no_slow_run():
     metrics = [metric_from(range(1, 13), values) for values in ([24.0] * 12, [24.0] * 11 + [240.0])]
     rule = rule_for("relative-backward-time", platform="cpu_x86_64")
     assert strict_row("golden", "relative-backward-time", *metrics, rule=rule, basis=EXACT).passed
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(29, "not judged"), (30, "regression")])
+def test_a_relative_time_after_a_restart_is_judged_only_over_enough_steady_steps(last, verdict):
+    golden, actual = (metric_from(range(16, last + 1), [time] * (last - 15)) for time in (10.0, 20.0))
+    slow = row(golden, actual, name="relative-step-time", platform="cpu_x86_64", comparison="resume")
+    assert (slow.verdict, slow.passed) == (verdict, verdict == "not judged")
+    assert slow.steps == f"median 21-{last}"

@@ -249,9 +249,14 @@ def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
 
 
 def _restore_adam_steps(optimizer: MegatronOptimizer) -> None:
-    """The step count comes back with the group; without it, bias correction would begin again."""
+    """The step count comes back with the group; without it, bias correction would begin again.
+
+    megatron-core's optimizer that is not distributed keeps it with the parameters, and restores it itself.
+    """
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
         for group in inner.param_groups:
+            if "step" not in group:
+                continue
             for parameter in group["params"]:
                 inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)
 

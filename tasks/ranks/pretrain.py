@@ -251,9 +251,8 @@ class Trainer:
         values |= {
             "lm loss": loss,
             "grad-norm": grad_norm,
-            "learning-rate": self.optimizer.param_groups[0]["lr"],
             "iteration-time": begin.elapsed_time(end) / 1000.0,
-        }
+        } | model.learning_rates(self.args, self.optimizer)
         if self.args.log_num_zeros_in_grad:
             values["num-zeros"] = num_zeros
         if self.args.log_memory_to_tensorboard:
