@@ -28,8 +28,9 @@ METRICS = (
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 
-_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS")
+_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS", "RESTART")
 _OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
+_RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
@@ -99,6 +100,8 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
     errors += _check_platforms(content.get("PLATFORMS"))
+    if content.get("RESTART") is not None:
+        errors += _check_restart(content["RESTART"], content.get("TEST_TYPE", "regular"))
     return errors
 
 
@@ -202,6 +205,24 @@ def _check_platforms(platforms: object) -> list[str]:
         ]
         errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
     return errors
+
+
+def _check_restart(restart: object, test_type: object) -> list[str]:
+    if not isinstance(restart, dict):
+        return [f"RESTART: must be a mapping of {' and '.join(_RESTART_KEYS)}"]
+    errors = [
+        f"RESTART.{key}: unknown key. {did_you_mean(key, _RESTART_KEYS)}"
+        for key in restart
+        if key not in _RESTART_KEYS
+    ]
+    ranks = restart.get("RANKS")
+    if ranks is not None and (not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1):
+        errors.append(f"RESTART.RANKS: {ranks!r} must be a whole number of at least 1")
+    if test_type != "ckpt-resume":
+        errors.append(f"RESTART: TEST_TYPE {test_type} has no restart in other processes; see ckpt-resume")
+    return errors + _check_layer(
+        {key: restart[key] for key in ("MODEL_ARGS",) if key in restart}, where="RESTART."
+    )
 
 
 def check_values(model_args: Mapping[str, object], *, test_type: str, world_size: int) -> list[str]:

@@ -230,7 +230,14 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
     if options.policy == MEGATRON:
         first, second = first.rounded(), second.rounded().between(loaded + 1, LAST_STEP)
     reason = "the run is not deterministic (no --deterministic-mode)"
-    basis = verdict.Basis(check=CHECK_EXACT if run.deterministic else CHECK_APPROXIMATE, reason=reason)
+    if run.changes_layout:
+        reason = "the restart has another layout of ranks, which add up in another order"
+    exact = run.deterministic and not run.changes_layout
+    basis = verdict.Basis(
+        check=CHECK_EXACT if exact else CHECK_APPROXIMATE,
+        reason=reason,
+        same_layout=not run.changes_layout,
+    )
     return _compared(
         RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
     )
@@ -243,7 +250,8 @@ def _restart_rows(run: Run, options: Options) -> list[Row]:
         row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
     if run.resumes:
-        return restart.restart_rows(run.record1, run.record2) if run.record2 is not None else []
+        rows = restart.layout_rows if run.changes_layout else restart.restart_rows
+        return rows(run.record1, run.record2) if run.record2 is not None else []
     return [restart.no_restart_row(run.record1, expected=1 if run.crashes else 0)]
 
 

@@ -42,6 +42,16 @@ class Setup:
         """What the result of this run depends on."""
         return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
 
+    def restarted(self) -> Setup:
+        """The setup of the restart, which the case may give other flags and fewer ranks."""
+        restart, platform = self.case.restart, self.platform
+        if restart and restart.ranks:
+            shared = -(-restart.ranks // len(platform.gpus)) if platform.ranks_per_gpu else 0
+            platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
+        case = self.case.restarted()
+        parse_arguments(case.flags(), world_size=platform.world_size)
+        return dataclasses.replace(self, case=case, platform=platform)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line of a phase."""

@@ -38,7 +38,7 @@ def main(words: list[str] | None = None) -> int:
     iteration = phase.resume_iteration(setup.case)
     _check_checkpoint(setup.run_dir / "checkpoints", iteration)
     phase.check_space(setup.run_dir)
-    phase.run_phase(setup, 2, load_iteration=iteration)
+    phase.run_phase(setup.restarted(), 2, load_iteration=iteration)
     return PASSED
 
 

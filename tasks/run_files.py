@@ -5,7 +5,7 @@ values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.exits import UsageError
@@ -31,6 +31,7 @@ class Run:
     record2: Mapping[str, object] | None
     actual1: Card
     actual2: Card | None
+    restart: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def deterministic(self) -> bool:
@@ -40,6 +41,11 @@ class Run:
     @property
     def resumes(self) -> bool:
         return self.test_type == RESUMING or self.record2 is not None or self.actual2 is not None
+
+    @property
+    def changes_layout(self) -> bool:
+        """Whether the restart runs with other flags or on fewer ranks than the training before it."""
+        return bool(self.restart)
 
     @property
     def crashes(self) -> bool:
@@ -70,6 +76,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         raise UsageError(f"{directory}: no {actual1.name}: training did not finish; run tasks.train again")
     case = content.get("case")
     model_args = case.get("model_args") if isinstance(case, dict) else None
+    restart = case.get("restart") if isinstance(case, dict) else None
     fingerprint = content.get("fingerprint")
     return Run(
         directory=directory,
@@ -85,6 +92,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         record2=_optional(directory / "phase2.json", read_json_object),
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
+        restart=restart if isinstance(restart, dict) else {},
     )
 
 

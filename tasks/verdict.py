@@ -104,6 +104,9 @@ RESUME_RULES = {
         OVERLAP_COUNT, first_step_apart="Megatron runs its first step on what was loaded, without gathers"
     ),
 }
+# What another layout of ranks leaves as it is: the model up to the order of sums, the schedule exactly.
+OF_THE_MODEL = ("lm loss", "num-zeros", "grad-norm", "params-norm")
+OF_THE_SCHEDULE = ("learning-rate", "decoupled-learning-rate")
 WARM_UP_STEPS = 5
 STEADY_STEPS_NEEDED = 10  # one step's time was seen a third off its median
 LAST_STEP = 2**62
@@ -149,13 +152,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """Why deterministic metrics are held to the exact check, or only to the approximate one; and whether both
-    sides ran on the same kind of processor.
+    """Why deterministic metrics are held to the exact check, or only to the approximate one; whether both
+    sides ran on the same kind of processor, and on the same layout of ranks (pipeline stages, replicas).
     """
 
     check: str
     reason: str
     same_processor: bool = True
+    same_layout: bool = True
 
 
 def strict_row(
@@ -164,6 +168,8 @@ def strict_row(
     """Judge one metric. None stands for a metric that a side does not have, which never passes."""
     if rule.same_processor and not basis.same_processor:
         rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
+    if not basis.same_layout:
+        rule = _of_another_layout(name, rule)
     check = _check(rule, basis)
     row = Row(
         comparison=comparison,
@@ -201,6 +207,14 @@ def strict_row(
         # A first difference inside the tolerance says nothing of where it went wrong.
         row = dataclasses.replace(row, first_step=int(differences.steps[_beyond(differences, rule)][0]))
     return _concluded(row, rule, verdict, [*notes, note])
+
+
+def _of_another_layout(name: str, rule: Rule) -> Rule:
+    if name in OF_THE_SCHEDULE:
+        return dataclasses.replace(rule, relative=0.0)
+    if name in OF_THE_MODEL:
+        return rule
+    return dataclasses.replace(rule, judged=False, why_not="it depends on the layout of ranks, which changed")
 
 
 def judge_cards(
@@ -337,7 +351,7 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
     steps = steady_steps(finite)
     if row.comparison == RESUME:
         steps = finite[WARM_UP_STEPS:]
-        if 0 < steps.size < STEADY_STEPS_NEEDED and rule.judged:
+        if finite.size and steps.size < STEADY_STEPS_NEEDED and rule.judged:
             why_not = f"a median of fewer than {STEADY_STEPS_NEEDED} steps after the warm-up is not steady"
             rule = dataclasses.replace(rule, judged=False, why_not=why_not)
             row = dataclasses.replace(row, check=CHECK_SHOWN, tolerance=None)

@@ -325,3 +325,40 @@ def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
         load_case("one", platform_name="cpu_x86_64", root=tmp_path)
     with pytest.raises(UsageError, match=r"there is no case 'thre'\. Did you mean three"):
         load_case("three", platform_name="cpu_x86_64", root=tmp_path)
+
+
+# ---- what the restart changes ----
+
+
+def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> None:
+    flags = {"--pipeline-model-parallel-size": 2, "--no-load-rng": True, "--lr": 0.02}
+    case = load(write_case(tmp_path, changed(RESTART={"RANKS": 4, "MODEL_ARGS": flags})))
+    plain = load(write_case(tmp_path / "plain", CONTENT))
+    assert (case.restart.ranks, case.flags()) == (4, plain.flags())
+    assert case.digest() == plain.digest()
+    words = case.restarted().flags()
+    assert words[words.index("--pipeline-model-parallel-size") + 1] == "2"
+    assert "--no-load-rng" in words
+    assert plain.restarted() == plain
+    assert case.resolved()["restart"] == {"ranks": 4, "model_args": flags}
+
+
+@pytest.mark.parametrize(
+    ("restart", "error"),
+    [
+        ("four", "RESTART: must be a mapping of MODEL_ARGS and RANKS"),
+        ({"RANK": 4}, "RESTART.RANK: unknown key. Did you mean RANKS?"),
+        ({"RANKS": 0}, "RESTART.RANKS: 0 must be a whole number of at least 1"),
+        ({"RANKS": 16}, "RESTART.RANKS: 16 ranks, cpu_x86_64 has 8"),
+        ({"MODEL_ARGS": {"lr": 1}}, "RESTART.MODEL_ARGS.lr: a flag is two dashes"),
+        ({"MODEL_ARGS": {"--pipeline-model-parallel-size": 5}}, "RESTART: --num-layers: 12 is not divisible"),
+        ({"RANKS": 6}, "RESTART: --pipeline-model-parallel-size: 6 ranks are not divisible"),
+    ],
+)
+def test_what_the_restart_cannot_change_is_named(tmp_path: Path, restart: object, error: str) -> None:
+    assert error in error_of(write_case(tmp_path, {**CONTENT, "RESTART": restart}))
+
+
+def test_a_case_without_a_restart_cannot_change_it(tmp_path: Path) -> None:
+    content = {**CONTENT, "RESTART": {"RANKS": 4}, "TEST_TYPE": "regular"}
+    assert "TEST_TYPE regular has no restart in other processes" in error_of(write_case(tmp_path, content))

@@ -165,6 +165,7 @@ def _add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
         "--dist-ckpt-optim-fully-reshardable",
         "--exit-on-missing-checkpoint",
     )
+    add("--no-load-rng", action="store_false", dest="load_rng")
     # Megatron spells this one with an underscore in the middle; both spellings occur in its case files.
     add(
         "--use-checkpoint-opt_param-scheduler",
@@ -255,6 +256,8 @@ def _broken_rules(args: argparse.Namespace, world_size: int) -> list[str]:
         broken.append("--decoupled-min-lr needs --decoupled-lr")
     if args.overlap_param_gather and not (args.use_distributed_optimizer and args.overlap_grad_reduce):
         broken.append("--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce")
+    if args.dist_ckpt_optim_fully_reshardable and not args.use_distributed_optimizer:
+        broken.append("--dist-ckpt-optim-fully-reshardable needs --use-distributed-optimizer")
     if args.use_persistent_ckpt_worker and not args.async_save:
         broken.append("--use-persistent-ckpt-worker needs --async-save")
     if not args.bf16:

@@ -25,6 +25,7 @@ from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
+from tasks.ranks.whole_state import whole_state_digests
 
 
 def run(
@@ -156,6 +157,8 @@ class Trainer:
         digests = state.state_digests(
             self.chunks, self.optimizer, self.scheduler, self.iterators, self.consumed_samples
         )
+        if self.args.dist_ckpt_optim_fully_reshardable:
+            digests |= whole_state_digests(self.chunks, self.optimizer)
         state.write_evidence(self.evidence, kind, self.iteration, self.args, digests)
 
     def train(self) -> None:
