@@ -68,6 +68,9 @@ def regress(session: nox.Session) -> None:
         if needs_data(case):
             session.log(f"{case}: skipped, since DATA_PATH is not set")
             continue
+        if on_gpus() and is_frozen(case):
+            session.log(f"{case}: skipped, its checkpoint was made on a CPU")
+            continue
         outcome = run_case(session, case, options, several=len(CASES) > 1)
         code = code or outcome
         if code and not options.keep_going:
@@ -178,8 +181,17 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
 
 def needs_data(case: str) -> bool:
     """Whether the case waits for a data set that nobody has pointed to."""
-    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
-    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
+    return "${DATA_PATH}" in case_text(case) and not os.environ.get("DATA_PATH")
+
+
+def case_text(case: str) -> str:
+    """The file of a case, without what it inherits."""
+    return (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+
+
+def is_frozen(case: str) -> bool:
+    """Whether the case goes on from a checkpoint that is kept here, which is one of a CPU."""
+    return "TEST_TYPE: frozen-resume" in case_text(case)
 
 
 def step(session: nox.Session, task: str, *arguments: str) -> int:

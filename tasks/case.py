@@ -71,6 +71,7 @@ class Case:
     corpus: Corpus | None
     content_digest: str
     restart: Restart | None = None
+    checkpoint: str | None = None  # of type frozen-resume: a folder, relative to the repository
 
     def flags(self) -> list[str]:
         """Megatron's command line: True gives a bare flag, False and null nothing, a list several words."""
@@ -183,6 +184,7 @@ def load_case(
         corpus=Corpus(**corpus) if corpus else None,
         content_digest=_digest(model_args, env_vars),
         restart=restart,
+        checkpoint=content.get("CHECKPOINT"),
     )
 
 

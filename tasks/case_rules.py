@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-TEST_TYPES = ("regular", "ckpt-resume", "crash-resume")
+TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
 METRICS = (
     "lm loss",
     "num-zeros",
@@ -28,7 +28,7 @@ METRICS = (
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 
-_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS", "RESTART")
+_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS", "RESTART", "CHECKPOINT")
 _OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
 _RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
@@ -100,6 +100,7 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
     errors += _check_platforms(content.get("PLATFORMS"))
+    errors += _check_checkpoint(content.get("CHECKPOINT"), content.get("TEST_TYPE", "regular"))
     if content.get("RESTART") is not None:
         errors += _check_restart(content["RESTART"], content.get("TEST_TYPE", "regular"))
     return errors
@@ -205,6 +206,14 @@ def _check_platforms(platforms: object) -> list[str]:
         ]
         errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
     return errors
+
+
+def _check_checkpoint(checkpoint: object, test_type: object) -> list[str]:
+    if test_type != "frozen-resume":
+        return [] if checkpoint is None else [f"CHECKPOINT: only of TEST_TYPE frozen-resume, not {test_type}"]
+    if not isinstance(checkpoint, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", checkpoint):
+        return ["CHECKPOINT: must be a folder below the repository that holds the checkpoint to go on from"]
+    return []
 
 
 def _check_restart(restart: object, test_type: object) -> list[str]:

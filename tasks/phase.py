@@ -36,6 +36,7 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
+    load_from: Path | None = None  # a checkpoint that this run did not make
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -220,7 +221,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             **os.environ,
             "TENSORBOARD_PATH": str(directory / "tensorboard"),
             "CHECKPOINT_SAVE_PATH": str(checkpoints if number == 1 else directory / "checkpoints"),
-            "CHECKPOINT_LOAD_PATH": str(checkpoints),
+            "CHECKPOINT_LOAD_PATH": str(setup.load_from or checkpoints),
             "CORPUS_PREFIX": str(setup.data.prefix),
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }

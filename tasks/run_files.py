@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks import frozen
 from tasks.exits import UsageError
 from tasks.golden import Card, read_card, read_json_object
 
@@ -32,6 +33,7 @@ class Run:
     actual1: Card
     actual2: Card | None
     restart: Mapping[str, object] = field(default_factory=dict)
+    origin: frozen.Origin | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -46,6 +48,23 @@ class Run:
     def changes_layout(self) -> bool:
         """Whether the restart runs with other flags or on fewer ranks than the training before it."""
         return bool(self.restart)
+
+    @property
+    def goes_on_from_kept(self) -> bool:
+        """Whether phase 1 itself has to be a restart, from a checkpoint that is kept in the repository."""
+        return self.test_type == frozen.TYPE
+
+    @property
+    def restarted(self) -> tuple[Mapping[str, object] | None, Card | None]:
+        """Record and values of the phase that loaded a checkpoint."""
+        return (self.record1, self.actual1) if self.goes_on_from_kept else (self.record2, self.actual2)
+
+    @property
+    def saved(self) -> tuple[Mapping[str, object] | None, Card | None]:
+        """Record and values of the phase that saved it."""
+        if self.goes_on_from_kept:
+            return (self.origin.record, self.origin.values) if self.origin else (None, None)
+        return self.record1, self.actual1
 
     @property
     def crashes(self) -> bool:
@@ -93,6 +112,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
         restart=restart if isinstance(restart, dict) else {},
+        origin=frozen.read_origin(directory),
     )
 
 

@@ -104,7 +104,7 @@ RESUME_RULES = {
         OVERLAP_COUNT, first_step_apart="Megatron runs its first step on what was loaded, without gathers"
     ),
 }
-# What another layout of ranks leaves as it is: the model up to the order of sums, the schedule exactly.
+# Judged also where the layout of ranks changed: values of the model, not exactly; of the schedule, exactly.
 OF_THE_MODEL = ("lm loss", "num-zeros", "grad-norm", "params-norm")
 OF_THE_SCHEDULE = ("learning-rate", "decoupled-learning-rate")
 WARM_UP_STEPS = 5
@@ -153,13 +153,13 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Basis:
     """Why deterministic metrics are held to the exact check, or only to the approximate one; whether both
-    sides ran on the same kind of processor, and on the same layout of ranks (pipeline stages, replicas).
+    sides ran on the same kind of processor; why only values of model and schedule are judged, if so.
     """
 
     check: str
     reason: str
     same_processor: bool = True
-    same_layout: bool = True
+    only_the_model: str = ""
 
 
 def strict_row(
@@ -168,8 +168,8 @@ def strict_row(
     """Judge one metric. None stands for a metric that a side does not have, which never passes."""
     if rule.same_processor and not basis.same_processor:
         rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
-    if not basis.same_layout:
-        rule = _of_another_layout(name, rule)
+    if basis.only_the_model:
+        rule = _only_the_model(name, rule, basis.only_the_model)
     check = _check(rule, basis)
     row = Row(
         comparison=comparison,
@@ -209,12 +209,12 @@ def strict_row(
     return _concluded(row, rule, verdict, [*notes, note])
 
 
-def _of_another_layout(name: str, rule: Rule) -> Rule:
+def _only_the_model(name: str, rule: Rule, why: str) -> Rule:
     if name in OF_THE_SCHEDULE:
         return dataclasses.replace(rule, relative=0.0)
     if name in OF_THE_MODEL:
         return rule
-    return dataclasses.replace(rule, judged=False, why_not="it depends on the layout of ranks, which changed")
+    return dataclasses.replace(rule, judged=False, why_not=why)
 
 
 def judge_cards(

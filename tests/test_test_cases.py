@@ -25,7 +25,7 @@ def test_no_two_cases_tell_the_same_story() -> None:
     for platform_name in PLATFORMS:
         world_size = PLATFORMS[platform_name]
         cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in list_cases()]
-        stories = {f"{case.digest()} {case.restart}" for case in cases}
+        stories = {f"{case.digest()} {case.restart} {case.checkpoint}" for case in cases}
         assert len(stories) == len(cases), platform_name
 
 

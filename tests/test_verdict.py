@@ -226,7 +226,7 @@ def test_a_relative_time_after_a_restart_is_judged_only_over_enough_steady_steps
 
 
 def test_on_another_layout_the_schedule_stays_exact_and_what_depends_on_the_ranks_is_only_shown():
-    layout = Basis(check="approximate", reason="layout", same_layout=False)
+    layout = Basis(check="approximate", reason="layout", only_the_model="layout")
     for name, off, verdict in (
         ("lm loss", 1.04, "drift"),
         ("lm loss", 1.06, "regression"),
