@@ -1,4 +1,4 @@
-"""The main case cut to four iterations on the CPU: real training, real restart, in seconds."""
+"""A case, the main one by default, cut to four iterations on the CPU: trained and restarted in seconds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ CASE = "gpt3_pp4_resume"
 SHORT = ("--set", "exit-interval=4", "--set", "save-interval=2")
 
 
-def command(task: str, run_dir: Path, *options: object) -> list[str]:
+def command(task: str, run_dir: Path, *options: object, case: str = CASE) -> list[str]:
     """The command line of a phase of the short run."""
-    words = [sys.executable, "-m", f"tasks.{task}", CASE, "--run-dir", str(run_dir), *SHORT]
+    words = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(run_dir), *SHORT]
     return [*words, *map(str, options)]
 
 
-def run(task: str, run_dir: Path, *options: object, timeout: float = 240) -> subprocess.CompletedProcess:
+def run(
+    task: str, run_dir: Path, *options: object, case: str = CASE, timeout: float = 240
+) -> subprocess.CompletedProcess:
     """Run a phase of the short run to its end."""
     return subprocess.run(
-        command(task, run_dir, *options),
+        command(task, run_dir, *options, case=case),
         cwd=REPOSITORY,
         env={**os.environ, "CRASH_TEST_DEVICE": "cpu"},
         stdout=subprocess.PIPE,

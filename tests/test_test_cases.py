@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tasks.case import list_cases, load_case
+from tasks.judge import Options, restart_and_resume_rows
 from tasks.ranks.arguments import parse_arguments
+from tasks.run_files import read_run
+from tests import short_run
 
 PLATFORMS = {"cpu_x86_64": 8, "cpu_aarch64": 8, "gpu1_h100": 8, "gpu4_h100": 4, "dgx_a100": 8, "dgx_h100": 8}
 FAMILY = [name for name in list_cases() if name.startswith("gpt3_pp4") and "common_pile" not in name]
@@ -36,3 +41,31 @@ def test_the_family_is_full_size_on_gpus_and_short_and_small_on_a_cpu(name: str)
     assert cpu.model_args["--hidden-size"] < 64
     assert cpu.model_args["--train-iters"] == (100 if name == "gpt3_pp4_resume" else 20)
     assert cpu.model_args["--save-interval"] * 2 == cpu.model_args["--train-iters"]
+
+
+@pytest.mark.training
+def test_half_of_the_ranks_go_on_with_the_whole_state(tmp_path: Path) -> None:
+    for task in ("train", "resume"):
+        finished = short_run.run(task, tmp_path / "run", case="gpt3_pp4_resume_reshard_pp4_dp1")
+        assert finished.returncode == 0, finished.stdout
+    rows = restart_and_resume_rows(read_run(tmp_path / "run"), Options())
+    assert {row.metric for row in rows if not row.passed} == set()
+    verdicts = {row.metric: (row.verdict, row.steps) for row in rows}
+    for part in ("parameters", "master weights", "exp avg", "exp avg sq"):
+        assert verdicts[f"state: whole {part}"] == ("exact", "8 to 4 ranks")
+    assert verdicts["learning-rate"] == ("exact", "3-4")
+    assert verdicts["lm loss"][0] in ("exact", "drift")
+
+
+@pytest.mark.training
+def test_a_checkpoint_kept_here_is_gone_on_from(tmp_path: Path) -> None:
+    options = ("--set", "exit-interval=12", "--set", "save-interval=10")
+    finished = short_run.run("train", tmp_path / "run", *options, case="gpt3_pp4_frozen_resume")
+    assert finished.returncode == 0, finished.stdout
+    rows = restart_and_resume_rows(read_run(tmp_path / "run"), Options(steps=(11, 12)))
+    assert {row.metric for row in rows if not row.passed} == {"last step"}  # it was told to end early
+    verdicts = {row.metric: row.verdict for row in rows}
+    for part in ("parameters", "master weights", "exp avg", "exp avg sq", "rng", "next batch", "scheduler"):
+        assert verdicts[f"state: {part}"] == "exact"
+    assert verdicts["loaded iteration"] == verdicts["learning-rate"] == "exact"
+    assert verdicts["lm loss"] in ("exact", "drift")
