@@ -44,13 +44,18 @@ class Setup:
         return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
 
     def restarted(self) -> Setup:
-        """The setup of the restart, which the case may give other flags and fewer ranks."""
+        """The setup of the restart, which the case may give other flags and fewer ranks.
+
+        Errors: ``UsageError`` for flags that do not fit; ``CannotRun`` when it does not fit on the GPUs.
+        """
         restart, platform = self.case.restart, self.platform
         if restart and restart.ranks:
             shared = -(-restart.ranks // len(platform.gpus)) if platform.ranks_per_gpu else 0
             platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
         case = self.case.restarted()
-        parse_arguments(case.flags(), world_size=platform.world_size)
+        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
+        if platform.device == "cuda":
+            gpu_memory.check(platform, arguments)
         return dataclasses.replace(self, case=case, platform=platform)
 
 
