@@ -16,14 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks import manifest
 from tasks.case import REPOSITORY, Case
+from tasks.checkpoints import TRACKER, iteration_folder, write_tracker
 from tasks.exits import PASSED, CannotRun, UsageError, exit_with
 from tasks.golden import Card, read_card, read_json_object, write_atomically, write_card
 
 TYPE = "frozen-resume"
 IN_RUN = "frozen"  # the folder of a run directory that holds RECORD, VALUES and PROVENANCE
 RECORD, VALUES, PROVENANCE = "record.json", "values.json", "provenance.json"
-TRACKER = "latest_checkpointed_iteration.txt"
 LARGEST_BYTES = 8 * 2**20  # a repository is no store for checkpoints
 
 
@@ -45,14 +46,13 @@ def iteration_of(folder: Path) -> int:
     """The iteration of the checkpoint in ``folder``.
 
     Raises:
-        UsageError: there is none, or it is not whole.
+        UsageError: there is none, or it is not what its manifest says.
     """
     tracker = folder / TRACKER
     if not tracker.is_file() or not tracker.read_text().strip().isdigit():
         raise UsageError(f"{folder}: holds no kept checkpoint; how to make one: docs/cases.md")
     iteration = int(tracker.read_text())
-    if not (folder / f"iter_{iteration:07d}" / ".metadata").is_file():
-        raise UsageError(f"{folder}: the checkpoint of iteration {iteration} is not whole; check it out anew")
+    manifest.verify(iteration_folder(folder, iteration), iteration=iteration)
     return iteration
 
 
@@ -115,15 +115,15 @@ def keep(run_dir: Path, folder: Path, reason: str) -> int:
     iterations = [int(iteration) for iteration in record["state"] if 0 < int(iteration) < last]
     if len(iterations) != 1:
         raise UsageError(f"{run_dir}: saved {len(iterations)} checkpoints before its end, wanted is one")
-    name = f"iter_{iterations[0]:07d}"
-    source = run_dir / "checkpoints" / name
+    source = iteration_folder(run_dir / "checkpoints", iterations[0])
+    manifest.verify(source, iteration=iterations[0])
     size = sum(path.stat().st_size for path in source.iterdir())
     if size > LARGEST_BYTES:
         raise UsageError(f"{source}: {size / 2**20:.1f} MiB, at most {LARGEST_BYTES / 2**20:.0f} are kept")
     if folder.exists():
         shutil.rmtree(folder)
-    shutil.copytree(source, folder / name)
-    write_atomically(folder / TRACKER, str(iterations[0]))
+    shutil.copytree(source, folder / source.name)
+    write_tracker(folder, iterations[0])
     state = {str(iterations[0]): record["state"][str(iterations[0])]}
     kept = {"steps": record["steps"], "restarts": record["restarts"], "state": state}
     write_atomically(folder / RECORD, json.dumps(kept, indent=1))

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import mps, nccl
-from tasks.exits import Hang, TrainingFailed
+from tasks.exits import Hang, TaskError, TrainingFailed, UsageError
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.watchdog import Watchdog
 
@@ -58,6 +59,8 @@ class Phase:
     steps: tuple[int, int]
     env_vars: dict[str, str] = field(default_factory=dict)
     rank_plugins: tuple[Path, ...] = ()
+    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
+    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
     hang_timeout_s: float | None = None
     max_restarts: int = 0
 
@@ -106,9 +109,10 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
-        from tasks.ranks import cuda_on_cpu
+        from tasks.ranks import cuda_on_cpu, portable_math
 
         cuda_on_cpu.install()
+        portable_math.install()
     else:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:
@@ -154,7 +158,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
-        raise TrainingFailed(_describe_failure(phase, error)) from None
+        raise _failure(phase, error) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
     return _restarts(phase)
@@ -186,7 +190,14 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
 
     _wait_for_forks(board)
     try:
-        run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+        run(
+            phase.words,
+            evidence=phase.directory / "evidence",
+            rank_plugins=phase.rank_plugins,
+            board=board,
+            origin=phase.origin,
+            expected=phase.expected,
+        )
     except BaseException as error:
         _note_failure(phase.directory, rank, error)
         # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
@@ -220,6 +231,8 @@ def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
     rank that failed from those that lost their connection to it."""
     traceback.print_exc()
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
+    if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
+        content["usage_error"] = str(error)
     (directory / f"rank{rank}.failure").write_text(json.dumps(content))
 
 
@@ -265,7 +278,7 @@ def _restarts(phase: Phase) -> int:
     return sum(line.startswith("rank 0 attempt ") for line in lines) - 1
 
 
-def _describe_failure(phase: Phase, error: Any) -> str:
+def _failure(phase: Phase, error: Any) -> TaskError:
     """The rank that failed first, and why; ranks that were killed could not say so themselves."""
     killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
     noted = {}
@@ -274,13 +287,15 @@ def _describe_failure(phase: Phase, error: Any) -> str:
     ended = {rank: failure for rank, failure in killed.items() if failure.exitcode != -signal.SIGTERM}
     if noted and not ended:
         rank = min(noted, key=lambda rank: noted[rank]["seconds"])
+        if "usage_error" in noted[rank]:
+            return UsageError(noted[rank]["usage_error"])
         reason = f"failed: {noted[rank]['error'].strip().splitlines()[0]}"
     else:
         rank = min(ended or killed or error.failures)
         code = error.failures[rank].exitcode
         reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     log = rank_log(phase.directory, rank)
-    return f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
+    return TrainingFailed(f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}")
 
 
 def _tail(log: Path, lines: int = 12) -> str:

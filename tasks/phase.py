@@ -17,9 +17,11 @@ from pathlib import Path
 
 from tasks import corpus, gpu_memory, platforms
 from tasks.case import Case, load_case, parse_settings
+from tasks.checkpoints import FALLBACKS
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
+from tasks.manifest import Origin, Topology
 from tasks.ranks.arguments import parse_arguments
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -184,14 +186,31 @@ def last_iteration(case: Case) -> int:
     return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 
 
-def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -> None:
+def origin_of(setup: Setup) -> Origin:
+    """What a checkpoint of this case on this machine is of."""
+    args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
+    topology = Topology(
+        pipeline_stages=args.pipeline_model_parallel_size,
+        virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
+        replicas=args.data_parallel_size,
+    )
+    return Origin(case=setup.case.digest(), topology=topology)
+
+
+def run_phase(
+    setup: Setup, number: int, *, load_iteration: int | None = None, expected: Origin | None = None
+) -> None:
     """Launch phase ``number`` and write its record and its values beside it.
+
+    ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
+    checkpoint of this very case and topology.
 
     Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
+    origin = origin_of(setup)
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
@@ -207,6 +226,8 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             steps=steps,
             env_vars={**setup.platform.env_vars, **setup.case.env_vars},
             rank_plugins=setup.rank_plugins,
+            origin=origin,
+            expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
         )
@@ -249,6 +270,7 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
         **evidence(directory / "evidence", setup.platform.world_size),
         "restarts": outcome.restarts,
+        "fallbacks": fallbacks(directory / "evidence"),
         "rank_plugins": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
         },
@@ -256,6 +278,8 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
     write_card(setup.run_dir / f"actual_phase{number}.json", actual)
     write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
+    for line in record["fallbacks"]:
+        print(f"phase {number}: {line}")
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
@@ -284,6 +308,12 @@ def evidence(folder: Path, world_size: int) -> dict[str, object]:
                 f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}"
             )
     return {"loaded_iteration": max(loaded, default=None), "state": state, "seconds": seconds}
+
+
+def fallbacks(folder: Path) -> list[str]:
+    """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
+    path = folder / FALLBACKS
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def write_case_file(setup: Setup) -> None:

@@ -11,7 +11,7 @@ import functools
 import json
 from pathlib import Path
 
-from tasks import phase
+from tasks import checkpoints, phase
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -36,9 +36,10 @@ def main(words: list[str] | None = None) -> int:
         return PASSED
     _check_same_run(setup, case_file)
     iteration = phase.resume_iteration(setup.case)
-    _check_checkpoint(setup.run_dir / "checkpoints", iteration)
+    saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
+    checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     phase.check_space(setup.run_dir)
-    phase.run_phase(setup.restarted(), 2, load_iteration=iteration)
+    phase.run_phase(setup.restarted(), 2, load_iteration=iteration, expected=saved)
     return PASSED
 
 
@@ -50,19 +51,6 @@ def _check_same_run(setup: phase.Setup, case_file: Path) -> None:
                 f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
                 " --set and --data-path"
             )
-
-
-def _check_checkpoint(folder: Path, iteration: int) -> None:
-    if not folder.is_dir():
-        raise UsageError(
-            f"{folder}: there is no such folder, so nothing to restart from; run tasks.train again"
-        )
-    if not (folder / f"iter_{iteration:07d}" / ".metadata").is_file():
-        found = sorted(path.name for path in folder.glob("iter_*"))
-        raise UsageError(
-            f"{folder}: there is no complete checkpoint of iteration {iteration}"
-            f" (found: {', '.join(found) or 'none'}); run tasks.train again"
-        )
 
 
 if __name__ == "__main__":

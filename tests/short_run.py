@@ -1,4 +1,4 @@
-"""A case, the main one by default, cut to four iterations on the CPU: trained and restarted in seconds."""
+"""The main case cut to four iterations on the CPU: real training, real restart, in seconds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CASE = "gpt3_pp4_resume"
 SHORT = ("--set", "exit-interval=4", "--set", "save-interval=2")
 
 
-def command(task: str, run_dir: Path, *options: object, case: str = CASE) -> list[str]:
+def command(task: str, run_dir: Path, *options: object, case: str | Path = CASE) -> list[str]:
     """The command line of a phase of the short run."""
-    words = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(run_dir), *SHORT]
+    words = [sys.executable, "-m", f"tasks.{task}", str(case), "--run-dir", str(run_dir), *SHORT]
     return [*words, *map(str, options)]
 
 
 def run(
-    task: str, run_dir: Path, *options: object, case: str = CASE, timeout: float = 240
+    task: str, run_dir: Path, *options: object, case: str | Path = CASE, timeout: float = 240
 ) -> subprocess.CompletedProcess:
     """Run a phase of the short run to its end."""
     return subprocess.run(

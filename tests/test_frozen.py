@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import frozen
+from tasks import frozen, manifest
 from tasks.case import list_cases, load_case
+from tasks.checkpoints import TRACKER
 from tasks.exits import CannotRun, UsageError
 from tasks.golden import read_json_object
 from tasks.judge import judge_run
@@ -26,6 +27,7 @@ def trained(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / ".metadata").write_text("layout")
         (folder / "__0_0.distcp").write_text("tensors")
+        manifest.complete(folder, iteration=iteration, origin=manifest.ANY_ORIGIN)
     return run
 
 
@@ -63,7 +65,7 @@ def test_what_is_kept_is_one_checkpoint_with_its_origin_and_no_path(root: Path) 
     assert frozen.iteration_of(folder) == SAVED
     assert sorted(path.name for path in folder.iterdir()) == [
         f"iter_{SAVED:07d}",
-        frozen.TRACKER,
+        TRACKER,
         frozen.PROVENANCE,
         frozen.RECORD,
         frozen.VALUES,
@@ -86,7 +88,7 @@ def test_a_checkpoint_that_is_missing_or_not_whole_is_told(root: Path, tmp_path:
     with pytest.raises(UsageError, match="holds no kept checkpoint"):
         frozen.check(KEPT, "cpu_x86_64", tmp_path)
     (frozen.folder_of(KEPT, root) / f"iter_{SAVED:07d}" / ".metadata").unlink()
-    with pytest.raises(UsageError, match="is not whole"):
+    with pytest.raises(manifest.DamagedCheckpoint, match=r"\.metadata"):
         frozen.check(KEPT, "cpu_x86_64", root)
 
 
