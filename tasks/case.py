@@ -59,8 +59,19 @@ class Restart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kill:
+    """Ranks that are killed with SIGKILL once every rank has completed and logged ``after_step``."""
+
+    after_step: int
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """A test case as one platform runs it. ``model_args`` has flags with their dashes as keys."""
+    """A test case as one platform runs it. ``model_args`` has flags with their dashes as keys;
+    ``golden_case`` is the case whose golden cards hold for it, mostly itself; ``kills`` come one after the
+    other, each in an attempt of its own.
+    """
 
     name: str
     path: Path
@@ -70,6 +81,8 @@ class Case:
     metrics: tuple[str, ...]
     corpus: Corpus | None
     content_digest: str
+    golden_case: str
+    kills: tuple[Kill, ...] = ()
     restart: Restart | None = None
     checkpoint: str | None = None  # of type frozen-resume: a folder, relative to the repository
 
@@ -103,8 +116,13 @@ class Case:
             "metrics": list(self.metrics),
             "corpus": dataclasses.asdict(self.corpus) if self.corpus else None,
             "restart": dataclasses.asdict(self.restart) if self.restart else None,
+            "kills": [dataclasses.asdict(kill) for kill in self.kills],
             "digest": self.digest(),
         }
+
+    def last_iteration(self) -> int:
+        """Where a phase ends: at ``--train-iters``, or before at a multiple of ``--exit-interval``."""
+        return _last_iteration(self.model_args)
 
     def restarted(self) -> Case:
         """The case as its restart runs it."""
@@ -140,6 +158,16 @@ def list_cases(root: Path = REPOSITORY) -> list[str]:
     return sorted(path.parent.name for path in (root / "test_cases").glob(f"*/{CASE_FILE}"))
 
 
+def golden_case(name: str, root: Path = REPOSITORY) -> str:
+    """The case whose golden cards hold for case ``name``.
+
+    Raises:
+        UsageError: no such case, or it names one that does not exist.
+    """
+    path = _find(name, root)
+    return _golden_case(path, _read(path, root), root)
+
+
 def load_case(
     name_or_path: str | Path,
     *,
@@ -171,6 +199,10 @@ def load_case(
             {**model_args, **restart.model_args}, test_type=test_type, world_size=ranks
         )
         errors += [f"RESTART: {error}" for error in found]
+    kills = content.get("CRASH") or []
+    if kills and not errors:
+        last, interval = _last_iteration(model_args), int(model_args["--save-interval"])
+        errors = case_rules.check_kills(kills, last=last, interval=interval, ranks=world_size)
     if errors:
         raise _errors(path, [f"{error} (on {platform_name})" for error in errors])
     corpus = content.get("CORPUS")
@@ -185,6 +217,8 @@ def load_case(
         content_digest=_digest(model_args, env_vars),
         restart=restart,
         checkpoint=content.get("CHECKPOINT"),
+        golden_case=_golden_case(path, content, root),
+        kills=tuple(Kill(after_step=kill["after_step"], ranks=tuple(kill["ranks"])) for kill in kills),
     )
 
 
@@ -240,6 +274,19 @@ def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, obj
     if base in (path, *heirs):
         raise UsageError(f"{path}: INHERIT: {name} inherits from this case itself")
     return _merged(_read(base, root, (path, *heirs)), content)
+
+
+def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:
+    name = content.get("GOLDEN_CARD") or path.parent.name
+    if "GOLDEN_CARD" in content and name not in list_cases(root):
+        hint = case_rules.did_you_mean(str(name), list_cases(root))
+        raise UsageError(f"{path}: GOLDEN_CARD: there is no case {name!r}. {hint}")
+    return str(name)
+
+
+def _last_iteration(model_args: Mapping[str, object]) -> int:
+    train_iters, exit_interval = int(model_args["--train-iters"]), model_args.get("--exit-interval")
+    return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 
 
 def _merged(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:

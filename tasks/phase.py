@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, platforms
+from tasks import attempts, corpus, gpu_memory, platforms
 from tasks.case import Case, load_case, parse_settings
 from tasks.checkpoints import FALLBACKS
+from tasks.events import read_attempts
 from tasks.exits import CannotRun, TrainingFailed, UsageError
-from tasks.golden import read_events, write_atomically, write_card
+from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
 from tasks.manifest import Origin, Topology
 from tasks.ranks.arguments import parse_arguments
@@ -96,8 +97,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-restarts",
         metavar="N",
         type=int,
+        help="how often failed ranks are started again within the phase (default: once for each kill that the"
+        " case asks for, so never for most)",
+    )
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
         default=0,
-        help="how often failed ranks are started again within the phase (default: never)",
+        help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
+        " process) is tried again (default: never)",
     )
 
 
@@ -106,6 +115,9 @@ def prepare(options: argparse.Namespace) -> Setup:
     for plugin in options.rank_plugin:
         if not plugin.is_file():
             raise UsageError(f"--rank-plugin {plugin}: there is no such file")
+    for name in ("max_restarts", "retries"):
+        if (getattr(options, name) or 0) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
     platform = platforms.detect()
@@ -129,7 +141,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         run_dir=options.run_dir.resolve(),
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
-        max_restarts=options.max_restarts,
+        max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
     )
 
 
@@ -171,19 +183,13 @@ def resume_iteration(case: Case) -> int:
     Errors: ``UsageError`` when the case saves none.
     """
     interval = int(case.model_args.get("--save-interval") or 0)
-    last = last_iteration(case)
+    last = case.last_iteration()
     iteration = (last - 1) // interval * interval if interval else 0
     if not iteration:
         raise UsageError(
             f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval"
         )
     return iteration
-
-
-def last_iteration(case: Case) -> int:
-    """Where a phase ends: at ``--train-iters``, or before at the first multiple of ``--exit-interval``."""
-    train_iters, exit_interval = int(case.model_args["--train-iters"]), case.model_args.get("--exit-interval")
-    return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 
 
 def origin_of(setup: Setup) -> Origin:
@@ -209,7 +215,7 @@ def run_phase(
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
-    steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
+    steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
@@ -230,6 +236,8 @@ def run_phase(
             expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
+            kills=setup.case.kills,
+            checkpoints=setup.run_dir / "checkpoints",
         )
     )
     collect(setup, number, outcome)
@@ -259,17 +267,24 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
 
 
 def collect(setup: Setup, number: int, outcome: Outcome) -> None:
-    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left."""
+    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
+    ``actual_phase<N>_attempt<M>.json``, what each attempt logged.
+    """
     directory = setup.run_dir / f"phase{number}"
     actual = read_events(directory / "tensorboard")
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
+    logged = read_attempts(directory / "tensorboard")
+    every = attempts.records(directory, logged, setup.platform.world_size)
+    last = every[-1]
     record = {
         "phase": number,
+        **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
-        **evidence(directory / "evidence", setup.platform.world_size),
-        "restarts": outcome.restarts,
+        "restarts": len(every) - 1,
+        "attempts": every,
+        "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
         "fallbacks": fallbacks(directory / "evidence"),
         "rank_plugins": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
@@ -277,6 +292,8 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     }
     record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
     write_card(setup.run_dir / f"actual_phase{number}.json", actual)
+    for attempt, card in logged.items() if len(every) > 1 else ():
+        write_card(setup.run_dir / f"actual_phase{number}_attempt{attempt}.json", card)
     write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
     for line in record["fallbacks"]:
         print(f"phase {number}: {line}")
@@ -285,35 +302,22 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     )
 
 
-def evidence(folder: Path, world_size: int) -> dict[str, object]:
-    """The ranks' digests and times, gathered.
-
-    Errors: ``TrainingFailed`` when a rank wrote less than the others.
-    """
-    state: dict[str, dict[str, object]] = {}
-    loaded: set[int] = set()
-    seconds: dict[str, float] = {}
-    for path in sorted(folder.glob("*_rank*.json")):
-        kind, iteration, rank = path.stem.split("_")
-        content = json.loads(path.read_text())
-        if kind == "seconds":
-            seconds = {name: max(value, seconds.get(name, 0.0)) for name, value in content.items()}
-            continue
-        if kind == "loaded":
-            loaded.add(int(iteration))
-        state.setdefault(str(int(iteration)), {})[rank.removeprefix("rank")] = content
-    for iteration, ranks in state.items():
-        if len(ranks) != world_size:
-            raise TrainingFailed(
-                f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}"
+def check_same_run(setup: Setup) -> None:
+    """Errors: ``UsageError`` when the run directory was made with another case or other data."""
+    case_file = setup.run_dir / "case.json"
+    trained = read_json_object(case_file)
+    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
+        if trained["fingerprint"].get(name) != wanted:
+            raise UsageError(
+                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
+                " --set and --data-path"
             )
-    return {"loaded_iteration": max(loaded, default=None), "state": state, "seconds": seconds}
 
 
 def fallbacks(folder: Path) -> list[str]:
     """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
-    path = folder / FALLBACKS
-    return path.read_text().splitlines() if path.is_file() else []
+    paths = sorted(folder.glob(f"attempt*/{FALLBACKS}"))
+    return [line for path in paths for line in path.read_text().splitlines()]
 
 
 def write_case_file(setup: Setup) -> None:
@@ -321,6 +325,7 @@ def write_case_file(setup: Setup) -> None:
     content = {
         "case": setup.case.resolved(),
         "case_name": setup.case.name,
+        "golden_case": setup.case.golden_case,
         "test_type": setup.case.test_type,
         "metrics": list(setup.case.metrics),
         "environment": platforms.environment(),

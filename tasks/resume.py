@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-from pathlib import Path
+import sys
 
-from tasks import checkpoints, phase
+from tasks import checkpoints, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -23,6 +22,10 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
+    if options.retries > 0:
+        return retries.supervise(
+            "resume", words or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
+        )
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
         raise UsageError(
@@ -34,23 +37,13 @@ def main(words: list[str] | None = None) -> int:
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
-    _check_same_run(setup, case_file)
+    phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
     saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
     checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     phase.check_space(setup.run_dir)
     phase.run_phase(setup.restarted(), 2, load_iteration=iteration, expected=saved)
     return PASSED
-
-
-def _check_same_run(setup: phase.Setup, case_file: Path) -> None:
-    trained = json.loads(case_file.read_text())
-    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
-        if trained["fingerprint"].get(name) != wanted:
-            raise UsageError(
-                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
-                " --set and --data-path"
-            )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import sys
+from pathlib import Path
 
-from tasks import frozen, phase
+from tasks import frozen, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -26,9 +28,19 @@ def main(words: list[str] | None = None) -> int:
         action="store_true",
         help="train a case of type frozen-resume from its first iteration, to make its checkpoint anew",
     )
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with a phase that was interrupted, from its newest complete checkpoint; the verdict"
+        " counts it as a restart",
+    )
     options = parser.parse_args(words)
-    if (options.run_dir / "case.json").exists():
-        raise UsageError(f"{options.run_dir} already holds a run: choose another --run-dir, or remove it")
+    if options.retries > 0:
+        return retries.supervise(
+            "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
+        )
+    _check_run_dir(options.run_dir, go_on=options.go_on)
     setup = phase.prepare(options)
     load_iteration = None
     if setup.case.test_type == frozen.TYPE and not options.from_start:
@@ -36,11 +48,25 @@ def main(words: list[str] | None = None) -> int:
         load_iteration = frozen.iteration_of(checkpoint)
         setup = dataclasses.replace(setup, load_from=checkpoint)
     phase.check_space(setup.run_dir)
-    if setup.load_from:
-        frozen.take_along(setup.load_from, setup.run_dir)
-    phase.write_case_file(setup)
+    if options.go_on:
+        phase.check_same_run(setup)
+    else:
+        if setup.load_from:
+            frozen.take_along(setup.load_from, setup.run_dir)
+        phase.write_case_file(setup)
     phase.run_phase(setup, 1, load_iteration=load_iteration)
     return PASSED
+
+
+def _check_run_dir(run_dir: Path, *, go_on: bool) -> None:
+    begun, ended = (run_dir / "case.json").exists(), (run_dir / "actual_phase1.json").exists()
+    if go_on and not begun:
+        raise UsageError(f"{run_dir} holds no run to go on with: leave out --continue")
+    if go_on and ended:
+        raise UsageError(f"{run_dir}: its phase 1 came to an end: there is nothing to go on with")
+    if begun and not go_on:
+        hint = "" if ended else ", or go on with it: --continue"
+        raise UsageError(f"{run_dir} already holds a run: choose another --run-dir, remove it{hint}")
 
 
 if __name__ == "__main__":

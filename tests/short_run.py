@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from tasks.case import REPOSITORY
 
 CASE = "gpt3_pp4_resume"
@@ -33,3 +35,16 @@ def run(
         timeout=timeout,
         check=False,
     )
+
+
+def processes_of(run_dir: Path) -> list[psutil.Process]:
+    """Every process that has a file of the run open, or names it on its command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            paths = [file.path for file in process.open_files()] + process.cmdline()
+        except psutil.Error:
+            continue
+        if any(str(run_dir) in path for path in paths):
+            found.append(process)
+    return found

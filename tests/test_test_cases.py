@@ -13,6 +13,7 @@ from tasks.run_files import read_run
 from tests import short_run
 
 PLATFORMS = {"cpu_x86_64": 8, "cpu_aarch64": 8, "gpu1_h100": 8, "gpu4_h100": 4, "dgx_a100": 8, "dgx_h100": 8}
+LONG = ("gpt3_pp4_resume", "gpt3_pp4_crash_resume")
 FAMILY = [name for name in list_cases() if name.startswith("gpt3_pp4") and "common_pile" not in name]
 
 
@@ -30,7 +31,7 @@ def test_no_two_cases_tell_the_same_story() -> None:
     for platform_name in PLATFORMS:
         world_size = PLATFORMS[platform_name]
         cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in list_cases()]
-        stories = {f"{case.digest()} {case.restart} {case.checkpoint}" for case in cases}
+        stories = {f"{case.digest()} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
         assert len(stories) == len(cases), platform_name
 
 
@@ -39,7 +40,7 @@ def test_the_family_is_full_size_on_gpus_and_short_and_small_on_a_cpu(name: str)
     gpu, cpu = (load_case(name, platform_name=platform_name) for platform_name in ("dgx_h100", "cpu_x86_64"))
     assert (gpu.model_args["--hidden-size"], gpu.model_args["--train-iters"]) == (512, 100)
     assert cpu.model_args["--hidden-size"] < 64
-    assert cpu.model_args["--train-iters"] == (100 if name == "gpt3_pp4_resume" else 20)
+    assert cpu.model_args["--train-iters"] == (100 if name in LONG else 20)
     assert cpu.model_args["--save-interval"] * 2 == cpu.model_args["--train-iters"]
 
 

@@ -40,6 +40,7 @@ def run(
     evidence: Path,
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
+    attempt: int = 0,
     origin: Origin = ANY_ORIGIN,
     expected: Origin = ANY_ORIGIN,
 ) -> None:
@@ -47,11 +48,12 @@ def run(
 
     ``evidence``: folder for this rank's digests of what was saved and loaded.
     ``rank_plugins``: Python files executed here before the model is built.
+    ``attempt``: how often the ranks of this phase were started before.
     ``origin``: what the checkpoints saved here are of; ``expected``: what a loaded one must be of.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args = parse_arguments(words, world_size=world_size)
-    args.rank = rank
+    args.rank, args.attempt = rank, attempt
     args.checkpoint_origin, args.checkpoint_expected = origin, expected
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
@@ -78,7 +80,13 @@ def _start_groups(args: argparse.Namespace) -> None:
     checkpoint.start_worker(args)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
-    torch.distributed.init_process_group(args.distributed_backend, timeout=timeout)
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
+    # The agent's store outlives an attempt: without a prefix, a restarted rank reads the addresses that ranks
+    # of the attempt before left there, and is refused.
+    store = torch.distributed.PrefixStore(f"attempt{args.attempt}", store)
+    torch.distributed.init_process_group(
+        args.distributed_backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         pipeline_model_parallel_size=args.pipeline_model_parallel_size,

@@ -14,6 +14,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
+from tasks.events import ATTEMPT_SUFFIX
 from tasks.ranks.model import Chunks
 
 
@@ -97,14 +98,21 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
 
             # A restart within a phase logs some steps again: those of the attempt before are superseded.
-            self._writer = SummaryWriter(args.tensorboard_dir, purge_step=start_iteration + 1, flush_secs=10)
+            self._writer = SummaryWriter(
+                args.tensorboard_dir,
+                purge_step=start_iteration + 1,
+                filename_suffix=ATTEMPT_SUFFIX.format(args.attempt),
+            )
 
     def write(self, iteration: int, values: dict[str, Any]) -> None:
-        """Record ``values`` (name to number) at ``iteration``."""
+        """Record ``values`` (name to number) at ``iteration``; on return the file has them, so that a kill in
+        a later step cannot lose them.
+        """
         if self._writer is None:
             return
         for name, value in values.items():
             self._writer.add_scalar(name, float(value), iteration)
+        self._writer.flush()
 
     def close(self) -> None:
         """Write everything out."""
