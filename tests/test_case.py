@@ -327,9 +327,6 @@ def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
         load_case("three", platform_name="cpu_x86_64", root=tmp_path)
 
 
-# ---- what the restart changes ----
-
-
 def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> None:
     flags = {"--pipeline-model-parallel-size": 2, "--no-load-rng": True, "--lr": 0.02}
     case = load(write_case(tmp_path, changed(RESTART={"RANKS": 4, "MODEL_ARGS": flags})))
@@ -344,12 +341,9 @@ def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> Non
 
 
 def test_what_the_restart_cannot_do_on_a_platform_is_named(tmp_path: Path) -> None:
-    for restart, error in (
-        ({"RANKS": 16}, "RESTART.RANKS: 16 ranks, cpu_x86_64 has 8"),
-        ({"RANKS": 6}, "RESTART: --pipeline-model-parallel-size: 6 ranks are not divisible"),
-    ):
-        root = tmp_path / str(restart["RANKS"])
-        assert error in error_of(write_case(root, {**CONTENT, "RESTART": restart}))
+    for ranks, error in ((16, "16 ranks, cpu_x86_64 has 8"), (6, "6 ranks are not divisible")):
+        content = {**CONTENT, "RESTART": {"RANKS": ranks}}
+        assert error in error_of(write_case(tmp_path / str(ranks), content))
 
 
 # ---- crashes ----
