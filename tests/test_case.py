@@ -342,8 +342,7 @@ def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> Non
 
 def test_what_the_restart_cannot_do_on_a_platform_is_named(tmp_path: Path) -> None:
     for ranks, error in ((16, "16 ranks, cpu_x86_64 has 8"), (6, "6 ranks are not divisible")):
-        content = {**CONTENT, "RESTART": {"RANKS": ranks}}
-        assert error in error_of(write_case(tmp_path / str(ranks), content))
+        assert error in error_of(write_case(tmp_path / error, {**CONTENT, "RESTART": {"RANKS": ranks}}))
 
 
 # ---- crashes ----
