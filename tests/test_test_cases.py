@@ -35,6 +35,14 @@ def test_no_two_cases_tell_the_same_story() -> None:
         assert len(stories) == len(cases), platform_name
 
 
+@pytest.mark.parametrize("platform_name", PLATFORMS)
+def test_only_cases_that_train_the_same_share_golden_cards(platform_name: str) -> None:
+    for name in list_cases():
+        options = {"platform_name": platform_name, "world_size": PLATFORMS[platform_name]}
+        case = load_case(name, **options)
+        assert load_case(case.golden_case, **options).digest() == case.digest(), name
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_family_is_full_size_on_gpus_and_short_and_small_on_a_cpu(name: str) -> None:
     gpu, cpu = (load_case(name, platform_name=platform_name) for platform_name in ("dgx_h100", "cpu_x86_64"))
