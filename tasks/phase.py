@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import attempts, corpus, gpu_memory, platforms
+from tasks import attempts, corpus, gpu_memory, nodes, platforms
 from tasks.case import Case, load_case, parse_settings
 from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
@@ -23,6 +23,7 @@ from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
 from tasks.manifest import Origin, Topology
+from tasks.meeting import Meeting
 from tasks.ranks.arguments import parse_arguments
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -39,12 +40,14 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
+    nodes: nodes.Nodes
     load_from: Path | None = None  # a checkpoint that this run did not make
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
-        return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        return facts | ({"nodes": str(self.nodes.count)} if self.nodes.several else {})
 
     def restarted(self) -> Setup:
         """The setup of the restart, which the case may give other flags and fewer ranks.
@@ -53,7 +56,12 @@ class Setup:
         """
         restart, platform = self.case.restart, self.platform
         if restart and restart.ranks:
-            shared = -(-restart.ranks // len(platform.gpus)) if platform.ranks_per_gpu else 0
+            if restart.ranks % self.nodes.count:
+                raise UsageError(
+                    f"--nnodes {self.nodes.count}: does not divide the restart's {restart.ranks} ranks"
+                )
+            gpus = len(platform.gpus) * self.nodes.count
+            shared = -(-restart.ranks // gpus) if platform.ranks_per_gpu else 0
             platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
         case = self.case.restarted()
         arguments = parse_arguments(case.flags(), world_size=platform.world_size)
@@ -108,9 +116,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
         " process) is tried again (default: never)",
     )
+    nodes.add_options(parser)
 
 
-def prepare(options: argparse.Namespace) -> Setup:
+def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts."""
     for plugin in options.rank_plugin:
         if not plugin.is_file():
@@ -120,13 +129,15 @@ def prepare(options: argparse.Namespace) -> Setup:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
-    platform = platforms.detect()
+    platform = nodes.spread(platforms.detect(), among)
     case = load_case(
         options.case,
         platform_name=platform.name,
         overrides=parse_settings(options.set),
         world_size=platform.world_size,
     )
+    if among.several and case.kills:
+        raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
     arguments = parse_arguments(case.flags(), world_size=platform.world_size)
     if platform.device == "cuda":
         need = gpu_memory.check(platform, arguments)
@@ -142,6 +153,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
         max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
+        nodes=among,
     )
 
 
@@ -204,9 +216,14 @@ def origin_of(setup: Setup) -> Origin:
 
 
 def run_phase(
-    setup: Setup, number: int, *, load_iteration: int | None = None, expected: Origin | None = None
+    setup: Setup,
+    number: int,
+    meeting: Meeting,
+    *,
+    load_iteration: int | None = None,
+    expected: Origin | None = None,
 ) -> None:
-    """Launch phase ``number`` and write its record and its values beside it.
+    """Launch phase ``number`` together with the other nodes and write its record and its values beside it.
 
     ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
     checkpoint of this very case and topology.
@@ -217,8 +234,10 @@ def run_phase(
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
+    meeting.ready(setup.fingerprint)
+    on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
-        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
+        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
         flush=True,
     )
@@ -238,9 +257,13 @@ def run_phase(
             max_restarts=setup.max_restarts,
             kills=setup.case.kills,
             checkpoints=setup.run_dir / "checkpoints",
+            nodes=setup.nodes,
         )
     )
-    collect(setup, number, outcome)
+    if meeting.first:
+        folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
+        meeting.refresh(directory, directory / "evidence", *folders)
+        collect(setup, number, outcome)
 
 
 def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus, phase
+from tasks import corpus, nodes, phase
 from tasks.case import load_case
 from tasks.platforms import Gpu, Platform
 
@@ -43,6 +43,7 @@ def setup(case: str, gpus: int = 0, **options: object) -> phase.Setup:
         rank_plugins=(),
         hang_timeout_s=None,
         max_restarts=0,
+        nodes=nodes.ALONE,
         **options,
     )
 
