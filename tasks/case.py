@@ -51,6 +51,14 @@ class Corpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Restart:
+    """How the restart differs from the training before. ``ranks``: None for as many."""
+
+    model_args: dict[str, object]
+    ranks: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kill:
     """Ranks that are killed with SIGKILL once every rank has completed and logged ``after_step``."""
 
@@ -75,6 +83,8 @@ class Case:
     content_digest: str
     golden_case: str
     kills: tuple[Kill, ...] = ()
+    restart: Restart | None = None
+    checkpoint: str | None = None  # of type frozen-resume: a folder, relative to the repository
 
     def flags(self) -> list[str]:
         """Megatron's command line: True gives a bare flag, False and null nothing, a list several words."""
@@ -90,8 +100,9 @@ class Case:
     def digest(self) -> str:
         """SHA-256 over flags and environment variables, before ``${NAMES}`` are put in.
 
-        Left out: ``FLAGS_WITHOUT_INFLUENCE``, the metrics (looking does not change what is computed) and the
-        corpus, whose own digest is recorded beside this one.
+        Left out: ``FLAGS_WITHOUT_INFLUENCE``, the metrics (looking does not change what is computed), what
+        the restart changes (a golden card is of the training before it) and the corpus, whose own digest is
+        recorded beside this one.
         """
         return self.content_digest
 
@@ -104,6 +115,7 @@ class Case:
             "test_type": self.test_type,
             "metrics": list(self.metrics),
             "corpus": dataclasses.asdict(self.corpus) if self.corpus else None,
+            "restart": dataclasses.asdict(self.restart) if self.restart else None,
             "kills": [dataclasses.asdict(kill) for kill in self.kills],
             "digest": self.digest(),
         }
@@ -111,6 +123,11 @@ class Case:
     def last_iteration(self) -> int:
         """Where a phase ends: at ``--train-iters``, or before at a multiple of ``--exit-interval``."""
         return _last_iteration(self.model_args)
+
+    def restarted(self) -> Case:
+        """The case as its restart runs it."""
+        changed = self.restart.model_args if self.restart else {}
+        return dataclasses.replace(self, model_args={**self.model_args, **changed})
 
     def names_needed(self) -> tuple[str, ...]:
         """The ``${NAMES}`` that ``substitute`` has to be given, sorted."""
@@ -173,6 +190,15 @@ def load_case(
     model_args.update(read_overrides(overrides or {}))
     test_type = str(content.get("TEST_TYPE", "regular"))
     errors = case_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+    restart = _restart(content)
+    if not errors and restart:
+        ranks = restart.ranks or world_size
+        if ranks > world_size:
+            errors = [f"RESTART.RANKS: {ranks} ranks, {platform_name} has {world_size}"]
+        found = case_rules.check_values(
+            {**model_args, **restart.model_args}, test_type=test_type, world_size=ranks
+        )
+        errors += [f"RESTART: {error}" for error in found]
     kills = content.get("CRASH") or []
     if kills and not errors:
         last, interval = _last_iteration(model_args), int(model_args["--save-interval"])
@@ -189,6 +215,8 @@ def load_case(
         metrics=tuple(content["METRICS"]),
         corpus=Corpus(**corpus) if corpus else None,
         content_digest=_digest(model_args, env_vars),
+        restart=restart,
+        checkpoint=content.get("CHECKPOINT"),
         golden_case=_golden_case(path, content, root),
         kills=tuple(Kill(after_step=kill["after_step"], ranks=tuple(kill["ranks"])) for kill in kills),
     )
@@ -282,6 +310,13 @@ def _laid_over(content: Mapping[str, object], platform_name: str) -> tuple[dict[
         model_args.update(layer.get("MODEL_ARGS") or {})
         env_vars.update(layer.get("ENV_VARS") or {})
     return model_args, {name: str(value) for name, value in env_vars.items() if value is not None}
+
+
+def _restart(content: Mapping[str, object]) -> Restart | None:
+    entry = content.get("RESTART")
+    if not entry:
+        return None
+    return Restart(model_args=dict(entry.get("MODEL_ARGS") or {}), ranks=entry.get("RANKS"))
 
 
 def _digest(model_args: Mapping[str, object], env_vars: Mapping[str, str]) -> str:

@@ -6,12 +6,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-TEST_TYPES = ("regular", "ckpt-resume", "crash-resume")
+TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
 METRICS = (
     "lm loss",
     "num-zeros",
     "grad-norm",
     "learning-rate",
+    "decoupled-learning-rate",
     "params-norm",
     "mem-allocated-bytes",
     "mem-max-allocated-bytes",
@@ -27,9 +28,21 @@ METRICS = (
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 
-_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "CRASH", "GOLDEN_CARD", "PLATFORMS")
+_KEYS = (
+    "ENV_VARS",
+    "MODEL_ARGS",
+    "TEST_TYPE",
+    "METRICS",
+    "CORPUS",
+    "CRASH",
+    "RESTART",
+    "CHECKPOINT",
+    "GOLDEN_CARD",
+    "PLATFORMS",
+)
 _OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
 _KILL_KEYS = ("after_step", "ranks")
+_RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
@@ -52,8 +65,20 @@ _COUNTS = (
     "--context-parallel-size",
     "--num-layers-per-virtual-pipeline-stage",
     "--num-virtual-stages-per-pipeline-rank",
+    "--microbatch-group-size-per-virtual-pipeline-stage",
+    "--decoder-first-pipeline-num-layers",
+    "--decoder-last-pipeline-num-layers",
 )
-_NUMBERS = ("--lr", "--min-lr", "--weight-decay", "--clip-grad", "--attention-dropout", "--hidden-dropout")
+_NUMBERS = (
+    "--lr",
+    "--min-lr",
+    "--decoupled-lr",
+    "--decoupled-min-lr",
+    "--weight-decay",
+    "--clip-grad",
+    "--attention-dropout",
+    "--hidden-dropout",
+)
 _REQUIRED = (
     "--num-layers",
     "--hidden-size",
@@ -90,6 +115,9 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if not isinstance(content.get("GOLDEN_CARD", ""), str):
         errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
     errors += _check_platforms(content.get("PLATFORMS"))
+    errors += _check_checkpoint(content.get("CHECKPOINT"), content.get("TEST_TYPE", "regular"))
+    if content.get("RESTART") is not None:
+        errors += _check_restart(content["RESTART"], content.get("TEST_TYPE", "regular"))
     return errors
 
 
@@ -223,6 +251,32 @@ def _check_platforms(platforms: object) -> list[str]:
     return errors
 
 
+def _check_checkpoint(checkpoint: object, test_type: object) -> list[str]:
+    if test_type != "frozen-resume":
+        return [] if checkpoint is None else [f"CHECKPOINT: only of TEST_TYPE frozen-resume, not {test_type}"]
+    if not isinstance(checkpoint, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", checkpoint):
+        return ["CHECKPOINT: must be a folder below the repository that holds the checkpoint to go on from"]
+    return []
+
+
+def _check_restart(restart: object, test_type: object) -> list[str]:
+    if not isinstance(restart, dict):
+        return [f"RESTART: must be a mapping of {' and '.join(_RESTART_KEYS)}"]
+    errors = [
+        f"RESTART.{key}: unknown key. {did_you_mean(key, _RESTART_KEYS)}"
+        for key in restart
+        if key not in _RESTART_KEYS
+    ]
+    ranks = restart.get("RANKS")
+    if ranks is not None and (not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1):
+        errors.append(f"RESTART.RANKS: {ranks!r} must be a whole number of at least 1")
+    if test_type != "ckpt-resume":
+        errors.append(f"RESTART: TEST_TYPE {test_type} has no restart in other processes; see ckpt-resume")
+    return errors + _check_layer(
+        {key: restart[key] for key in ("MODEL_ARGS",) if key in restart}, where="RESTART."
+    )
+
+
 def check_values(model_args: Mapping[str, object], *, test_type: str, world_size: int) -> list[str]:
     """Rules across flags, for the flags as one platform gets them."""
     errors = [f"{flag}: is missing" for flag in _REQUIRED if model_args.get(flag) is None]
@@ -256,6 +310,8 @@ def _check_layers(args: Mapping[str, object]) -> list[str]:
         return [
             f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
         ]
+    if args.get("--decoder-first-pipeline-num-layers") or args.get("--decoder-last-pipeline-num-layers"):
+        return []  # stages of different sizes: the training program's own rules say whether they add up
     parts = stages * (per_chunk or chunks or 1)
     if layers % parts:
         unit = "layers a virtual stage" if per_chunk else "virtual stages a rank"
@@ -285,11 +341,13 @@ def _check_batches(args: Mapping[str, object], world_size: int) -> list[str]:
         "--num-virtual-stages-per-pipeline-rank"
     )
     micro_batches = batch // (micro * replicas)
+    group = args.get("--microbatch-group-size-per-virtual-pipeline-stage") or stages
     # megatron-core's interleaved schedule: fewer leftover micro-batches than stages are refused
-    if virtual and (micro_batches < stages or 0 < micro_batches % stages < stages):
+    if virtual and (micro_batches < stages or 0 < micro_batches % group < stages):
         return [
             f"--global-batch-size: {batch} gives {micro_batches} micro-batches a replica; the interleaved"
-            f" schedule needs a multiple of the {stages} pipeline stages"
+            f" schedule needs a multiple of the {group}"
+            f" {'pipeline stages' if group == stages else 'micro-batches of a group'}"
         ]
     return []
 

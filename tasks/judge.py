@@ -212,7 +212,25 @@ def _compared(
     return verdict.judge_cards(comparison, card, actual, metrics=metrics, basis=basis, platform=platform)
 
 
+def _kept_rows(run: Run, options: Options) -> list[Row]:
+    """Phase 1, which goes on from a kept checkpoint, against the run that made it."""
+    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
+    loaded = restart.loaded_iteration(run.record1) if run.record1 is not None else None
+    if run.origin is None or loaded is None:
+        return [dataclasses.replace(row, note="phase 1 did not go on from the kept checkpoint")]
+    basis = fingerprint.basis(run.origin.fingerprint, run.fingerprint, deterministic=run.deterministic)
+    basis = dataclasses.replace(basis, only_the_model="the checkpoint was made by another run")
+    first, second = run.origin.values.between(loaded + 1, LAST_STEP), run.actual1
+    if options.policy == MEGATRON:
+        first, second = first.rounded(), second.rounded()
+    return _compared(
+        RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+    )
+
+
 def _resume_rows(run: Run, options: Options) -> list[Row]:
+    if run.goes_on_from_kept:
+        return _kept_rows(run, options)
     if run.crashes:
         return _twice_trained_rows(run, options)
     if not run.resumes:
@@ -248,7 +266,14 @@ def _within_run(
 ) -> list[Row]:
     """The same steps, trained twice in one run."""
     reason = "the run is not deterministic (no --deterministic-mode)"
-    basis = verdict.Basis(check=CHECK_EXACT if run.deterministic else CHECK_APPROXIMATE, reason=reason)
+    if run.changes_layout:
+        reason = "the restart has another layout of ranks, which add up in another order"
+    exact = run.deterministic and not run.changes_layout
+    basis = verdict.Basis(
+        check=CHECK_EXACT if exact else CHECK_APPROXIMATE,
+        reason=reason,
+        only_the_model="it depends on the layout of ranks, which changed" if run.changes_layout else "",
+    )
     return _compared(
         RESUME, first, second, metrics=metrics, basis=basis, platform=run.platform, options=options
     )
@@ -277,8 +302,11 @@ def _evidence_rows(run: Run) -> list[Row]:
     if run.record1 is None:
         row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
+    if run.goes_on_from_kept:
+        return restart.restart_rows(run.origin.record, run.record1) if run.origin else []
     if run.resumes:
-        return restart.restart_rows(run.record1, run.record2) if run.record2 is not None else []
+        rows = restart.layout_rows if run.changes_layout else restart.restart_rows
+        return rows(run.record1, run.record2) if run.record2 is not None else []
     if run.crashes:
         return crash.crash_rows(run.record1, list(run.kills))
     return [restart.no_restart_row(run.record1)]

@@ -41,12 +41,33 @@ class Setup:
     hang_timeout_s: float | None
     max_restarts: int
     nodes: nodes.Nodes
+    load_from: Path | None = None  # a checkpoint that this run did not make
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
         facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
         return facts | ({"nodes": str(self.nodes.count)} if self.nodes.several else {})
+
+    def restarted(self) -> Setup:
+        """The setup of the restart, which the case may give other flags and fewer ranks.
+
+        Errors: ``UsageError`` for flags that do not fit; ``CannotRun`` when it does not fit on the GPUs.
+        """
+        restart, platform = self.case.restart, self.platform
+        if restart and restart.ranks:
+            if restart.ranks % self.nodes.count:
+                raise UsageError(
+                    f"--nnodes {self.nodes.count}: does not divide the restart's {restart.ranks} ranks"
+                )
+            gpus = len(platform.gpus) * self.nodes.count
+            shared = -(-restart.ranks // gpus) if platform.ranks_per_gpu else 0
+            platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
+        case = self.case.restarted()
+        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
+        if platform.device == "cuda":
+            gpu_memory.check(platform, arguments)
+        return dataclasses.replace(self, case=case, platform=platform)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +278,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             **os.environ,
             "TENSORBOARD_PATH": str(directory / "tensorboard"),
             "CHECKPOINT_SAVE_PATH": str(checkpoints if number == 1 else directory / "checkpoints"),
-            "CHECKPOINT_LOAD_PATH": str(checkpoints),
+            "CHECKPOINT_LOAD_PATH": str(setup.load_from or checkpoints),
             "CORPUS_PREFIX": str(setup.data.prefix),
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }

@@ -20,20 +20,41 @@ STATE = (
     "consumed_samples",
     "next_batch",
 )
+# What all ranks record alike, and on every layout of ranks.
+COMMON_STATE = (
+    "whole_parameters",
+    "whole_master_weights",
+    "whole_exp_avg",
+    "whole_exp_avg_sq",
+    "optimizer_steps",
+    "scheduler",
+    "consumed_samples",
+)
 
 
 def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
-    saved = saved_states(phase1)
-    loaded = whole(phase2.get("loaded_iteration"))
-    rows = [
-        _loaded_row(loaded, sorted(saved), last_step(phase1)),
+    loaded = loaded_iteration(phase2)
+    return _course_rows(phase1, phase2) + state_rows(saved_states(phase1), phase2, loaded)
+
+
+def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
+    """Of a restart on another layout of ranks: without the state that a rank shares with none of before."""
+    loaded = loaded_iteration(phase2)
+    before = saved_states(phase1).get(loaded, {}) if loaded is not None else {}
+    after = mapping(mapping(phase2.get("state")).get(str(loaded)))
+    return _course_rows(phase1, phase2) + [_common_row(part, before, after) for part in COMMON_STATE]
+
+
+def _course_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
+    loaded = loaded_iteration(phase2)
+    return [
+        _loaded_row(loaded, sorted(saved_states(phase1)), last_step(phase1)),
         equal_row("first step", None if loaded is None else loaded + 1, first_step(phase2)),
         equal_row("last step", last_step(phase1), last_step(phase2)),
         # One restart is the start of phase 2 itself; any the elastic agent made inside a phase comes on top.
         equal_row("restarts", 1, _restarts(phase1, phase2)),
     ]
-    return rows + state_rows(saved, phase2, loaded)
 
 
 def state_rows(
@@ -106,6 +127,28 @@ def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, obje
         return failed(shown, REGRESSION, f"rank {_listed(parted)}: not what was saved")
     if absent:
         return failed(row, MISSING, f"rank {_listed(absent)}: not recorded on both sides")
+    return row
+
+
+def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, object]) -> Row:
+    """One digest on each side, the same on every rank there."""
+    row = Row(
+        comparison=RESTART,
+        metric=f"state: {part.replace('_', ' ')}",
+        check=CHECK_EQUAL,
+        steps=f"{len(before)} to {len(after)} ranks",
+        verdict=EXACT,
+        passed=True,
+    )
+    sides = [{_digest(side, rank, part) for rank in side} for side in (before, after)]
+    if None in sides[0] | sides[1] or not all(sides):
+        return failed(row, MISSING, "not recorded by every rank on both sides")
+    if any(len(side) > 1 for side in sides):
+        return failed(row, REGRESSION, "not the same on all ranks")
+    (saved,), (loaded,) = sides
+    if saved != loaded:
+        shown = Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
+        return failed(shown, REGRESSION, "not what was saved")
     return row
 
 

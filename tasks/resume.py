@@ -46,9 +46,10 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
         return PASSED
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
-    checkpoints.check(setup.run_dir / "checkpoints", iteration, phase.origin_of(setup))
+    saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
+    checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     phase.check_space(setup.run_dir)
-    phase.run_phase(setup, 2, meeting, load_iteration=iteration)
+    phase.run_phase(setup.restarted(), 2, meeting, load_iteration=iteration, expected=saved)
     return PASSED
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks import frozen
 from tasks.exits import UsageError
 from tasks.golden import Card, read_card, read_json_object
 from tasks.retries import read_retries
@@ -41,6 +42,8 @@ class Run:
     kills: tuple[Mapping[str, object], ...] = ()
     attempts: Mapping[int, Card] = field(default_factory=dict)
     failed_tries: tuple[Mapping[str, object], ...] = ()
+    restart: Mapping[str, object] = field(default_factory=dict)
+    origin: frozen.Origin | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -50,6 +53,28 @@ class Run:
     @property
     def resumes(self) -> bool:
         return self.test_type == RESUMING or self.record2 is not None or self.actual2 is not None
+
+    @property
+    def changes_layout(self) -> bool:
+        """Whether the restart runs with other flags or on fewer ranks than the training before it."""
+        return bool(self.restart)
+
+    @property
+    def goes_on_from_kept(self) -> bool:
+        """Whether phase 1 itself has to be a restart, from a checkpoint that is kept in the repository."""
+        return self.test_type == frozen.TYPE
+
+    @property
+    def restarted(self) -> tuple[Mapping[str, object] | None, Card | None]:
+        """Record and values of the phase that loaded a checkpoint."""
+        return (self.record1, self.actual1) if self.goes_on_from_kept else (self.record2, self.actual2)
+
+    @property
+    def saved(self) -> tuple[Mapping[str, object] | None, Card | None]:
+        """Record and values of the phase that saved it."""
+        if self.goes_on_from_kept:
+            return (self.origin.record, self.origin.values) if self.origin else (None, None)
+        return self.record1, self.actual1
 
     @property
     def crashes(self) -> bool:
@@ -80,6 +105,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         raise UsageError(f"{directory}: no {actual1.name}: training did not finish; run tasks.train again")
     case = content.get("case")
     model_args = case.get("model_args") if isinstance(case, dict) else None
+    restart = case.get("restart") if isinstance(case, dict) else None
     fingerprint = content.get("fingerprint")
     return Run(
         directory=directory,
@@ -95,6 +121,8 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         record2=_optional(directory / "phase2.json", read_json_object),
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
+        restart=restart if isinstance(restart, dict) else {},
+        origin=frozen.read_origin(directory),
         golden_case=_text({"golden_case": name} | content, "golden_case", case_file),
         kills=_kills(case),
         attempts=_attempts(directory),

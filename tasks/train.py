@@ -7,11 +7,12 @@ DIR/actual_phase1.json and DIR/phase1.json.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import sys
 from pathlib import Path
 
-from tasks import nodes, phase, retries
+from tasks import frozen, nodes, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 from tasks.meeting import Meeting, attend
@@ -23,6 +24,11 @@ def main(words: list[str] | None = None) -> int:
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     phase.add_options(parser)
+    parser.add_argument(
+        "--from-start",
+        action="store_true",
+        help="train a case of type frozen-resume from its first iteration, to make its checkpoint anew",
+    )
     parser.add_argument(
         "--continue",
         dest="go_on",
@@ -44,12 +50,19 @@ def main(words: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, meeting: Meeting) -> int:
     setup = phase.prepare(options, meeting.nodes)
+    load_iteration = None
+    if setup.case.test_type == frozen.TYPE and not options.from_start:
+        checkpoint = frozen.check(setup.case, setup.platform.name)
+        load_iteration = frozen.iteration_of(checkpoint)
+        setup = dataclasses.replace(setup, load_from=checkpoint)
     phase.check_space(setup.run_dir)
     if options.go_on:
         phase.check_same_run(setup)
     elif meeting.first:
+        if setup.load_from:
+            frozen.take_along(setup.load_from, setup.run_dir)
         phase.write_case_file(setup)
-    phase.run_phase(setup, 1, meeting)
+    phase.run_phase(setup, 1, meeting, load_iteration=load_iteration)
     return PASSED
 
 

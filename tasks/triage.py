@@ -62,8 +62,9 @@ def explain(
 ) -> list[str]:
     """Sentences for people: the courses of the metrics that differ, then what that most likely means."""
     actual = run.actual1 if run else actual
-    loaded = loaded_iteration(run.record2) if run and run.record2 else None
-    sides = {GOLDEN: (golden, actual), RESUME: (run.actual1, run.actual2) if run else (None, None)}
+    record = run.restarted[0] if run else None
+    loaded = loaded_iteration(record) if record else None
+    sides = {GOLDEN: (golden, actual), RESUME: (run.saved[1], run.restarted[1]) if run else (None, None)}
     courses = [
         course
         for row in rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.golden import Card, card_path, metric_from, write_card, write_provenance
-from tasks.restart import STATE
+from tasks.restart import COMMON_STATE, STATE
 
 CASE = "gpt3_pp4_resume"
 METRICS = [
@@ -65,6 +65,8 @@ def card(
 def state(**changed: str) -> dict[str, dict[str, str]]:
     """What every rank records; ``rng="..."`` changes a part on rank 3."""
     ranks = {str(rank): {part: f"{part}-{rank}-{'0' * 50}" for part in STATE} for rank in range(RANKS)}
+    for digests in ranks.values():
+        digests |= {part: "0" * 64 for part in COMMON_STATE if part not in STATE}
     for part, digest in changed.items():
         ranks["3"][part] = digest
     return ranks
@@ -81,12 +83,16 @@ def write_run(
     platform: str = "cpu_x86_64",
     record2: dict | None = None,
     model_args: dict | None = None,
+    restart: dict | None = None,
 ) -> Path:
     """A run directory, both phases equal unless cards are given."""
     directory.mkdir(parents=True)
     content = {
         "case": {
-            "model_args": {"--deterministic-mode": True, "--seed": 1234} if model_args is None else model_args
+            "model_args": {"--deterministic-mode": True, "--seed": 1234}
+            if model_args is None
+            else model_args,
+            "restart": restart,
         },
         "case_name": CASE,
         "test_type": test_type,

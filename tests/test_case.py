@@ -327,6 +327,24 @@ def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
         load_case("three", platform_name="cpu_x86_64", root=tmp_path)
 
 
+def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> None:
+    flags = {"--pipeline-model-parallel-size": 2, "--no-load-rng": True, "--lr": 0.02}
+    case = load(write_case(tmp_path, changed(RESTART={"RANKS": 4, "MODEL_ARGS": flags})))
+    plain = load(write_case(tmp_path / "plain", CONTENT))
+    assert (case.restart.ranks, case.flags()) == (4, plain.flags())
+    assert case.digest() == plain.digest()
+    words = case.restarted().flags()
+    assert words[words.index("--pipeline-model-parallel-size") + 1] == "2"
+    assert "--no-load-rng" in words
+    assert plain.restarted() == plain
+    assert case.resolved()["restart"] == {"ranks": 4, "model_args": flags}
+
+
+def test_what_the_restart_cannot_do_on_a_platform_is_named(tmp_path: Path) -> None:
+    for ranks, error in ((16, "16 ranks, cpu_x86_64 has 8"), (6, "6 ranks are not divisible")):
+        assert error in error_of(write_case(tmp_path / error, {**CONTENT, "RESTART": {"RANKS": ranks}}))
+
+
 # ---- crashes ----
 
 

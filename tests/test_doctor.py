@@ -112,6 +112,9 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ("a data set: DATA_PATH is not set",)
     monkeypatch.setenv("DATA_PATH", "/data")
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ()
+    kept = "TEST_TYPE: frozen-resume\nCHECKPOINT: checkpoints/none"
+    (folder / "model_config.yaml").write_text(text.replace("TEST_TYPE: ckpt-resume", kept))
+    assert "holds no kept checkpoint" in prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks[0]
     (folder / "model_config.yaml").write_text("MODEL_ARGS: {}\n")
     assert "METRICS" in prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks[0]
 

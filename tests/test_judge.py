@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.exits import UsageError
+from tasks.golden import read_json_object
 from tasks.judge import MEGATRON, Options, judge_pair, judge_run
 from tests.fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
 
@@ -369,3 +370,23 @@ def test_hole_in_a_card_is_named(tmp_path):
 def test_steps_that_no_card_has_never_pass(tmp_path):
     verdict = pair(tmp_path, card(), card(), steps=(200, 300))
     assert verdict.exit_code == 1
+
+
+def test_a_restart_on_another_layout_is_held_to_the_approximate_checks(tmp_path):
+    def off(metric, step, value):
+        return value * 1.001 if metric == "lm loss" else value
+
+    common = {part: f"{part}-{'0' * 50}" for part in ("optimizer_steps", "scheduler", "consumed_samples")}
+    ranks = {rank: digests | common for rank, digests in state().items()}
+    record = {"state": {str(SAVED): {rank: ranks[rank] for rank in "0123"}}}
+    options = {"phase2": card(51, 100, change=off), "record2": record}
+    run = write_run(tmp_path / "run", restart={"model_args": {}, "ranks": 4}, **options)
+    phase1 = read_json_object(run / "phase1.json")
+    write_json(run / "phase1.json", {**phase1, "state": {str(SAVED): ranks}})
+    write_golden(tmp_path)
+    verdict = judge_run(run, root=tmp_path)
+    assert verdict.exit_code == 0, [row for row in verdict.rows if not row.passed]
+    assert row_of(verdict, "resume", "lm loss").verdict == "drift"
+    assert row_of(verdict, "resume", "mem-allocated-bytes").verdict == "not judged"
+    assert row_of(verdict, "restart", "state: consumed samples").steps == "8 to 4 ranks"
+    assert judged(tmp_path / "same", **options).exit_code == 1

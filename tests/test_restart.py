@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.restart import STATE, no_restart_row, restart_rows
+from tasks.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, restart_rows
 from tests.fake_run import SAVED, state
 
 PHASE_1 = {
@@ -107,3 +107,35 @@ def test_no_checkpoint_before_the_end():
 @pytest.mark.parametrize(("restarts", "passed"), [(0, True), (1, False), (None, False)])
 def test_a_case_of_one_phase_is_never_restarted(restarts, passed):
     assert no_restart_row({"restarts": restarts}).passed is passed
+
+
+def whole(ranks, **changed):
+    """What every rank records alike."""
+    digests = {part: f"{part}-{'1' * 40}" for part in COMMON_STATE}
+    return {str(rank): digests | changed for rank in range(ranks)}
+
+
+def failed_on_another_layout(before, after, **record):
+    phase1, phase2 = {**PHASE_1, "state": {"50": before}}, {**PHASE_2, "state": {"50": after}, **record}
+    return {row.metric: row for row in layout_rows(phase1, phase2) if not row.passed}
+
+
+def test_another_layout_is_compared_by_what_all_ranks_record_alike():
+    assert failed_on_another_layout(whole(8), whole(4)) == {}
+    assert {row.steps for row in layout_rows(PHASE_1, PHASE_2)} >= {"8 to 8 ranks"}
+    rows = failed_on_another_layout(whole(8), whole(4), loaded_iteration=49)
+    assert rows["loaded iteration"].verdict == "regression"
+
+
+@pytest.mark.parametrize("part", COMMON_STATE)
+def test_on_another_layout_any_part_that_is_not_what_was_saved_fails(part):
+    name = f"state: {part.replace('_', ' ')}"
+    (row,) = failed_on_another_layout(whole(8), whole(4, **{part: "2" * 40})).values()
+    assert (row.metric, row.verdict, row.note) == (name, "regression", "not what was saved")
+    one_rank = whole(4)
+    one_rank["3"][part] = "2" * 40
+    assert failed_on_another_layout(whole(8), one_rank)[name].note == "not the same on all ranks"
+    assert failed_on_another_layout(whole(8, **{part: ""}), whole(4))[name].verdict == "missing"
+    del one_rank["3"][part]
+    assert failed_on_another_layout(whole(8), one_rank)[name].verdict == "missing"
+    assert failed_on_another_layout({}, whole(4))[name].verdict == "missing"

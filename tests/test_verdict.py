@@ -215,3 +215,29 @@ def test_one_slow_step_is_no_slow_run():
     metrics = [metric_from(range(1, 13), values) for values in ([24.0] * 12, [24.0] * 11 + [240.0])]
     rule = rule_for("relative-backward-time", platform="cpu_x86_64")
     assert strict_row("golden", "relative-backward-time", *metrics, rule=rule, basis=EXACT).passed
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(17, "not judged"), (29, "not judged"), (30, "regression")])
+def test_a_relative_time_after_a_restart_is_judged_only_over_enough_steady_steps(last, verdict):
+    golden, actual = (metric_from(range(16, last + 1), [time] * (last - 15)) for time in (10.0, 20.0))
+    slow = row(golden, actual, name="relative-step-time", platform="cpu_x86_64", comparison="resume")
+    assert (slow.verdict, slow.passed) == (verdict, verdict == "not judged")
+    assert slow.check == ("shown" if last < 30 else "approximate")
+
+
+def test_on_another_layout_the_schedule_stays_exact_and_what_depends_on_the_ranks_is_only_shown():
+    layout = Basis(check="approximate", reason="layout", only_the_model="layout")
+    for name, off, verdict in (
+        ("lm loss", 1.04, "drift"),
+        ("lm loss", 1.06, "regression"),
+        ("grad-norm", 1.21, "regression"),
+        ("learning-rate", 1 + 1e-7, "regression"),
+        ("learning-rate", 1.0, "exact"),
+        ("decoupled-learning-rate", 1 + 1e-7, "regression"),
+        ("overlap-grad-buckets", 2.0, "not judged"),
+        ("mem-growth-bytes", 1e9, "not judged"),
+        ("relative-step-time", 2.0, "not judged"),
+    ):
+        golden, actual = (metric_from(range(1, 31), [value] * 30) for value in (1.0, off))
+        assert row(golden, actual, name=name, basis=layout, comparison="resume").verdict == verdict, name
+    assert row([1.0], [1 + 1e-7], name="learning-rate").verdict == "drift"

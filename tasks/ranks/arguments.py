@@ -110,11 +110,17 @@ def _add_parallel_flags(parser: argparse.ArgumentParser) -> None:
     add("--tensor-model-parallel-size", type=int, choices=[1], default=1)
     add("--pipeline-model-parallel-size", type=int, default=1)
     add("--num-layers-per-virtual-pipeline-stage", type=int)
+    add(
+        "--microbatch-group-size-per-virtual-pipeline-stage",
+        type=int,
+        dest="microbatch_group_size_per_vp_stage",
+    )
     add("--decoder-first-pipeline-num-layers", type=int)
     add("--decoder-last-pipeline-num-layers", type=int)
     add("--distributed-backend", choices=["nccl", "gloo"], default="nccl")
     add("--distributed-timeout-minutes", type=int, default=10)
     add("--ddp-bucket-size", type=int)
+    add("--no-align-param-gather", action="store_false", dest="align_param_gather", default=False)
     add("--check-weight-hash-across-dp-replicas-interval", type=int)
     add("--disable-gloo-process-groups", action="store_false", dest="enable_gloo_process_groups")
     _switch(
@@ -159,6 +165,7 @@ def _add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
         "--dist-ckpt-optim-fully-reshardable",
         "--exit-on-missing-checkpoint",
     )
+    add("--no-load-rng", action="store_false", dest="load_rng")
     # Megatron spells this one with an underscore in the middle; both spellings occur in its case files.
     add(
         "--use-checkpoint-opt_param-scheduler",
@@ -235,27 +242,69 @@ def _broken_rules(args: argparse.Namespace, world_size: int) -> list[str]:
             f"--global-batch-size {args.global_batch_size} is not a multiple of micro-batch size "
             f"{args.micro_batch_size} x {replicas} data-parallel replicas"
         )
-    uneven = args.decoder_first_pipeline_num_layers or args.decoder_last_pipeline_num_layers
-    chunk_layers = args.num_layers_per_virtual_pipeline_stage
-    if not uneven and args.num_layers % (stages * (chunk_layers or 1)):
-        broken.append(
-            f"--num-layers {args.num_layers} is not a multiple of {stages} pipeline stages x "
-            f"{chunk_layers or 1} layers a virtual stage"
-        )
-    if chunk_layers and (args.global_batch_size // batch) % stages:
-        broken.append("the interleaved schedule needs a number of micro-batches that the stages divide")
+    broken += _broken_pipeline_rules(args, micro_batches=args.global_batch_size // batch)
     if args.hidden_size % args.num_attention_heads:
         broken.append(f"--hidden-size {args.hidden_size} is not a multiple of --num-attention-heads")
     if args.seq_length > args.max_position_embeddings:
         broken.append("--seq-length exceeds --max-position-embeddings")
+    if args.swiglu and args.ffn_hidden_size is None and _gated_ffn_size(args) < 1:
+        broken.append(
+            f"--swiglu with --hidden-size {args.hidden_size}: Megatron's own feed-forward size, two thirds of"
+            " 4 times that in multiples of 64, is 0: give --ffn-hidden-size"
+        )
+    if args.decoupled_min_lr is not None and args.decoupled_lr is None:
+        broken.append("--decoupled-min-lr needs --decoupled-lr")
     if args.overlap_param_gather and not (args.use_distributed_optimizer and args.overlap_grad_reduce):
         broken.append("--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce")
+    if args.dist_ckpt_optim_fully_reshardable and not args.use_distributed_optimizer:
+        broken.append("--dist-ckpt-optim-fully-reshardable needs --use-distributed-optimizer")
     if args.use_persistent_ckpt_worker and not args.async_save:
         broken.append("--use-persistent-ckpt-worker needs --async-save")
     if not args.bf16:
         broken.append("only --bf16 training is supported")
     if args.eval_interval <= args.train_iters:
         broken.append("evaluation is not part of a test case: --eval-interval must exceed --train-iters")
+    return broken
+
+
+def _broken_pipeline_rules(args: argparse.Namespace, *, micro_batches: int) -> list[str]:
+    broken = []
+    stages, chunk_layers = args.pipeline_model_parallel_size, args.num_layers_per_virtual_pipeline_stage
+    ends = [args.decoder_first_pipeline_num_layers, args.decoder_last_pipeline_num_layers]
+    given = [layers for layers in ends if layers is not None]
+    if given and chunk_layers:
+        broken.append(
+            "--num-layers-per-virtual-pipeline-stage needs stages of equal size: not with"
+            " --decoder-first-pipeline-num-layers or --decoder-last-pipeline-num-layers"
+        )
+    elif given:
+        layers, between = args.num_layers - sum(given), stages - len(given)
+        if layers < between or (layers % between if between else layers):
+            broken.append(
+                f"--num-layers {args.num_layers}: the {layers} layers beside the first and last stage's own"
+                f" cannot be shared equally by {between} pipeline stages"
+            )
+    elif args.num_layers % (stages * (chunk_layers or 1)):
+        broken.append(
+            f"--num-layers {args.num_layers} is not a multiple of {stages} pipeline stages x "
+            f"{chunk_layers or 1} layers a virtual stage"
+        )
+    group = args.microbatch_group_size_per_vp_stage
+    if group is not None and not chunk_layers:
+        broken.append(
+            "--microbatch-group-size-per-virtual-pipeline-stage needs --num-layers-per-virtual-pipeline-stage"
+        )
+    elif group is not None and not stages <= group <= micro_batches:
+        broken.append(
+            f"--microbatch-group-size-per-virtual-pipeline-stage {group} must be from the number of stages,"
+            f" {stages}, to that of micro-batches, {micro_batches}"
+        )
+    elif chunk_layers and 0 < micro_batches % (group or stages) < stages:
+        broken.append(
+            f"{micro_batches} micro-batches in groups of {group or stages} leave a rest smaller than the"
+            f" {stages} stages: the interleaved schedule needs a number of micro-batches that the"
+            " stages divide, or another group size"
+        )
     return broken
 
 
@@ -274,9 +323,13 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
     multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
     args.padded_vocab_size = -(-tokens // multiple) * multiple
     args.ffn_hidden_size = args.ffn_hidden_size or (
-        # Megatron keeps the parameter count of a gated unit near that of a plain one, in multiples of 64.
-        int((4 * args.hidden_size * 2 / 3) / 64) * 64 if args.swiglu else 4 * args.hidden_size
+        _gated_ffn_size(args) if args.swiglu else 4 * args.hidden_size
     )
     args.lr_decay_iters = args.lr_decay_iters or args.train_iters
     # Megatron reduces the gradients of a bf16 model in fp32 unless told otherwise.
     args.accumulate_allreduce_grads_in_fp32 = not args.grad_reduce_in_bf16
+
+
+def _gated_ffn_size(args: argparse.Namespace) -> int:
+    """Megatron keeps the parameter count of a gated unit near that of a plain one, in multiples of 64."""
+    return int((4 * args.hidden_size * 2 / 3) / 64) * 64

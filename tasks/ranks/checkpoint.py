@@ -26,6 +26,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.utils import _clean_metadata_for_serialization
+from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -35,6 +36,8 @@ from tasks.checkpoints import Choice, iteration_folder, write_tracker
 from tasks.ranks import integrity
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
+
+RANDOM_STATES = "rng_state"
 
 
 @contextlib.contextmanager
@@ -136,7 +139,8 @@ class Checkpoints:
         state["optimizer"] = self.optimizer.sharded_state_dict(
             state, is_loading=is_loading, metadata=metadata
         )
-        state["rng_state"] = self._sharded_random_states()
+        if self.args.load_rng or not is_loading:
+            state[RANDOM_STATES] = self._sharded_random_states()
         return state
 
     def _sharded_random_states(self) -> ShardedObject:
@@ -146,7 +150,7 @@ class Checkpoints:
             parallel_state.get_data_parallel_world_size(),
         )
         offset = (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_rank())
-        return ShardedObject("rng_state", [random_states()], shape, offset, replica_id=0)
+        return ShardedObject(RANDOM_STATES, [random_states()], shape, offset, replica_id=0)
 
     def save(self, iteration: int, consumed_samples: int) -> None:
         """Begin to save; with ``--async-save`` the writing goes on while training does.
@@ -233,8 +237,9 @@ class Checkpoints:
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.
 
-        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``). Errors:
-        ``DamagedCheckpoint`` before anything is read that the manifest does not vouch for.
+        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``). With
+        ``--no-load-rng`` random states stay as they are: other ranks than those that saved have none there.
+        Errors: ``DamagedCheckpoint`` before anything is read that the manifest does not vouch for.
         """
         if iteration != self._vouched_for:
             self._verify(iteration)
@@ -243,21 +248,34 @@ class Checkpoints:
         if self.args.ckpt_fully_parallel_load:
             group = parallel_state.get_data_parallel_group(with_context_parallel=True)
             strategy = FullyParallelLoadStrategyWrapper(strategy, group)
-        wanted = self._sharded_state(is_loading=True)
         with integrity.weights_only():
-            state = dist_checkpointing.load(wanted, folder, strategy, strict=self.args.dist_ckpt_strictness)
+            state = self._read(folder, strategy)
         if state["iteration"] != iteration:
             raise RuntimeError(f"{folder} holds iteration {state['iteration']}, not {iteration}")
         self._restore(state)
         return state["consumed_train_samples"]
 
+    def _read(self, folder: str, strategy: Any) -> dict[str, Any]:
+        wanted = self._sharded_state(is_loading=True)
+        if self.args.load_rng:
+            return dist_checkpointing.load(wanted, folder, strategy, strict=self.args.dist_ckpt_strictness)
+        state, *unmatched = dist_checkpointing.load(
+            wanted, folder, strategy, strict=StrictHandling.RETURN_ALL
+        )
+        keys = sorted(key for keys in unmatched for key in keys if not key.startswith(RANDOM_STATES))
+        if keys:
+            raise RuntimeError(f"{folder}: not in both, the checkpoint and this model: {', '.join(keys)}")
+        return state
+
     def _restore(self, state: dict[str, Any]) -> None:
         for name, chunk in self._named_models():
             chunk.load_state_dict(state[name], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        with _steps_left_out(self.optimizer, wanted=self.args.dist_ckpt_optim_fully_reshardable):
+            self.optimizer.load_state_dict(state["optimizer"])
         _restore_adam_steps(self.optimizer)
         self.scheduler.load_state_dict(state["opt_param_scheduler"])
-        restore_random_states(state["rng_state"][0])
+        if self.args.load_rng:
+            restore_random_states(state[RANDOM_STATES][0])
 
 
 def _keeps_step_with_parameters(inner: torch.optim.Optimizer) -> bool:
@@ -277,9 +295,35 @@ def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
                 }
 
 
+@contextlib.contextmanager
+def _steps_left_out(optimizer: MegatronOptimizer, *, wanted: bool) -> Iterator[None]:
+    """Inside, loading leaves torch's AdamW without step counts.
+
+    The fully reshardable form has none; megatron-core (0.16.1 and 0.19.2) looks for one for every parameter
+    whose state has one, and fails.
+    """
+
+    def drop(inner: torch.optim.Optimizer) -> None:
+        for state in inner.state.values():
+            state.pop("step", None)
+
+    inners = filter(_keeps_step_with_parameters, inner_optimizers(optimizer)) if wanted else ()
+    hooks = [inner.register_load_state_dict_post_hook(drop) for inner in inners]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _restore_adam_steps(optimizer: MegatronOptimizer) -> None:
-    """The step count comes back with the group; without it, bias correction would begin again."""
+    """The step count comes back with the group; without it, bias correction would begin again.
+
+    megatron-core's optimizer that is not distributed keeps it with the parameters, and restores it itself.
+    """
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
         for group in inner.param_groups:
+            if "step" not in group:
+                continue
             for parameter in group["params"]:
                 inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)

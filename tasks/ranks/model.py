@@ -20,6 +20,7 @@ from megatron.core.optimizer import (
     MegatronOptimizer,
     OptimizerConfig,
     get_megatron_optimizer,
+    get_standard_config_overrides,
 )
 from megatron.core.optimizer.optimizer_config import ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -77,6 +78,7 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
         overlap_p2p_comm=args.overlap_p2p_communication and _interleaved(args),
         batch_p2p_comm=not (args.overlap_p2p_communication and _interleaved(args)),
         overlap_p2p_comm_warmup_flush=args.overlap_p2p_communication_warmup_flush,
+        microbatch_group_size_per_vp_stage=args.microbatch_group_size_per_vp_stage,
     )
 
 
@@ -166,12 +168,27 @@ def build_optimizer(args: argparse.Namespace, chunks: Chunks) -> MegatronOptimiz
 
 def _parameter_overrides(args: argparse.Namespace, config: OptimizerConfig) -> dict[ParamKey, dict]:
     """No weight decay for biases and norms; a learning rate of their own for embedding and output."""
-    from megatron.core.optimizer import get_standard_config_overrides
+    config.decoupled_lr = args.decoupled_lr
+    config.decoupled_min_lr = args.decoupled_min_lr
+    overrides = get_standard_config_overrides(config=config)
+    for override in overrides.values():
+        if "max_lr" in override:
+            # By this megatron-core 0.16 tells groups apart when it loads them, not by their learning rates:
+            # without it, all come back from a checkpoint with the embedding's.
+            override["is_decoupled_lr"] = True
+    return overrides
 
+
+def learning_rates(args: argparse.Namespace, optimizer: MegatronOptimizer) -> dict[str, float]:
+    """The learning rate of now, and that of embedding and output where they have their own; as scalars.
+
+    Every rank has all groups, also those of which it holds no parameter.
+    """
+    rates = {bool(group.get("is_decoupled_lr")): group["lr"] for group in optimizer.param_groups}
+    scalars = {"learning-rate": rates[False]}
     if args.decoupled_lr is not None:
-        config.decoupled_lr = args.decoupled_lr
-        config.decoupled_min_lr = args.decoupled_min_lr
-    return get_standard_config_overrides(config=config)
+        scalars["decoupled-learning-rate"] = rates[True]
+    return scalars
 
 
 def build_scheduler(args: argparse.Namespace, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:

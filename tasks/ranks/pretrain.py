@@ -29,6 +29,7 @@ from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
+from tasks.ranks.whole_state import whole_state_digests
 
 SUMS_EVERY = 10  # iterations: how often the ranks add up what they measured
 
@@ -184,6 +185,8 @@ class Trainer:
         digests = state.state_digests(
             self.chunks, self.optimizer, self.scheduler, self.iterators, self.consumed_samples
         )
+        if self.args.dist_ckpt_optim_fully_reshardable:
+            digests |= whole_state_digests(self.chunks, self.optimizer)
         state.write_evidence(self.evidence, kind, self.iteration, self.args, digests)
 
     def train(self) -> None:
@@ -283,9 +286,8 @@ class Trainer:
         values = {
             "lm loss": loss,
             "grad-norm": grad_norm,
-            "learning-rate": self.optimizer.param_groups[0]["lr"],
             "iteration-time": begin.elapsed_time(end) / 1000.0,
-        }
+        } | model.learning_rates(self.args, self.optimizer)
         if self.args.log_num_zeros_in_grad:
             values["num-zeros"] = num_zeros
         if self.args.log_memory_to_tensorboard:

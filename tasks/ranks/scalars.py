@@ -32,13 +32,17 @@ def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:
 def parameters_square(chunks: Chunks) -> torch.Tensor:
     """Sum of squares of this rank's share of all fp32 parameters, tied embeddings counted once; a scalar.
 
-    The shares are the distributed optimizer's fp32 shards: each element lies on one rank.
+    The shares are the distributed optimizer's fp32 shards: each element lies on one rank. Without it every
+    replica holds all of its stage's, and the first one's count.
     """
+    own = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     shards = [
         parameter.main_param.detach()
         for chunk in chunks
         for parameter in chunk.parameters()
-        if getattr(parameter, "main_param", None) is not None and param_is_not_shared(parameter)
+        if getattr(parameter, "main_param", None) is not None
+        and param_is_not_shared(parameter)
+        and (own or getattr(parameter, "main_param_sharded", False))
     ]
     norms = torch._foreach_norm(shards) if shards else [torch.zeros((), device=torch.cuda.current_device())]
     return torch.stack(norms).square().sum()

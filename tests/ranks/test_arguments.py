@@ -49,6 +49,11 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
         (["--eval-interval", "50"], "--eval-interval must exceed"),
         (["--num-layers", "twelve"], "invalid int value"),
         (["--ckpt-format", "zarr"], "invalid choice"),
+        (["--microbatch-group-size-per-virtual-pipeline-stage", "3"], "from the number of stages, 4, to"),
+        (["--microbatch-group-size-per-virtual-pipeline-stage", "5"], "to that of micro-batches, 4"),
+        (["--decoder-first-pipeline-num-layers", "3"], "needs stages of equal size"),
+        (["--swiglu", "--hidden-size", "16"], "is 0: give --ffn-hidden-size"),
+        (["--decoupled-min-lr", "1e-5"], "needs --decoupled-lr"),
     ],
 )
 def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
@@ -60,3 +65,44 @@ def test_overlapped_gathering_needs_the_distributed_optimizer() -> None:
     words = [word for word in WORDS if word != "--use-distributed-optimizer"]
     with pytest.raises(UsageError, match="--overlap-param-gather needs"):
         parse_arguments(words, world_size=8)
+
+
+def uneven(*more: str):
+    """The main case without virtual stages."""
+    words = list(WORDS)
+    place = words.index("--num-layers-per-virtual-pipeline-stage")
+    return parse_arguments([*words[:place], *words[place + 2 :], *more], world_size=8)
+
+
+def test_stages_may_differ_when_the_rest_can_be_shared_equally() -> None:
+    first, last = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
+    args = uneven(first, "2", last, "2")
+    assert (args.decoder_first_pipeline_num_layers, args.decoder_last_pipeline_num_layers) == (2, 2)
+    assert args.virtual_pipeline_model_parallel_size is None
+    assert uneven(first, "3").decoder_last_pipeline_num_layers is None
+    for words, layers in (((first, "2", last, "3"), 7), ((first, "11", last, "1"), 0), ((last, "2"), 10)):
+        with pytest.raises(UsageError, match=f"the {layers} layers beside"):
+            uneven(*words)
+    with pytest.raises(UsageError, match="group-size-per-virtual-pipeline-stage needs"):
+        uneven("--microbatch-group-size-per-virtual-pipeline-stage", "4")
+
+
+def test_micro_batches_in_groups_need_not_be_a_multiple_of_the_stages() -> None:
+    group = "--microbatch-group-size-per-virtual-pipeline-stage"
+    args = parsed("--global-batch-size", "40", group, "5")
+    assert (args.num_microbatches, args.microbatch_group_size_per_vp_stage) == (5, 5)
+    assert parsed("--global-batch-size", "72", group, "5").num_microbatches == 9
+    with pytest.raises(UsageError, match="7 micro-batches in groups of 5 leave a rest smaller than"):
+        parsed("--global-batch-size", "56", group, "5")
+
+
+def test_a_gated_feed_forward_network_is_two_thirds_as_wide_in_multiples_of_64() -> None:
+    assert parsed("--swiglu").ffn_hidden_size == 1344
+    assert parsed("--swiglu", "--ffn-hidden-size", "48").ffn_hidden_size == 48
+    assert not parsed("--disable-bias-linear").add_bias_linear
+    assert parsed().add_bias_linear
+
+
+def test_gathers_need_not_be_aligned_either() -> None:
+    assert parsed("--align-param-gather").align_param_gather
+    assert not parsed("--no-align-param-gather").align_param_gather

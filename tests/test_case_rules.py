@@ -1,0 +1,48 @@
+"""The rules of a case file's own keys; those of flags are tried through ``load_case`` in test_case.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.case_rules import check_shape
+
+CASE = {"MODEL_ARGS": {"--lr": 0.01}, "METRICS": ["lm loss"]}
+
+
+def errors(**keys: object) -> list[str]:
+    return check_shape({**CASE, **keys})
+
+
+@pytest.mark.parametrize(
+    ("restart", "error"),
+    [
+        ("four", "RESTART: must be a mapping of MODEL_ARGS and RANKS"),
+        ({"RANK": 4}, "RESTART.RANK: unknown key. Did you mean RANKS?"),
+        ({"RANKS": 0}, "RESTART.RANKS: 0 must be a whole number of at least 1"),
+        ({"RANKS": True}, "RESTART.RANKS: True must be a whole number of at least 1"),
+        ({"MODEL_ARGS": ["--lr"]}, "RESTART.MODEL_ARGS: must be a mapping of flags to values"),
+        ({"MODEL_ARGS": {"lr": 1}}, "RESTART.MODEL_ARGS.lr: a flag is two dashes and lower-case words."),
+    ],
+)
+def test_a_restart_that_cannot_be_is_named(restart: object, error: str) -> None:
+    (found,) = errors(RESTART=restart, TEST_TYPE="ckpt-resume")
+    assert found.startswith(error)
+
+
+def test_only_a_case_that_restarts_says_what_its_restart_changes() -> None:
+    good = {"RANKS": 4, "MODEL_ARGS": {"--no-load-rng": True}}
+    assert errors(RESTART=good, TEST_TYPE="ckpt-resume") == []
+    (found,) = errors(RESTART=good)
+    assert found == "RESTART: TEST_TYPE regular has no restart in other processes; see ckpt-resume"
+
+
+@pytest.mark.parametrize("folder", [None, 7, "/kept", "../kept", "kept/", "kept checkpoint", "a/.."])
+def test_the_kept_checkpoint_is_a_folder_below_the_repository(folder: object) -> None:
+    (found,) = errors(CHECKPOINT=folder, TEST_TYPE="frozen-resume")
+    assert found.startswith("CHECKPOINT: must be a folder below the repository")
+
+
+def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
+    assert errors(CHECKPOINT="checkpoints/some_case", TEST_TYPE="frozen-resume") == []
+    (found,) = errors(CHECKPOINT="checkpoints/some_case", TEST_TYPE="ckpt-resume")
+    assert found == "CHECKPOINT: only of TEST_TYPE frozen-resume, not ckpt-resume"

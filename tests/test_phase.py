@@ -1,0 +1,81 @@
+"""What a phase is launched with, without launching it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tasks import corpus, nodes, phase
+from tasks.case import load_case
+from tasks.platforms import Gpu, Platform
+
+RESHARD = "gpt3_pp4_resume_reshard_pp4_dp1"
+
+
+def setup(case: str, gpus: int = 0, **options: object) -> phase.Setup:
+    """A case on eight ranks of the CPU, or of so many GPUs."""
+    platform = Platform(
+        name=f"gpu{gpus}_h100" if gpus else "cpu_x86_64",
+        device="cuda" if gpus else "cpu",
+        gpus=tuple(
+            Gpu(
+                index=index,
+                uuid=f"GPU-{index}",
+                name="NVIDIA H100",
+                memory_mib=81559,
+                compute_capability=9.0,
+                driver="580.1",
+            )
+            for index in range(gpus)
+        ),
+        world_size=8,
+        ranks_per_gpu=8 // gpus if gpus else 0,
+        env_vars={},
+        notes=(),
+    )
+    return phase.Setup(
+        case=load_case(case, platform_name=platform.name),
+        platform=platform,
+        data=corpus.Built(prefix=Path("/corpus/text"), sha256="a" * 64, documents=1, tokens=1),
+        run_dir=Path("/run"),
+        rank_plugins=(),
+        hang_timeout_s=None,
+        max_restarts=0,
+        nodes=nodes.ALONE,
+        **options,
+    )
+
+
+def value(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+@pytest.mark.parametrize(("gpus", "ranks_per_gpu"), [(0, 0), (1, 4), (2, 2), (8, 1)])
+def test_a_restart_on_fewer_ranks_shares_the_gpus_it_has(gpus: int, ranks_per_gpu: int) -> None:
+    restarted = setup(RESHARD, gpus).restarted()
+    assert (restarted.platform.world_size, restarted.platform.ranks_per_gpu) == (4, ranks_per_gpu)
+    assert "--no-load-rng" in phase.phase_words(restarted, 2, 10)
+
+
+def test_a_case_without_another_layout_is_restarted_as_it_was_trained() -> None:
+    trained = setup("gpt3_pp4_resume")
+    assert trained.restarted() == trained
+
+
+def test_a_restart_has_other_flags_and_the_same_checkpoint() -> None:
+    trained = setup("gpt3_pp4_resume_reshard_pp2_dp4")
+    before, after = phase.phase_words(trained, 1, None), phase.phase_words(trained.restarted(), 2, 10)
+    flag = "--pipeline-model-parallel-size"
+    assert (value(before, flag), value(after, flag)) == ("4", "2")
+    assert "--no-load-rng" not in before
+    assert value(before, "--save") == value(after, "--load") == "/run/checkpoints"
+    assert value(after, "--ckpt-step") == "10"
+
+
+def test_a_checkpoint_that_the_run_did_not_make_is_loaded_and_not_saved_over() -> None:
+    kept = dataclasses.replace(setup("gpt3_pp4_frozen_resume"), load_from=Path("/kept"))
+    words = phase.phase_words(kept, 1, 10)
+    assert (value(words, "--load"), value(words, "--save")) == ("/kept", "/run/checkpoints")
+    assert (value(words, "--ckpt-step"), "--exit-on-missing-checkpoint" in words) == ("10", True)
