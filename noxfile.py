@@ -138,6 +138,10 @@ def read_options(session: nox.Session) -> argparse.Namespace:
         "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
     )
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument("--megatron-lm", metavar="PATH", help="test this checkout of Megatron-LM")
+    parser.add_argument("--trainer", metavar="NAME", help="megatron: the training loop of the pinned wheel")
+    parser.add_argument("--subject", metavar="NAME", help="keep golden cards apart by this name")
+    parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
@@ -160,20 +164,36 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
-    launch = [case, *directory, *settings, *plugins, *data, *timeout]
+    common = [*settings, *plugins, *data, *timeout]
+    launch = [case, *directory, *common, *subject_words(options)]
+    card = []
+    if options.baseline:
+        card = ["--golden", str(run_dir / "baseline" / "actual_phase1.json")]
+        base = [case, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
     if DRY_RUN:
         session.log(
             f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"
         )
     with held(run_dir):
-        code = step(session, "train", *launch) or step(session, "resume", *launch)
+        code = step(session, "train", *base) if options.baseline else 0
+        code = code or step(session, "train", *launch) or step(session, "resume", *launch)
         if not code:
-            code = step(session, "diff", case, *directory)
+            code = step(session, "diff", case, *directory, *card)
             drawn = step(session, "report", *directory)
             code = code or drawn
     if code:
         session.log(f"{case}: {MEANINGS[code]} (exit code {code}); see {run_dir}")
     return code
+
+
+def subject_words(options: argparse.Namespace) -> list[str]:
+    """The flags that choose the program under test, for the tasks that launch it."""
+    chosen = {
+        "--megatron-lm": options.megatron_lm,
+        "--trainer": options.trainer,
+        "--subject": options.subject,
+    }
+    return [word for flag, value in chosen.items() if value for word in (flag, value)]
 
 
 def needs_data(case: str) -> bool:

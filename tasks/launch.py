@@ -29,6 +29,7 @@ from typing import Any
 from tasks import mps, nccl
 from tasks.exits import Hang, TrainingFailed
 from tasks.progress import ProgressBoard
+from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
 
 # What every rank would import for itself otherwise.
@@ -38,7 +39,6 @@ _SHARED_MODULES = (
     "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
     "torch.distributed.launcher.api",
     "torch.utils.tensorboard",
-    "tasks.ranks.pretrain",
 )
 _LOOPBACK = "127.0.0.1"
 _FORK_POLL_S = 0.005
@@ -60,6 +60,7 @@ class Phase:
     rank_plugins: tuple[Path, ...] = ()
     hang_timeout_s: float | None = None
     max_restarts: int = 0
+    subject: Subject = OURS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def launch(phase: Phase) -> Outcome:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here; no name has to be looked up
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
-        _preload(phase.device, phase.ranks_per_gpu)
+        _preload(phase.device, phase.ranks_per_gpu, phase.subject)
         daemon.join(print)
         board = ProgressBoard(phase.world_size)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
@@ -101,7 +102,7 @@ def launch(phase: Phase) -> Outcome:
     )
 
 
-def _preload(device: str, ranks_per_gpu: int) -> None:
+def _preload(device: str, ranks_per_gpu: int, subject: Subject) -> None:
     """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
@@ -113,12 +114,13 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:
         importlib.import_module(name)
+    subject.preload()
     import torch
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
     else:
-        sys.modules["tasks.ranks.warm_up"].import_compilers()
+        importlib.import_module("tasks.ranks.warm_up").import_compilers()
     if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
     gc.collect()
@@ -182,8 +184,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
-    from tasks.ranks.pretrain import run
-
+    run = phase.subject.program()
     _wait_for_forks(board)
     try:
         run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)

@@ -15,12 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, platforms
-from tasks.case import Case, load_case, parse_settings
+from tasks import corpus, gpu_memory, platforms, subject
+from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
-from tasks.ranks.arguments import parse_arguments
+from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
 
@@ -36,16 +36,27 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
+    subject: subject.Subject
+    goldens: Path | None = None  # the folder of the cards, where it is not the repository's
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
-        return platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
+        return facts | self.subject.facts()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line of a phase."""
-    parser.add_argument("case", metavar="CASE", help="a folder of test_cases/, or the path of a case file")
+    parser.add_argument(
+        "case", nargs="?", metavar="CASE", help="a folder of test_cases/, or the path of a case file"
+    )
+    parser.add_argument(
+        "--case-file",
+        metavar="PATH",
+        type=Path,
+        help="instead of CASE: a model_config.yaml of Megatron-LM's functional tests, its cards beside it",
+    )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
     parser.add_argument(
         "--set",
@@ -81,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="how often failed ranks are started again within the phase (default: never)",
     )
+    subject.add_options(parser)
 
 
 def prepare(options: argparse.Namespace) -> Setup:
@@ -90,15 +102,12 @@ def prepare(options: argparse.Namespace) -> Setup:
             raise UsageError(f"--rank-plugin {plugin}: there is no such file")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+    tested = subject.choose(options)
     platform = platforms.detect()
-    case = load_case(
-        options.case,
-        platform_name=platform.name,
-        overrides=parse_settings(options.set),
-        world_size=platform.world_size,
-    )
-    arguments = parse_arguments(case.flags(), world_size=platform.world_size)
-    if platform.device == "cuda":
+    case = read_case(options, platform, tested)
+    ours = tested.own or not unknown_flags(case.flags())
+    arguments = parse_arguments(case.flags(), world_size=platform.world_size) if ours else None
+    if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)
         print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
     for note in platform.notes:
@@ -112,7 +121,33 @@ def prepare(options: argparse.Namespace) -> Setup:
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
         max_restarts=options.max_restarts,
+        subject=tested,
+        goldens=case.path.parent.resolve() if options.case_file is not None else None,
     )
+
+
+def read_case(options: argparse.Namespace, platform: platforms.Platform, tested: subject.Subject) -> Case:
+    """The case of the command line: one of ours, or a file of Megatron-LM's.
+
+    Errors: ``UsageError`` as those of the readers; for a case of Megatron-LM all flags that only it knows.
+    """
+    if (options.case is None) == (options.case_file is None):
+        raise UsageError("give one case: the name of a folder of test_cases/, or --case-file PATH")
+    common = {
+        "platform_name": platform.name,
+        "overrides": parse_settings(options.set),
+        "world_size": platform.world_size,
+    }
+    if options.case_file is None:
+        return load_case(options.case, **common)
+    case = load_upstream_case(options.case_file, **common, ours=tested.own)
+    unknown = unknown_flags(case.flags()) if tested.own else []
+    if unknown:
+        raise UsageError(
+            f"{case.path}: our training program does not know {', '.join(unknown)}: run it with Megatron-LM's"
+            " own, --megatron-lm PATH (a checkout)"
+        )
+    return case
 
 
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:
@@ -129,6 +164,8 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
         raise CannotRun(
             f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
         )
+    if case.model_args.get("--mock-data"):
+        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, tokens=0)
     named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
     return corpus.existing(Path(named))
 
@@ -193,6 +230,7 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             rank_plugins=setup.rank_plugins,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
+            subject=setup.subject,
         )
     )
     collect(setup, number, outcome)
@@ -202,9 +240,9 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
     """Megatron's command line of a phase."""
     directory = setup.run_dir / f"phase{number}"
     checkpoints = setup.run_dir / "checkpoints"
-    found = dataclasses.replace(
-        setup.case, model_args={**setup.case.model_args, "--data-path": "${CORPUS_PREFIX}"}
-    )
+    mocked = setup.case.model_args.get("--mock-data")
+    data = {} if mocked else {"--data-path": "${CORPUS_PREFIX}"}
+    found = dataclasses.replace(setup.case, model_args={**setup.case.model_args, **data})
     case = found.substitute(
         {
             **os.environ,
@@ -215,7 +253,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }
     )
-    words = case.flags()
+    words = case.flags() + setup.subject.words_from_outside(case.model_args, setup.platform.device)
     if load_iteration is not None:
         words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
     return words
@@ -233,6 +271,7 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
         **evidence(directory / "evidence", setup.platform.world_size),
         "restarts": outcome.restarts,
+        "subject": setup.subject.name,
         "rank_plugins": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
         },
@@ -276,7 +315,9 @@ def write_case_file(setup: Setup) -> None:
         "case": setup.case.resolved(),
         "case_name": setup.case.name,
         "test_type": setup.case.test_type,
-        "metrics": list(setup.case.metrics),
+        "metrics": list(setup.subject.measured(setup.case.metrics)),
+        "subject": setup.subject.name,
+        "goldens": str(setup.goldens or ""),
         "environment": platforms.environment(),
         "platform": setup.platform.name,
         "fingerprint": setup.fingerprint,

@@ -21,6 +21,9 @@ STATE = (
     "next_batch",
 )
 
+# Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
+NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
+
 
 def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
@@ -35,7 +38,8 @@ def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> 
     ]
     after = _mapping(_mapping(phase2.get("state")).get(str(loaded)))
     before = saved.get(loaded, {}) if loaded is not None else {}
-    parts = [*STATE, *sorted({part for rank in before.values() for part in _mapping(rank)} - set(STATE))]
+    wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not phase1.get("subject")]
+    parts = [*wanted, *sorted({part for rank in before.values() for part in _mapping(rank)} - set(wanted))]
     return rows + [_state_row(part, before, after) for part in parts]
 
 

@@ -50,6 +50,8 @@ def _check_same_run(setup: phase.Setup, case_file: Path) -> None:
                 f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
                 " --set and --data-path"
             )
+    if trained["fingerprint"].get("megatron-lm") != setup.fingerprint.get("megatron-lm"):
+        raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
 
 
 def _check_checkpoint(folder: Path, iteration: int) -> None:

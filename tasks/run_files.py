@@ -31,6 +31,13 @@ class Run:
     record2: Mapping[str, object] | None
     actual1: Card
     actual2: Card | None
+    subject: str = ""  # of Megatron-LM; empty: our own training program
+    goldens: Path | None = None  # the folder of the cards, where it is not the repository's
+
+    @property
+    def card_name(self) -> str:
+        """The folder of its cards below ``goldens/``: those of a subject are kept apart."""
+        return f"{self.case_name}@{self.subject}" if self.subject else self.case_name
 
     @property
     def deterministic(self) -> bool:
@@ -85,6 +92,8 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         record2=_optional(directory / "phase2.json", read_json_object),
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
+        subject=str(content.get("subject") or ""),
+        goldens=Path(str(content["goldens"])) if content.get("goldens") else None,
     )
 
 

@@ -133,7 +133,7 @@ class Checkpoints:
         for name, chunk in self._named_models():
             state[name] = chunk.sharded_state_dict(metadata=metadata)
         if is_loading:
-            _allocate_adam_state(self.optimizer)
+            allocate_adam_state(self.optimizer)
         state["optimizer"] = self.optimizer.sharded_state_dict(
             state, is_loading=is_loading, metadata=metadata
         )
@@ -226,7 +226,7 @@ class Checkpoints:
         for name, chunk in self._named_models():
             chunk.load_state_dict(state[name], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
-        _restore_adam_steps(self.optimizer)
+        restore_adam_steps(self.optimizer)
         self.scheduler.load_state_dict(state["opt_param_scheduler"])
         restore_random_states(state["rng_state"][0])
 
@@ -236,7 +236,7 @@ def _keeps_step_with_parameters(inner: torch.optim.Optimizer) -> bool:
     return isinstance(inner, torch.optim.AdamW)
 
 
-def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
+def allocate_adam_state(optimizer: MegatronOptimizer) -> None:
     """torch's AdamW has no state before its first step, but the load plan is made from it."""
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
         for group in inner.param_groups:
@@ -248,7 +248,7 @@ def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
                 }
 
 
-def _restore_adam_steps(optimizer: MegatronOptimizer) -> None:
+def restore_adam_steps(optimizer: MegatronOptimizer) -> None:
     """The step count comes back with the group; without it, bias correction would begin again."""
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
         for group in inner.param_groups:
