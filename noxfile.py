@@ -58,6 +58,25 @@ for _case in CASES:
     nox.session(name=_case, default=False)(_session)
 
 
+@nox.session(default=False)
+def case(session: nox.Session) -> None:
+    """Run a case of Megatron-LM's functional tests as it is: nox -s case -- --case-file PATH."""
+    options = read_options(session)
+    if not options.case_file:
+        session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
+        finish(session, exits.USAGE)
+    prepare(session)
+    folder = options.case_file if options.case_file.is_dir() else options.case_file.parent
+    finish(session, run_case(session, folder.resolve().name, options))
+
+
+@nox.session(default=False)
+def survey(session: nox.Session) -> None:
+    """Tell of every case file of a Megatron-LM checkout whether it runs here: nox -s survey -- PATH."""
+    prepare(session)
+    finish(session, step(session, "survey", *session.posargs))
+
+
 @nox.session
 def regress(session: nox.Session) -> None:
     """Run every case that fits this machine; --keep-going goes on after a failure."""
@@ -138,6 +157,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
         "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
     )
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
     parser.add_argument("--megatron-lm", metavar="PATH", help="test this checkout of Megatron-LM")
     parser.add_argument("--trainer", metavar="NAME", help="megatron: the training loop of the pinned wheel")
     parser.add_argument("--subject", metavar="NAME", help="keep golden cards apart by this name")
@@ -165,11 +185,12 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
     common = [*settings, *plugins, *data, *timeout]
-    launch = [case, *directory, *common, *subject_words(options)]
+    named = ["--case-file", str(options.case_file)] if options.case_file else [case]
+    launch = [*named, *directory, *common, *subject_words(options)]
     card = []
     if options.baseline:
         card = ["--golden", str(run_dir / "baseline" / "actual_phase1.json")]
-        base = [case, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
+        base = [*named, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
     if DRY_RUN:
         session.log(
             f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"

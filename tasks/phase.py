@@ -262,7 +262,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
 def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left."""
     directory = setup.run_dir / f"phase{number}"
-    actual = read_events(directory / "tensorboard")
+    actual = setup.subject.judged(read_events(directory / "tensorboard"))
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")

@@ -14,12 +14,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import platforms
+from tasks.case_rules import METRICS
 from tasks.exits import UsageError
+
+if TYPE_CHECKING:  # NumPy is not needed to read a command line
+    from tasks.golden import Card
 
 OWN, MEGATRON = "own", "megatron"
 PROGRAM = "pretrain_gpt.py"
@@ -61,6 +65,13 @@ class Subject:
             for name in metrics
             if name not in MEASURED_BY_US and not name.startswith(MEASURED_BY_US_PREFIXES)
         )
+
+    def judged(self, actual: Card) -> Card:
+        """Of all that Megatron-LM logs, what has a rule here; batch size and reserved memory say nothing."""
+        if self.own:
+            return actual
+        known = {name: metric for name, metric in actual.metrics.items() if name in METRICS}
+        return replace(actual, metrics=known)
 
     def words_from_outside(self, model_args: Mapping[str, object], device: str) -> list[str]:
         """Flags that the machine or our text makes necessary, to be put behind those of the case."""

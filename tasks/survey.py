@@ -117,7 +117,9 @@ def classify(path: Path, machine: Machine) -> Finding:
         DATA: _missing_data(upstream, args),
     }
     kind = next((kind for kind, found in reasons.items() if found), RUNS)
-    found = reasons[kind] + [line for other, lines in reasons.items() if other != kind for line in lines]
+    found = reasons.get(kind, []) + [
+        line for other, lines in reasons.items() if other != kind for line in lines
+    ]
     if kind == NO_TRAINING:
         found = reasons[kind]
     gpus = gpus_needed(args) if kind == GPUS else 0
@@ -201,7 +203,9 @@ def _missing_data(upstream: upstream_case.UpstreamCase, args: Mapping[str, objec
         found.append(f"TEST_TYPE {upstream.test_type} begins with a checkpoint of NVIDIA's")
     folder = os.environ.get("DATA_PATH")
     if folder:
-        return found
+        prefix = str(args.get("--data-path", "")).replace("${DATA_PATH}", folder)
+        files = [f"{prefix}{suffix}" for suffix in (".bin", ".idx")] if prefix else []
+        return found + [f"{file} is missing" for file in files if not Path(file).is_file()]
     named = [flag for flag, value in args.items() if "${DATA_PATH}" in str(value)]
     return found + ([f"DATA_PATH is not set ({', '.join(named)})"] if named else [])
 

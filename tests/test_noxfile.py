@@ -74,7 +74,18 @@ def calls(folder: Path) -> list[str]:
 
 def test_the_menu_lists_every_session_with_a_line() -> None:
     lines = dict(re.findall(r"^[-*] (\S+) -> (.+)$", nox(REPOSITORY, "-l").stdout, re.MULTILINE))
-    assert set(lines) == {*list_cases(), "regress", "record", "tests", "faults", "lint", "doctor", "clean"}
+    assert set(lines) == {
+        *list_cases(),
+        "regress",
+        "record",
+        "tests",
+        "faults",
+        "lint",
+        "doctor",
+        "clean",
+        "case",
+        "survey",
+    }
     assert all(line.endswith(".") for line in lines.values())
 
 
@@ -244,3 +255,31 @@ def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) ->
         assert outcome.returncode == 5
         assert "pip install" in outcome.stdout
     assert not any(line.startswith("doctor") for line in calls(checkout))
+
+
+# ---- Megatron-LM under test ----
+
+
+def test_a_checkout_is_compared_with_another_without_a_card(checkout: Path) -> None:
+    outcome = nox(
+        checkout,
+        *("-s", "first", "--", "--run-dir", "here", "--set", "lr=1", "--megatron-lm", "mine"),
+        *("--subject", "branch", "--baseline", "theirs"),
+    )
+    assert outcome.returncode == 0, outcome.stdout
+    tested = "--run-dir here --set lr=1 --megatron-lm mine --subject branch"
+    assert calls(checkout) == [
+        "train first --run-dir here/baseline --set lr=1 --megatron-lm theirs",
+        f"train first {tested}",
+        f"resume first {tested}",
+        "diff first --run-dir here --golden here/baseline/actual_phase1.json",
+        "report --run-dir here",
+    ]
+
+
+def test_a_case_file_of_megatron_lm_is_run_as_it_is(checkout: Path) -> None:
+    file = checkout / "theirs" / "model_config.yaml"
+    outcome = nox(checkout, "-s", "case", "--", "--case-file", str(file), "--run-dir", "here")
+    assert outcome.returncode == 0, outcome.stdout
+    assert calls(checkout)[0] == f"train --case-file {file} --run-dir here"
+    assert nox(checkout, "-s", "case").returncode == 2
