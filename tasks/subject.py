@@ -115,7 +115,7 @@ class Subject:
             return
         if any(name == "megatron" or name.startswith("megatron.") for name in sys.modules):
             raise RuntimeError("megatron was imported before the checkout could be put in front of the wheel")
-        sys.path.insert(0, str(self.checkout))
+        sys.path.insert(1, str(self.checkout))  # behind this repository: a checkout has a package tasks, too
         sys.pycache_prefix = str(BYTECODE)
         # For processes that are spawned, as checkpoint workers on GPUs.
         os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)

@@ -13,7 +13,6 @@ import yaml
 
 from tasks import case_rules, strict_yaml
 from tasks.exits import UsageError
-from tasks.megatron import DEFAULT_METRICS
 
 # What a CPU needs of any case; a case of ours says the same in its PLATFORMS.
 CPU_FLAGS = {
@@ -23,6 +22,7 @@ CPU_FLAGS = {
     "--distributed-backend": "gloo",
     "--disable-gloo-process-groups": True,
 }
+DEFAULT_METRICS = ("lm loss", "num-zeros")  # what Megatron-LM compares where a file names nothing
 GPT2_WORDS = 50256  # of its vocabulary, without the token that ends a document
 RESUMING = ("ckpt-resume",)
 # They begin with a checkpoint that was made beforehand, and of which only NVIDIA's test machines have a copy.
