@@ -105,8 +105,7 @@ def prepare(options: argparse.Namespace) -> Setup:
     tested = subject.choose(options)
     platform = platforms.detect()
     case = read_case(options, platform, tested)
-    ours = tested.own or not unknown_flags(case.flags())
-    arguments = parse_arguments(case.flags(), world_size=platform.world_size) if ours else None
+    arguments = understood(case, platform, tested)
     if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)
         print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
@@ -148,6 +147,21 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
             " own, --megatron-lm PATH (a checkout)"
         )
     return case
+
+
+def understood(
+    case: Case, platform: platforms.Platform, tested: subject.Subject
+) -> argparse.Namespace | None:
+    """The flags parsed; None for Megatron-LM's own program, which may know what ours does not.
+
+    Errors: ``UsageError`` for flags that our own training program cannot take.
+    """
+    try:
+        return parse_arguments(case.flags(), world_size=platform.world_size)
+    except UsageError:
+        if tested.own:
+            raise
+        return None
 
 
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:

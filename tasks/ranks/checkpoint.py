@@ -249,9 +249,12 @@ def allocate_adam_state(optimizer: MegatronOptimizer) -> None:
 
 
 def restore_adam_steps(optimizer: MegatronOptimizer) -> None:
-    """The step count comes back with the group; without it, bias correction would begin again."""
+    """The step count comes back with the group; without it, bias correction would begin again.
+
+    An optimizer that is not distributed brings it back with each parameter, and has none in the group.
+    """
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
-        for group in inner.param_groups:
+        for group in filter(lambda group: "step" in group, inner.param_groups):
             for parameter in group["params"]:
                 inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)
 
