@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ DRY_RUN = "--dry-run" in sys.argv
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 STAMP = "pins.sha256"
+STOP_WITHIN_S = (
+    4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
+)
 MEANINGS = {
     exits.MISMATCH: "does not match",
     exits.USAGE: "bad usage or input",
@@ -40,6 +44,21 @@ MEANINGS = {
     exits.HANG: "hang",
     exits.CANNOT_RUN: "this machine cannot run it",
 }
+
+
+# ---- a stop ----
+
+
+_stopped: list[int] = []
+
+
+def stop(number: int, _: object) -> None:
+    """SIGTERM is as Ctrl-C, which nox hands on to the running task: left alone, only nox itself would end."""
+    _stopped.append(number)
+    raise KeyboardInterrupt(f"stopped by signal {number}")
+
+
+signal.signal(signal.SIGTERM, stop)
 
 
 # ---- sessions ----
@@ -99,7 +118,7 @@ def record(session: nox.Session) -> None:
     """Write golden cards from three equal runs: nox -s record -- [CASE] --reason TEXT; no CASE: all."""
     prepare(session)
     named = bool(session.posargs) and not session.posargs[0].startswith("-")
-    cases = [session.posargs[0]] if named else [case for case in CASES if not needs_data(case)]
+    cases = [session.posargs[0]] if named else [case for case in CASES if records_cards(case)]
     for case in cases:
         finish(session, step(session, "record", case, *session.posargs[named:]))
 
@@ -163,6 +182,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     parser.add_argument("--subject", metavar="NAME", help="keep golden cards apart by this name")
     parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     try:
@@ -184,7 +204,8 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
-    common = [*settings, *plugins, *data, *timeout]
+    retries = ["--retries", options.retries] if options.retries else []
+    common = [*settings, *plugins, *data, *timeout, *retries]
     named = ["--case-file", str(options.case_file)] if options.case_file else [case]
     launch = [*named, *directory, *common, *subject_words(options)]
     card = []
@@ -223,6 +244,12 @@ def needs_data(case: str) -> bool:
     return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
 
 
+def records_cards(case: str) -> bool:
+    """Whether the case has golden cards of its own, and its data are here."""
+    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+    return "\nGOLDEN_CARD:" not in text and not needs_data(case)
+
+
 def step(session: nox.Session, task: str, *arguments: str) -> int:
     """Run a task and return its exit code."""
     try:
@@ -240,7 +267,15 @@ def run(session: nox.Session, *command: str) -> None:
     if DRY_RUN:
         session.log(f"would run: {' '.join(command)}")
         return
-    session.run(*command, external=session.venv_backend == "none")
+    session.run(
+        *command,
+        external=session.venv_backend == "none",
+        env={"CRASH_TEST_SESSION": str(os.getpid())},
+        interrupt_timeout=STOP_WITHIN_S,
+        terminate_timeout=STOP_WITHIN_S,
+    )
+    if _stopped:  # nox goes on when the task that it stopped had come to a good end
+        raise KeyboardInterrupt
 
 
 def check_style(session: nox.Session) -> None:

@@ -11,8 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks.cpu_hog import cpu_hog  # noqa: E402
 from tasks.golden import read_card  # noqa: E402
 from tasks.verdict import steady_steps  # noqa: E402
 
@@ -27,20 +26,6 @@ CASE, STEPS = "gpt3_pp4_resume", 12
 SLOW = REPOSITORY / "tests" / "faults" / "slow_backward.py"
 KINDS = {"clean": (False, False), "hog": (True, False), "slow": (False, True), "slow and hog": (True, True)}
 METRICS = ("relative-forward-time", "relative-backward-time", "relative-step-time", "iteration-time")
-
-
-@contextmanager
-def cpu_hog(wanted: bool) -> Iterator[None]:
-    """A process that computes all the time, at the priority of the training."""
-    if not wanted:
-        yield
-        return
-    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        hog.kill()
-        hog.wait()
 
 
 def measure(run_dir: Path, *, hog: bool, slow: bool) -> dict[str, float]:

@@ -51,8 +51,19 @@ class Corpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kill:
+    """Ranks that are killed with SIGKILL once every rank has completed and logged ``after_step``."""
+
+    after_step: int
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """A test case as one platform runs it. ``model_args`` has flags with their dashes as keys."""
+    """A test case as one platform runs it. ``model_args`` has flags with their dashes as keys;
+    ``golden_case`` is the case whose golden cards hold for it, mostly itself; ``kills`` come one after the
+    other, each in an attempt of its own.
+    """
 
     name: str
     path: Path
@@ -62,6 +73,8 @@ class Case:
     metrics: tuple[str, ...]
     corpus: Corpus | None
     content_digest: str
+    golden_case: str
+    kills: tuple[Kill, ...] = ()
 
     def flags(self) -> list[str]:
         """Megatron's command line: True gives a bare flag, False and null nothing, a list several words."""
@@ -91,8 +104,13 @@ class Case:
             "test_type": self.test_type,
             "metrics": list(self.metrics),
             "corpus": dataclasses.asdict(self.corpus) if self.corpus else None,
+            "kills": [dataclasses.asdict(kill) for kill in self.kills],
             "digest": self.digest(),
         }
+
+    def last_iteration(self) -> int:
+        """Where a phase ends: at ``--train-iters``, or before at a multiple of ``--exit-interval``."""
+        return _last_iteration(self.model_args)
 
     def names_needed(self) -> tuple[str, ...]:
         """The ``${NAMES}`` that ``substitute`` has to be given, sorted."""
@@ -123,6 +141,16 @@ def list_cases(root: Path = REPOSITORY) -> list[str]:
     return sorted(path.parent.name for path in (root / "test_cases").glob(f"*/{CASE_FILE}"))
 
 
+def golden_case(name: str, root: Path = REPOSITORY) -> str:
+    """The case whose golden cards hold for case ``name``.
+
+    Raises:
+        UsageError: no such case, or it names one that does not exist.
+    """
+    path = _find(name, root)
+    return _golden_case(path, _read(path, root), root)
+
+
 def load_case(
     name_or_path: str | Path,
     *,
@@ -137,7 +165,7 @@ def load_case(
         UsageError: no such case, or a file with errors; all errors of a file are in one message.
     """
     path = _find(name_or_path, root)
-    return _checked(path, _read(path, root), platform_name, overrides or {}, world_size)
+    return _checked(path, _read(path, root), platform_name, overrides or {}, world_size, root=root)
 
 
 def load_upstream_case(
@@ -170,6 +198,7 @@ def _checked(
     world_size: int,
     *,
     ruled: bool = True,
+    root: Path = REPOSITORY,
 ) -> Case:
     errors = case_rules.check_shape(content)
     if errors:
@@ -180,6 +209,10 @@ def _checked(
     errors = []
     if ruled:
         errors = case_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+    kills = content.get("CRASH") or []
+    if kills and not errors:
+        last, interval = _last_iteration(model_args), int(model_args["--save-interval"])
+        errors = case_rules.check_kills(kills, last=last, interval=interval, ranks=world_size)
     if errors:
         raise _errors(path, [f"{error} (on {platform_name})" for error in errors])
     corpus = content.get("CORPUS")
@@ -192,6 +225,8 @@ def _checked(
         metrics=tuple(content["METRICS"]),
         corpus=Corpus(**corpus) if corpus else None,
         content_digest=_digest(model_args, env_vars),
+        golden_case=_golden_case(path, content, root),
+        kills=tuple(Kill(after_step=kill["after_step"], ranks=tuple(kill["ranks"])) for kill in kills),
     )
 
 
@@ -247,6 +282,19 @@ def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, obj
     if base in (path, *heirs):
         raise UsageError(f"{path}: INHERIT: {name} inherits from this case itself")
     return _merged(_read(base, root, (path, *heirs)), content)
+
+
+def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:
+    name = content.get("GOLDEN_CARD") or path.parent.name
+    if "GOLDEN_CARD" in content and name not in list_cases(root):
+        hint = case_rules.did_you_mean(str(name), list_cases(root))
+        raise UsageError(f"{path}: GOLDEN_CARD: there is no case {name!r}. {hint}")
+    return str(name)
+
+
+def _last_iteration(model_args: Mapping[str, object]) -> int:
+    train_iters, exit_interval = int(model_args["--train-iters"]), model_args.get("--exit-interval")
+    return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 
 
 def _merged(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:

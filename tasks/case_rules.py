@@ -27,8 +27,9 @@ METRICS = (
 )
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 
-_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "PLATFORMS")
+_KEYS = ("ENV_VARS", "MODEL_ARGS", "TEST_TYPE", "METRICS", "CORPUS", "CRASH", "GOLDEN_CARD", "PLATFORMS")
 _OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
+_KILL_KEYS = ("after_step", "ranks")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
@@ -85,6 +86,9 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     errors += _check_metrics(content.get("METRICS"))
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
+    errors += _check_crash(content)
+    if not isinstance(content.get("GOLDEN_CARD", ""), str):
+        errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
     errors += _check_platforms(content.get("PLATFORMS"))
     return errors
 
@@ -168,6 +172,34 @@ def _check_corpus(corpus: object) -> list[str]:
     return errors
 
 
+def _check_crash(content: Mapping[str, object]) -> list[str]:
+    kills, crashes = content.get("CRASH"), content.get("TEST_TYPE") == "crash-resume"
+    if kills is None:
+        return ["CRASH: is missing; TEST_TYPE crash-resume kills ranks, and it says which"] if crashes else []
+    if not crashes:
+        return ["CRASH: only with TEST_TYPE crash-resume; nothing is killed otherwise"]
+    if not isinstance(kills, list) or not kills:
+        return ["CRASH: must be a list of kills, for example [{after_step: 73, ranks: [2]}]"]
+    return [error for index, kill in enumerate(kills) for error in _check_kill(f"CRASH[{index}]", kill)]
+
+
+def _check_kill(field: str, kill: object) -> list[str]:
+    if not isinstance(kill, dict) or set(kill) != set(_KILL_KEYS):
+        return [f"{field}: must be a mapping of {' and '.join(_KILL_KEYS)}"]
+    errors = []
+    if not _is_count(kill["after_step"], at_least=1):
+        errors.append(f"{field}.after_step: {kill['after_step']!r} must be a whole number of at least 1")
+    ranks = kill["ranks"]
+    whole = isinstance(ranks, list) and all(_is_count(rank, at_least=0) for rank in ranks)
+    if not whole or not ranks or len(set(ranks)) != len(ranks):
+        errors.append(f"{field}.ranks: {ranks!r} must be a list of different ranks, the first is 0")
+    return errors
+
+
+def _is_count(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
 def _check_platforms(platforms: object) -> list[str]:
     if platforms is None:
         return []
@@ -196,7 +228,7 @@ def check_values(model_args: Mapping[str, object], *, test_type: str, world_size
     errors = [f"{flag}: is missing" for flag in _REQUIRED if model_args.get(flag) is None]
     for flag in _COUNTS:
         value = model_args.get(flag)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and not _is_count(value, at_least=1):
             errors.append(f"{flag}: {value!r} must be a whole number of at least 1")
     for flag in _NUMBERS:
         value = model_args.get(flag)
@@ -276,6 +308,21 @@ def _check_sizes(args: Mapping[str, object]) -> list[str]:
         )
     if (args.get("--min-lr") or 0) > args["--lr"]:
         errors.append(f"--min-lr: {args['--min-lr']} is above --lr {args['--lr']}")
+    return errors
+
+
+def check_kills(kills: Iterable[Mapping[str, object]], *, last: int, interval: int, ranks: int) -> list[str]:
+    """Rules of ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
+    errors = []
+    for index, kill in enumerate(kills):
+        after = kill["after_step"]
+        if not interval < after < last:
+            errors.append(
+                f"CRASH[{index}].after_step: {after} must be above {interval} (--save-interval),"
+                f" below {last}, its last step: a checkpoint to restart from, a step left to train"
+            )
+        if max(kill["ranks"]) >= ranks:
+            errors.append(f"CRASH[{index}].ranks: there is no rank {max(kill['ranks'])}; the run has {ranks}")
     return errors
 
 

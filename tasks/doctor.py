@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import mps, nccl, platforms
-from tasks.case import REPOSITORY, Case, list_cases, load_case
+from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
 from tasks.platforms import Gpu, Platform, Processor
@@ -80,7 +80,7 @@ def prospects(facts: Facts, cases: list[str], *, root: Path = REPOSITORY) -> lis
             case=case,
             platform=name,
             lacks=(*lacks, *case_lacks(case, platform, root)),
-            golden=_golden(case, name, facts.environment, root),
+            golden=_golden(golden_case(case, root), name, facts.environment, root),
         )
         for case in cases
         for name, platform, lacks in candidates(facts)

@@ -7,6 +7,7 @@ Reads the records itself: TensorBoard's loaders end silently at a damaged record
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tasks.golden import Card, Metric, metric_from
 
 _CRC_POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
+ATTEMPT_SUFFIX = ".attempt{}"  # ends the name of an attempt's event file
+_ATTEMPT = re.compile(r"\.attempt(\d+)$")
 SAMPLES_SUFFIX = " vs samples"  # Megatron-LM writes these again with consumed samples in the place of steps
 
 
@@ -31,9 +34,34 @@ def read_events(tensorboard_dir: Path) -> Card:
         TrainingFailed: no event file, or none with a scalar.
         UsageError: a damaged record before the end of a file.
     """
+    card = _card_of(_event_files(tensorboard_dir))
+    if not card.metrics:
+        raise TrainingFailed(f"{tensorboard_dir}: event files without a scalar: the training logged no step")
+    return card
+
+
+def read_attempts(tensorboard_dir: Path) -> dict[int, Card]:
+    """What each attempt of a phase logged, also what a later one superseded. An attempt that logged nothing
+    is left out. The name of a file ends with its attempt; one without is of attempt 0.
+
+    Raises: what ``read_events`` does.
+    """
+    files: dict[int, list[Path]] = {}
+    for path in _event_files(tensorboard_dir):
+        number = _ATTEMPT.search(path.name)
+        files.setdefault(int(number[1]) if number else 0, []).append(path)
+    cards = {attempt: _card_of(paths) for attempt, paths in sorted(files.items())}
+    return {attempt: card for attempt, card in cards.items() if card.metrics}
+
+
+def _event_files(tensorboard_dir: Path) -> list[Path]:
     files = sorted(path for path in tensorboard_dir.glob("*tfevents*") if path.is_file())
     if not files:
         raise TrainingFailed(f"{tensorboard_dir}: no TensorBoard events: the training logged nothing")
+    return files
+
+
+def _card_of(files: list[Path]) -> Card:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     runs = []
@@ -50,10 +78,7 @@ def read_events(tensorboard_dir: Path) -> Card:
                 number = _number(value)
                 if number is not None and not value.tag.endswith(SAMPLES_SUFFIX):
                     scalars.setdefault(value.tag, {})[event.step] = number
-    metrics = {tag: _metric(steps) for tag, steps in scalars.items() if steps}
-    if not metrics:
-        raise TrainingFailed(f"{tensorboard_dir}: event files without a scalar: the training logged no step")
-    return Card(metrics=metrics)
+    return Card(metrics={tag: _metric(steps) for tag, steps in scalars.items() if steps})
 
 
 def _before(scalars: dict[str, dict[int, float]], first: int) -> dict[str, dict[int, float]]:

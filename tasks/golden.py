@@ -7,6 +7,7 @@ decimals.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.exits import UsageError
+from tasks.exits import CannotRun, UsageError
 
 DECIMALS = 5  # to which Megatron-LM rounds what it reads from TensorBoard
 FULL_PRECISION = "full"
@@ -189,6 +190,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
 
     Raises:
         UsageError: the file cannot be written here.
+        CannotRun: the disk is full.
     """
     content = text.encode() if isinstance(text, str) else text
     temporary = None
@@ -204,7 +206,8 @@ def write_atomically(path: Path, text: str | bytes) -> None:
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+        kind = CannotRun if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
+        raise kind(f"{path}: cannot be written ({error.strerror})") from error
 
 
 class NoGoldenCard(UsageError):

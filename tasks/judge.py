@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import fingerprint, golden, megatron, restart, triage, verdict
+from tasks import crash, fingerprint, golden, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
 from tasks.run_files import Run, read_run
@@ -17,6 +17,7 @@ from tasks.verdict import (
     CHECK_APPROXIMATE,
     CHECK_EQUAL,
     CHECK_EXACT,
+    CHECK_SHOWN,
     GOLDEN,
     LAST_STEP,
     MISSING,
@@ -122,8 +123,9 @@ def judge_run(
         full_precision=_any_full(card),
     )
     rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
+    (compared, apart), (actual, _) = (crash.without_first_steps(run, side) for side in (card, run.actual1))
     rows += _compared(
-        GOLDEN, card, run.actual1, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+        GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options
     )
     rows += resume_rows + restart_rows
     changes = fingerprint.changes(recorded, run.fingerprint) if recorded else []
@@ -131,7 +133,7 @@ def judge_run(
         rows=rows,
         changes=changes,
         sentences=triage.explain(rows, golden=card, run=run, changes=changes),
-        notes=_notes(card, provenance, run.actual1, rows) + _held_to(basis, options),
+        notes=_notes(card, provenance, run.actual1, rows) + apart + _tries(run) + _held_to(basis, options),
         golden_card=card,
         **common,
     )
@@ -215,6 +217,8 @@ def _compared(
 
 
 def _resume_rows(run: Run, options: Options) -> list[Row]:
+    if run.crashes:
+        return _twice_trained_rows(run, options)
     if not run.resumes:
         return []
     absent = [
@@ -233,22 +237,55 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
     second = run.actual2
     if options.policy == MEGATRON:
         first, second = first.rounded(), second.rounded().between(loaded + 1, LAST_STEP)
+    return _within_run(run, first, second, options, run.metrics)
+
+
+def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
+    pairs, why_none = crash.twice_trained(run)
+    if not pairs:
+        return [crash.resume_row(why_none)]
+    return [row for first, second in pairs for row in _within_run(run, first, second, options, None)]
+
+
+def _within_run(
+    run: Run, first: Card, second: Card, options: Options, metrics: tuple[str, ...] | None
+) -> list[Row]:
+    """The same steps, trained twice in one run."""
     reason = "the run is not deterministic (no --deterministic-mode)"
     basis = verdict.Basis(check=CHECK_EXACT if run.deterministic else CHECK_APPROXIMATE, reason=reason)
     return _compared(
-        RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+        RESUME, first, second, metrics=metrics, basis=basis, platform=run.platform, options=options
     )
 
 
 def _restart_rows(run: Run, options: Options) -> list[Row]:
     if options.policy == MEGATRON:
         return []
+    return [*_evidence_rows(run), *map(_failed_try_row, run.failed_tries)]
+
+
+def _failed_try_row(failed: Mapping[str, object]) -> Row:
+    """A try that ``--retries`` repeated is shown, and judges nothing: only the last one has values."""
+    what = f"{failed.get('kind')}: {failed.get('message')}; kept in {failed.get('kept')}"
+    return Row(
+        comparison=RESTART,
+        metric=f"phase {failed.get('phase')}, try {failed.get('attempt')}",
+        check=CHECK_SHOWN,
+        verdict=verdict.NOT_JUDGED,
+        passed=True,
+        note=f"failed by its surroundings and was tried again: {what}",
+    )
+
+
+def _evidence_rows(run: Run) -> list[Row]:
     if run.record1 is None:
         row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
     if run.resumes:
         return restart.restart_rows(run.record1, run.record2) if run.record2 is not None else []
-    return [restart.no_restart_row(run.record1, expected=1 if run.crashes else 0)]
+    if run.crashes:
+        return crash.crash_rows(run.record1, list(run.kills))
+    return [restart.no_restart_row(run.record1)]
 
 
 def _card_of(run: Run, golden_file: Path | None, root: Path, options: Options) -> tuple[Card, bool]:
@@ -297,6 +334,10 @@ def _notes(card: Card, provenance: Mapping[str, object], actual: Card, rows: lis
     if unknown:
         notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
     return notes
+
+
+def _tries(run: Run) -> list[str]:
+    return [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
 
 
 def _held_to(basis: verdict.Basis, options: Options) -> list[str]:

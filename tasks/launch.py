@@ -11,7 +11,6 @@ import ctypes
 import faulthandler
 import gc
 import importlib
-import json
 import logging
 import multiprocessing
 import os
@@ -26,8 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import mps, nccl
-from tasks.exits import Hang, TrainingFailed
+from tasks import attempts, collectives, failures, infrastructure, mps, nccl
+from tasks.case import Kill
+from tasks.checkpoints import list_checkpoints
+from tasks.exits import TRAINING_FAILED, Hang, TaskError
+from tasks.killer import Killed, Killer
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
@@ -58,30 +61,30 @@ class Phase:
     steps: tuple[int, int]
     env_vars: dict[str, str] = field(default_factory=dict)
     rank_plugins: tuple[Path, ...] = ()
+    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
+    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
     hang_timeout_s: float | None = None
     max_restarts: int = 0
     subject: Subject = OURS
+    kills: tuple[Kill, ...] = ()
+    checkpoints: Path | None = None  # where a restarted attempt finds the newest one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a launched phase went."""
 
-    restarts: int
+    kills: tuple[Killed, ...]
     start_s: float  # from here to the first rank's first note: imports and forks
     total_s: float
-
-
-def rank_log(directory: Path, rank: int) -> Path:
-    """The log of one rank."""
-    return directory / f"rank{rank}.log"
 
 
 def launch(phase: Phase) -> Outcome:
     """Run all ranks of ``phase`` to their end.
 
-    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log; ``Hang`` with every
-    rank's stack when none made progress. No process is left behind, whatever happens.
+    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log, or
+    ``InfrastructureFailure`` where its surroundings are to blame; ``Hang`` with every rank's stack when none
+    made progress. No process is left behind, whatever happens.
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
@@ -92,24 +95,26 @@ def launch(phase: Phase) -> Outcome:
         daemon.join(print)
         board = ProgressBoard(phase.world_size)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
-        with _no_process_left_behind(), dog:
-            restarts = _run_agent(phase, board, dog)
+        killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
+        with failures.told_by_kind(phase.directory), _no_process_left_behind(), dog, killer:
+            _run_agent(phase, board, dog)
     first_note = dog.first_note_s
     return Outcome(
-        restarts=restarts,
+        kills=tuple(killer.done),
         start_s=(first_note or time.monotonic()) - begin,
         total_s=time.monotonic() - begin,
     )
 
 
-def _preload(device: str, ranks_per_gpu: int, subject: Subject) -> None:
+def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
     """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
-        from tasks.ranks import cuda_on_cpu
+        from tasks.ranks import cuda_on_cpu, portable_math
 
         cuda_on_cpu.install()
+        portable_math.install()
     else:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:
@@ -120,14 +125,19 @@ def _preload(device: str, ranks_per_gpu: int, subject: Subject) -> None:
     if device == "cpu":
         cuda_on_cpu.finish_install()
     else:
-        importlib.import_module("tasks.ranks.warm_up").import_compilers()
+        importlib.import_module("tasks.ranks.warm_up")
+        sys.modules["tasks.ranks.warm_up"].import_compilers()
     if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
-def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
+def _newest_checkpoint(phase: Phase) -> int | None:
+    return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
+
+
+def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -149,20 +159,27 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> int:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=None),
     )
+    memory_kills = infrastructure.memory_kills()
+    first_attempt = len(attempts.processes(phase.directory))
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        elastic_launch(config, _rank_main)(phase, board, os.getpid())
+        elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
-        raise TrainingFailed(_describe_failure(phase, error)) from None
+        raise failures.failure_of(
+            phase.directory,
+            {rank: failure.exitcode for rank, failure in error.failures.items()},
+            max_restarts=phase.max_restarts,
+            kills_wanted=bool(phase.kills),
+            killed_for_memory=infrastructure.memory_kills() > memory_kills,
+        ) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
-    return _restarts(phase)
 
 
-def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
+def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
     """Runs in every forked rank."""
     _die_with_parent(parent)
     os.register_at_fork(after_in_child=lambda: _die_with_parent(None))
@@ -170,7 +187,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     rank = int(os.environ["RANK"])
-    log = open(rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
+    log = open(attempts.rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
@@ -179,17 +196,29 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
         signal.signal(number, signal.SIG_DFL)
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    print(f"rank {rank} attempt {attempt} process {os.getpid()}", flush=True)
+    attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
+    failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    from tasks.ranks import flight_recorder
 
     run = phase.subject.program()
+    flight_recorder.answer(collectives.record_file(phase.directory, rank))
     _wait_for_forks(board)
     try:
-        run(phase.words, evidence=phase.directory / "evidence", rank_plugins=phase.rank_plugins, board=board)
+        run(
+            phase.words,
+            evidence=attempts.evidence_folder(phase.directory, attempt),
+            rank_plugins=phase.rank_plugins,
+            board=board,
+            attempt=attempt,
+            origin=phase.origin,
+            expected=phase.expected,
+        )
     except BaseException as error:
-        _note_failure(phase.directory, rank, error)
+        traceback.print_exc()
+        failures.note(phase.directory, rank, error)
         # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
         for child in multiprocessing.active_children():
             child.kill()
@@ -214,14 +243,6 @@ def _is_alive(process_id: int) -> bool:
         os.kill(process_id, 0)
         return True
     return False
-
-
-def _note_failure(directory: Path, rank: int, error: BaseException) -> None:
-    """Say when and why this rank failed. The agent's own times are whole seconds: too coarse to tell the
-    rank that failed from those that lost their connection to it."""
-    traceback.print_exc()
-    content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
-    (directory / f"rank{rank}.failure").write_text(json.dumps(content))
 
 
 def _die_with_parent(parent: int | None) -> None:
@@ -260,40 +281,19 @@ def _descendants(process: Any) -> list[Any]:
     return []
 
 
-def _restarts(phase: Phase) -> int:
-    """How often the ranks were started again, from the lines that rank 0 wrote when it started."""
-    lines = rank_log(phase.directory, 0).read_text(errors="replace").splitlines()
-    return sum(line.startswith("rank 0 attempt ") for line in lines) - 1
-
-
-def _describe_failure(phase: Phase, error: Any) -> str:
-    """The rank that failed first, and why; ranks that were killed could not say so themselves."""
-    killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
-    noted = {}
-    for path in phase.directory.glob("rank*.failure"):
-        noted[int(path.stem.removeprefix("rank"))] = json.loads(path.read_text())
-    ended = {rank: failure for rank, failure in killed.items() if failure.exitcode != -signal.SIGTERM}
-    if noted and not ended:
-        rank = min(noted, key=lambda rank: noted[rank]["seconds"])
-        reason = f"failed: {noted[rank]['error'].strip().splitlines()[0]}"
-    else:
-        rank = min(ended or killed or error.failures)
-        code = error.failures[rank].exitcode
-        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    log = rank_log(phase.directory, rank)
-    return f"rank {rank} {reason}; its log: {log}; last lines:\n{_tail(log)}"
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    if not log.is_file():
-        return "  (no log)"
-    return "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
-
-
 def run_to_end(task: Callable[[], int]) -> int:
-    """Run a task; a Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have ended."""
+    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
+    ended; an error of its own as failed training.
+    """
+    if os.environ.get("CRASH_TEST_SESSION") == str(os.getppid()):  # a session that is killed cannot say stop
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         return task()
     except KeyboardInterrupt as stop:
         print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
         return 128 + signal.SIGINT
+    except TaskError:
+        raise
+    except Exception:  # Python would exit with 1, which says that something did not match
+        traceback.print_exc()
+        return TRAINING_FAILED

@@ -15,11 +15,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, platforms, subject
+from tasks import attempts, corpus, gpu_memory, platforms, subject
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
+from tasks.checkpoints import FALLBACKS
+from tasks.events import read_attempts
 from tasks.exits import CannotRun, TrainingFailed, UsageError
-from tasks.golden import read_events, write_atomically, write_card
+from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
+from tasks.manifest import ANY_ORIGIN, Origin, Topology
 from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -89,8 +92,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-restarts",
         metavar="N",
         type=int,
+        help="how often failed ranks are started again within the phase (default: once for each kill that the"
+        " case asks for, so never for most)",
+    )
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
         default=0,
-        help="how often failed ranks are started again within the phase (default: never)",
+        help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
+        " process) is tried again (default: never)",
     )
     subject.add_options(parser)
 
@@ -100,6 +111,9 @@ def prepare(options: argparse.Namespace) -> Setup:
     for plugin in options.rank_plugin:
         if not plugin.is_file():
             raise UsageError(f"--rank-plugin {plugin}: there is no such file")
+    for name in ("max_restarts", "retries"):
+        if (getattr(options, name) or 0) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
     tested = subject.choose(options)
@@ -119,7 +133,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         run_dir=options.run_dir.resolve(),
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
-        max_restarts=options.max_restarts,
+        max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
         subject=tested,
         goldens=case.path.parent.resolve() if options.case_file is not None else None,
     )
@@ -204,7 +218,7 @@ def resume_iteration(case: Case) -> int:
     Errors: ``UsageError`` when the case saves none.
     """
     interval = int(case.model_args.get("--save-interval") or 0)
-    last = last_iteration(case)
+    last = case.last_iteration()
     iteration = (last - 1) // interval * interval if interval else 0
     if not iteration:
         raise UsageError(
@@ -213,20 +227,33 @@ def resume_iteration(case: Case) -> int:
     return iteration
 
 
-def last_iteration(case: Case) -> int:
-    """Where a phase ends: at ``--train-iters``, or before at the first multiple of ``--exit-interval``."""
-    train_iters, exit_interval = int(case.model_args["--train-iters"]), case.model_args.get("--exit-interval")
-    return min(train_iters, int(exit_interval)) if exit_interval else train_iters
+def origin_of(setup: Setup) -> Origin:
+    """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
+    if not setup.subject.own:
+        return ANY_ORIGIN
+    args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
+    topology = Topology(
+        pipeline_stages=args.pipeline_model_parallel_size,
+        virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
+        replicas=args.data_parallel_size,
+    )
+    return Origin(case=setup.case.digest(), topology=topology)
 
 
-def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -> None:
+def run_phase(
+    setup: Setup, number: int, *, load_iteration: int | None = None, expected: Origin | None = None
+) -> None:
     """Launch phase ``number`` and write its record and its values beside it.
+
+    ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
+    checkpoint of this very case and topology.
 
     Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
-    steps = ((load_iteration or 0) + 1, last_iteration(setup.case))
+    steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
+    origin = origin_of(setup)
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
@@ -242,9 +269,13 @@ def run_phase(setup: Setup, number: int, *, load_iteration: int | None = None) -
             steps=steps,
             env_vars={**setup.platform.env_vars, **setup.case.env_vars},
             rank_plugins=setup.rank_plugins,
+            origin=origin,
+            expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
             subject=setup.subject,
+            kills=setup.case.kills,
+            checkpoints=setup.run_dir / "checkpoints",
         )
     )
     collect(setup, number, outcome)
@@ -274,53 +305,61 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
 
 
 def collect(setup: Setup, number: int, outcome: Outcome) -> None:
-    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left."""
+    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
+    ``actual_phase<N>_attempt<M>.json``, what each attempt logged.
+    """
     directory = setup.run_dir / f"phase{number}"
     actual = setup.subject.judged(read_events(directory / "tensorboard"))
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
+    logged = read_attempts(directory / "tensorboard")
+    every = attempts.records(directory, logged, setup.platform.world_size)
+    every = [attempt | {"subject": setup.subject.name} for attempt in every]
+    last = every[-1]
     record = {
         "phase": number,
+        **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
-        **evidence(directory / "evidence", setup.platform.world_size),
-        "restarts": outcome.restarts,
         "subject": setup.subject.name,
+        "restarts": len(every) - 1,
+        "attempts": every,
+        "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
+        "fallbacks": fallbacks(directory / "evidence"),
         "rank_plugins": {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
         },
     }
     record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
     write_card(setup.run_dir / f"actual_phase{number}.json", actual)
+    for attempt, card in logged.items() if len(every) > 1 else ():
+        write_card(setup.run_dir / f"actual_phase{number}_attempt{attempt}.json", card)
     write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
+    for line in record["fallbacks"]:
+        print(f"phase {number}: {line}")
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
 
 
-def evidence(folder: Path, world_size: int) -> dict[str, object]:
-    """The ranks' digests and times, gathered.
-
-    Errors: ``TrainingFailed`` when a rank wrote less than the others.
-    """
-    state: dict[str, dict[str, object]] = {}
-    loaded: set[int] = set()
-    seconds: dict[str, float] = {}
-    for path in sorted(folder.glob("*_rank*.json")):
-        kind, iteration, rank = path.stem.split("_")
-        content = json.loads(path.read_text())
-        if kind == "seconds":
-            seconds = {name: max(value, seconds.get(name, 0.0)) for name, value in content.items()}
-            continue
-        if kind == "loaded":
-            loaded.add(int(iteration))
-        state.setdefault(str(int(iteration)), {})[rank.removeprefix("rank")] = content
-    for iteration, ranks in state.items():
-        if len(ranks) != world_size:
-            raise TrainingFailed(
-                f"{folder}: {len(ranks)} of {world_size} ranks recorded iteration {iteration}"
+def check_same_run(setup: Setup) -> None:
+    """Errors: ``UsageError`` when the run directory was made with another case or other data."""
+    case_file = setup.run_dir / "case.json"
+    trained = read_json_object(case_file)
+    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
+        if trained["fingerprint"].get(name) != wanted:
+            raise UsageError(
+                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
+                " --set and --data-path"
             )
-    return {"loaded_iteration": max(loaded, default=None), "state": state, "seconds": seconds}
+    if trained["fingerprint"].get("megatron-lm") != setup.fingerprint.get("megatron-lm"):
+        raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
+
+
+def fallbacks(folder: Path) -> list[str]:
+    """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
+    paths = sorted(folder.glob(f"attempt*/{FALLBACKS}"))
+    return [line for path in paths for line in path.read_text().splitlines()]
 
 
 def write_case_file(setup: Setup) -> None:
@@ -328,6 +367,7 @@ def write_case_file(setup: Setup) -> None:
     content = {
         "case": setup.case.resolved(),
         "case_name": setup.case.name,
+        "golden_case": setup.case.golden_case,
         "test_type": setup.case.test_type,
         "metrics": list(setup.subject.measured(setup.case.metrics)),
         "subject": setup.subject.name,

@@ -29,7 +29,8 @@ WORLD_SIZES = {8: 8, 4: 4, 2: 8, 1: 8}
 OLDEST_COMPUTE_CAPABILITY = 8.0  # bf16
 MIB_PER_RANK = 3900  # at full size (tasks/gpu_memory.py); on an H100 3.4 GiB a rank were in use
 
-# The same bits on every x86-64 processor with AVX2: no kernel is chosen by what one can do beyond it.
+# The same bits on every x86-64 processor with AVX2: no kernel is chosen by what one can do beyond it
+# (and tasks/ranks/portable_math.py for what these settings do not reach).
 CPU_ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.case import golden_case
 from tasks.exits import CANNOT_RUN, HANG, PASSED, TRAINING_FAILED, USAGE, TaskError, UsageError, exit_with
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def main(words: list[str] | None = None) -> int:
     reason = " ".join(arguments.reason.split())
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
+    if not arguments.from_run:
+        refuse_borrowed_card(arguments.case, golden_case(arguments.case))
     directories = arguments.from_run or make_runs(arguments.case)
     from tasks import golden
     from tasks.run_files import read_run
@@ -96,6 +99,16 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
     return directories
 
 
+def refuse_borrowed_card(case: str, golden: str) -> None:
+    """A copy of another case's card would be a second truth.
+
+    Raises:
+        UsageError: the case is held to the cards of another one.
+    """
+    if golden != case:
+        raise UsageError(f"{case} is held to the golden cards of {golden} (GOLDEN_CARD): record that one")
+
+
 def refuse_unfit_runs(runs: list[Run]) -> None:
     """Only runs that agree, and whose restart was exact, may become a card.
 
@@ -107,6 +120,7 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
     from tasks.verdict import rule_for
 
     first = runs[0]
+    refuse_borrowed_card(first.case_name, first.golden_case)
     directories = [run.directory.resolve() for run in runs]
     if len(set(directories)) != len(runs):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")

@@ -27,46 +27,54 @@ NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 
 def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
-    saved = _saved(phase1)
-    loaded = _whole(phase2.get("loaded_iteration"))
+    saved = saved_states(phase1)
+    loaded = whole(phase2.get("loaded_iteration"))
     rows = [
-        _loaded_row(loaded, sorted(saved), _last_step(phase1)),
-        _equal_row("first step", None if loaded is None else loaded + 1, _first_step(phase2)),
-        _equal_row("last step", _last_step(phase1), _last_step(phase2)),
+        _loaded_row(loaded, sorted(saved), last_step(phase1)),
+        equal_row("first step", None if loaded is None else loaded + 1, first_step(phase2)),
+        equal_row("last step", last_step(phase1), last_step(phase2)),
         # One restart is the start of phase 2 itself; any the elastic agent made inside a phase comes on top.
-        _equal_row("restarts", 1, _restarts(phase1, phase2)),
+        equal_row("restarts", 1, _restarts(phase1, phase2)),
     ]
-    after = _mapping(_mapping(phase2.get("state")).get(str(loaded)))
-    before = saved.get(loaded, {}) if loaded is not None else {}
-    wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not phase1.get("subject")]
-    parts = [*wanted, *sorted({part for rank in before.values() for part in _mapping(rank)} - set(wanted))]
-    return rows + [_state_row(part, before, after) for part in parts]
+    return rows + state_rows(saved, phase2, loaded)
 
 
-def no_restart_row(phase1: Mapping[str, object], expected: int = 0) -> Row:
-    """The row of a case of one phase: the elastic agent restarted it as often as the case asks for (never,
-    else).
+def state_rows(
+    saved: Mapping[int, Mapping[str, object]], after: Mapping[str, object], loaded: int | None
+) -> list[Row]:
+    """A row a part of the state: what every rank recorded when iteration ``loaded`` was saved, and what the
+    record ``after`` says that it had after loading.
     """
-    return _equal_row("restarts", expected, _whole(phase1.get("restarts")))
+    loads = mapping(mapping(after.get("state")).get(str(loaded)))
+    saves = saved.get(loaded, {}) if loaded is not None else {}
+    wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not after.get("subject")]
+    parts = [*wanted, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(wanted))]
+    return [_state_row(part, saves, loads) for part in parts]
+
+
+def no_restart_row(phase1: Mapping[str, object]) -> Row:
+    """The row of a case of one phase that asks for no crash: the elastic agent restarted nothing."""
+    return equal_row("restarts", 0, whole(phase1.get("restarts")))
 
 
 def loaded_iteration(phase2: Mapping[str, object]) -> int | None:
     """The iteration that phase 2 says it loaded, or None."""
-    return _whole(phase2.get("loaded_iteration"))
+    return whole(phase2.get("loaded_iteration"))
 
 
 def _loaded_row(loaded: int | None, saved: list[int], last: int | None) -> Row:
     usable = [iteration for iteration in saved if last is not None and 0 < iteration < last]
     expected = loaded if loaded in usable else usable[-1] if usable else None
-    row = _equal_row("loaded iteration", expected, loaded)
+    row = equal_row("loaded iteration", expected, loaded)
     if loaded is None:
-        return _failed(row, MISSING, "nothing was loaded: phase 2 trained again from the start")
+        return failed(row, MISSING, "nothing was loaded: phase 2 trained again from the start")
     if not usable:
-        return _failed(row, MISSING, "phase 1 recorded no checkpoint before its last step")
+        return failed(row, MISSING, "phase 1 recorded no checkpoint before its last step")
     return row
 
 
-def _equal_row(name: str, expected: int | None, actual: int | None) -> Row:
+def equal_row(name: str, expected: int | str | None, actual: int | str | None) -> Row:
+    """A row that passes when both are known and equal."""
     known = expected is not None and actual is not None
     equal = known and expected == actual
     return Row(
@@ -95,17 +103,18 @@ def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, obje
         passed=True,
     )
     if not ranks:
-        return _failed(row, MISSING, "no rank recorded it")
+        return failed(row, MISSING, "no rank recorded it")
     if parted:
         saved, loaded = pairs[parted[0]]
         shown = Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
-        return _failed(shown, REGRESSION, f"rank {_listed(parted)}: not what was saved")
+        return failed(shown, REGRESSION, f"rank {_listed(parted)}: not what was saved")
     if absent:
-        return _failed(row, MISSING, f"rank {_listed(absent)}: not recorded on both sides")
+        return failed(row, MISSING, f"rank {_listed(absent)}: not recorded on both sides")
     return row
 
 
-def _failed(row: Row, verdict: str, note: str) -> Row:
+def failed(row: Row, verdict: str, note: str) -> Row:
+    """The row, failed."""
     return Row(**{**row.__dict__, "verdict": verdict, "passed": False, "note": note})
 
 
@@ -114,33 +123,38 @@ def _listed(ranks: list[str]) -> str:
 
 
 def _digest(state: Mapping[str, object], rank: str, part: str) -> str | None:
-    value = _mapping(state.get(rank)).get(part)
+    value = mapping(state.get(rank)).get(part)
     return value if isinstance(value, str) and value else None
 
 
-def _saved(record: Mapping[str, object]) -> dict[int, Mapping[str, object]]:
-    state = _mapping(record.get("state"))
-    return {int(key): _mapping(ranks) for key, ranks in state.items() if key.isdigit() and _mapping(ranks)}
+def saved_states(record: Mapping[str, object]) -> dict[int, Mapping[str, object]]:
+    """The ranks' digests in a phase's record, by iteration."""
+    state = mapping(record.get("state"))
+    return {int(key): mapping(ranks) for key, ranks in state.items() if key.isdigit() and mapping(ranks)}
 
 
-def _first_step(record: Mapping[str, object]) -> int | None:
+def first_step(record: Mapping[str, object]) -> int | None:
+    """The first step that a record says was logged, or None."""
     steps = record.get("steps")
-    return _whole(steps[0]) if isinstance(steps, list) and len(steps) == 2 else None
+    return whole(steps[0]) if isinstance(steps, list) and len(steps) == 2 else None
 
 
-def _last_step(record: Mapping[str, object]) -> int | None:
+def last_step(record: Mapping[str, object]) -> int | None:
+    """The last step that a record says was logged, or None."""
     steps = record.get("steps")
-    return _whole(steps[1]) if isinstance(steps, list) and len(steps) == 2 else None
+    return whole(steps[1]) if isinstance(steps, list) and len(steps) == 2 else None
 
 
 def _restarts(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> int | None:
-    counts = [_whole(phase.get("restarts")) for phase in (phase1, phase2)]
+    counts = [whole(phase.get("restarts")) for phase in (phase1, phase2)]
     return None if None in counts else 1 + sum(counts)
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def mapping(value: object) -> Mapping[str, object]:
+    """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _whole(value: object) -> int | None:
+def whole(value: object) -> int | None:
+    """The value if it is a whole number, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -4,19 +4,25 @@ values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.exits import UsageError
 from tasks.golden import Card, read_card, read_json_object
+from tasks.retries import read_retries
 
-RESUMING = "ckpt-resume"
+RESUMING, CRASHING = "ckpt-resume", "crash-resume"
+_ATTEMPT = re.compile(r"actual_phase1_attempt(\d{1,6})\.json")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A finished run. ``record2`` and ``actual2`` are None when there was no phase 2."""
+    """A finished run. ``record2`` and ``actual2`` are None when there was no phase 2; ``attempts``: what each
+    attempt of phase 1 logged, where there were several; ``kills``: those that the case asks for;
+    ``failed_tries``: of phases that failed by their surroundings and were tried again (``--retries``).
+    """
 
     directory: Path
     case_name: str
@@ -31,13 +37,17 @@ class Run:
     record2: Mapping[str, object] | None
     actual1: Card
     actual2: Card | None
+    golden_case: str
+    kills: tuple[Mapping[str, object], ...] = ()
+    attempts: Mapping[int, Card] = field(default_factory=dict)
+    failed_tries: tuple[Mapping[str, object], ...] = ()
     subject: str = ""  # of Megatron-LM; empty: our own training program
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
 
     @property
     def card_name(self) -> str:
         """The folder of its cards below ``goldens/``: those of a subject are kept apart."""
-        return f"{self.case_name}@{self.subject}" if self.subject else self.case_name
+        return f"{self.golden_case}@{self.subject}" if self.subject else self.golden_case
 
     @property
     def deterministic(self) -> bool:
@@ -50,7 +60,7 @@ class Run:
 
     @property
     def crashes(self) -> bool:
-        return self.test_type == "crash-resume"
+        return self.test_type == CRASHING
 
 
 def read_run(directory: Path, *, case_name: str | None = None) -> Run:
@@ -92,9 +102,23 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         record2=_optional(directory / "phase2.json", read_json_object),
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
+        golden_case=_text({"golden_case": name} | content, "golden_case", case_file),
+        kills=_kills(case),
+        attempts=_attempts(directory),
+        failed_tries=tuple(read_retries(directory)),
         subject=str(content.get("subject") or ""),
         goldens=Path(str(content["goldens"])) if content.get("goldens") else None,
     )
+
+
+def _kills(case: object) -> tuple[Mapping[str, object], ...]:
+    kills = case.get("kills") if isinstance(case, dict) else None
+    return tuple(kill for kill in kills if isinstance(kill, dict)) if isinstance(kills, list) else ()
+
+
+def _attempts(directory: Path) -> dict[int, Card]:
+    found = {_ATTEMPT.fullmatch(path.name): path for path in directory.glob("actual_phase1_attempt*.json")}
+    return {int(match[1]): read_card(path) for match, path in found.items() if match}
 
 
 def _optional(path: Path, read):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
+from pathlib import Path
 
-from tasks import phase
+from tasks import phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 
@@ -20,14 +22,38 @@ def main(words: list[str] | None = None) -> int:
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
     phase.add_options(parser)
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with a phase that was interrupted, from its newest complete checkpoint; the verdict"
+        " counts it as a restart",
+    )
     options = parser.parse_args(words)
-    if (options.run_dir / "case.json").exists():
-        raise UsageError(f"{options.run_dir} already holds a run: choose another --run-dir, or remove it")
+    if options.retries > 0:
+        return retries.supervise(
+            "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
+        )
+    _check_run_dir(options.run_dir, go_on=options.go_on)
     setup = phase.prepare(options)
     phase.check_space(setup.run_dir)
-    phase.write_case_file(setup)
+    if options.go_on:
+        phase.check_same_run(setup)
+    else:
+        phase.write_case_file(setup)
     phase.run_phase(setup, 1)
     return PASSED
+
+
+def _check_run_dir(run_dir: Path, *, go_on: bool) -> None:
+    begun, ended = (run_dir / "case.json").exists(), (run_dir / "actual_phase1.json").exists()
+    if go_on and not begun:
+        raise UsageError(f"{run_dir} holds no run to go on with: leave out --continue")
+    if go_on and ended:
+        raise UsageError(f"{run_dir}: its phase 1 came to an end: there is nothing to go on with")
+    if begun and not go_on:
+        hint = "" if ended else ", or go on with it: --continue"
+        raise UsageError(f"{run_dir} already holds a run: choose another --run-dir, remove it{hint}")
 
 
 if __name__ == "__main__":

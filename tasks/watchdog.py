@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from tasks import stacks
 from tasks.progress import ProgressBoard, Row
 
 FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
@@ -63,7 +64,9 @@ class Watchdog:
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
             step = max(row.step for row in rows)
-            if step > last_step:
+            if step < last_step:  # all ranks were started again, and go on from a checkpoint
+                last_step, last_step_s = step, now
+            elif step > last_step:
                 if last_step > 0:
                     self._slowest_step_s = max(self._slowest_step_s, now - last_step_s)
                 last_step, last_step_s = step, now
@@ -78,48 +81,25 @@ class Watchdog:
         return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._slowest_step_s)
 
     def _end_hang(self, rows: list[Row], silence_s: float) -> None:
-        stacks = self._stacks(rows)
-        alive = [row for row in rows if row.process_id]
+        alive = {rank: row.process_id for rank, row in enumerate(rows) if row.process_id}
+        said = stacks.collect(self._directory, alive)
+        native = stacks.collect_native(self._directory, alive)
         behind = min(range(len(rows)), key=lambda rank: rows[rank].progress)
         lines = [
             f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind ({rows[behind].place})"
         ]
         for rank, row in enumerate(rows):
             silent_s = time.monotonic() - row.seconds
-            lines.append(f"  rank {rank}: {row.place}, silent for {silent_s:.0f} s; {stacks[rank]}")
+            own, *children = said.get(rank, ["gave no stack"])
+            lines.append(f"  rank {rank}: {row.place}, silent for {silent_s:.0f} s; {own}")
+            lines += [f"    {child}" for child in children]
         lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
+        if native:
+            lines.append(f"  with native frames, by py-spy: {self._directory}/rank<N>.native-stack")
         self.hang_report = "\n".join(lines)
-        for row in alive:
+        for process_id in alive.values():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(row.process_id, signal.SIGKILL)
-
-    def _stacks(self, rows: list[Row]) -> list[str]:
-        """Each rank's innermost Python line; the ranks write their stacks when they are asked by a signal."""
-        stopped = set()
-        for rank, row in enumerate(rows):
-            if row.process_id and _is_stopped(row.process_id):
-                stopped.add(rank)
-            elif row.process_id:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(row.process_id, signal.SIGUSR1)
-        time.sleep(1.0)
-        return [
-            "stopped by a signal (SIGSTOP)" if rank in stopped else self._innermost(rank)
-            for rank in range(len(rows))
-        ]
-
-    def _innermost(self, rank: int) -> str:
-        path = self._directory / f"rank{rank}.stack"
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        main_thread = text.split("Current thread")[-1] if "Current thread" in text else text
-        frames = [line.strip() for line in main_thread.splitlines() if line.strip().startswith("File ")]
-        return f"in {frames[0][5:]}" if frames else "gave no stack"
-
-
-def _is_stopped(process_id: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
-    return False
+                os.kill(process_id, signal.SIGKILL)
 
 
 class _Display:
@@ -128,6 +108,7 @@ class _Display:
     def __init__(self, steps: tuple[int, int]) -> None:
         self._first, self._last = steps
         self._begin: float | None = None
+        self._begin_step = self._first
         self._next_line_s = 0.0
         self._shown = self._first - 1
         self._bar = None
@@ -149,10 +130,14 @@ class _Display:
 
     def update(self, rows: list[Row]) -> None:
         step, loss = max(row.step for row in rows), rows[-1].loss
+        if self._begin is not None and step < self._shown:
+            print(f"all ranks were started again; the last step before was {self._shown}", flush=True)
+            self._shown, self._begin, self._next_line_s = step, None, 0.0
         if step <= self._shown or step < self._first:
             return
         self._shown, now = step, time.monotonic()
-        self._begin = self._begin or now
+        if self._begin is None:
+            self._begin, self._begin_step = now, step
         if self._bar is not None:
             text = f"{loss:.4f}" if loss == loss else "-"
             self._bar.update(self._task, completed=step - self._first + 1, loss=text)
@@ -161,7 +146,7 @@ class _Display:
             self._print_line(step, rows[-1], now)
 
     def _print_line(self, step: int, last_rank: Row, now: float) -> None:
-        done = step - self._first
+        done = step - self._begin_step
         line = f"step {step}/{self._last}"
         if last_rank.loss == last_rank.loss:
             line += f"  lm loss {last_rank.loss:.4f}"

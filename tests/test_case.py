@@ -325,3 +325,57 @@ def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
         load_case("one", platform_name="cpu_x86_64", root=tmp_path)
     with pytest.raises(UsageError, match=r"there is no case 'thre'\. Did you mean three"):
         load_case("three", platform_name="cpu_x86_64", root=tmp_path)
+
+
+# ---- crashes ----
+
+
+def test_the_crash_case_is_the_main_case_with_a_kill() -> None:
+    for platform_name in ("cpu_x86_64", "gpu1_h100", "dgx_a100"):
+        main = load_case(MAIN_CASE, platform_name=platform_name)
+        crash = load_case("gpt3_pp4_crash_resume", platform_name=platform_name)
+        assert crash.digest() == main.digest(), "the main case's golden card does not hold for it"
+        assert crash.golden_case == main.golden_case == MAIN_CASE
+        assert main.kills == ()
+        (kill,) = crash.kills
+        assert int(crash.model_args["--save-interval"]) < kill.after_step < crash.last_iteration()
+    load_case("gpt3_pp4_crash_resume", platform_name="gpu4_h100", world_size=4)
+
+
+def crashing(*kills: object, **sections: object) -> dict:
+    return changed(TEST_TYPE="crash-resume", CRASH=list(kills), **sections)
+
+
+def test_kills_are_read_in_order(tmp_path: Path) -> None:
+    kills = {"after_step": 60, "ranks": [0, 7]}, {"after_step": 51, "ranks": [3]}
+    case = load(write_case(tmp_path, crashing(*kills)))
+    assert [(kill.after_step, kill.ranks) for kill in case.kills] == [(60, (0, 7)), (51, (3,))]
+    assert case.resolved()["kills"][1] == {"after_step": 51, "ranks": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (changed(TEST_TYPE="crash-resume"), "CRASH: is missing"),
+        (changed(CRASH=[{"after_step": 60, "ranks": [1]}]), "CRASH: only with TEST_TYPE crash-resume"),
+        (changed(TEST_TYPE="crash-resume", CRASH={"after_step": 60}), "CRASH: must be a list of kills"),
+        (crashing(), "CRASH: must be a list of kills"),
+        (crashing({"after_step": 60}), "CRASH[0]: must be a mapping of after_step and ranks"),
+        (crashing({"after_step": True, "ranks": [1]}), "CRASH[0].after_step: True must be"),
+        (crashing({"after_step": 60, "ranks": []}), "CRASH[0].ranks: [] must be"),
+        (crashing({"after_step": 60, "ranks": [1, 1]}), "CRASH[0].ranks: [1, 1] must be"),
+        (crashing({"after_step": 60, "ranks": [-1]}), "CRASH[0].ranks: [-1] must be"),
+        (crashing({"after_step": 60, "ranks": [8]}), "there is no rank 8; the run has 8"),
+        (crashing({"after_step": 50, "ranks": [1]}), "CRASH[0].after_step: 50 must be above 50"),
+        (crashing({"after_step": 100, "ranks": [1]}), "must be above 50 (--save-interval), below 100"),
+        (changed(GOLDEN_CARD=7), "GOLDEN_CARD: must be the name of the case"),
+        (changed(GOLDEN_CARD="smal"), "GOLDEN_CARD: there is no case 'smal'. Did you mean small?"),
+    ],
+)
+def test_a_crash_that_cannot_be_is_refused(tmp_path: Path, content: dict, error: str) -> None:
+    assert error in error_of(write_case(tmp_path, content))
+
+
+def test_a_shorter_run_must_still_reach_the_kill(tmp_path: Path) -> None:
+    root = write_case(tmp_path, crashing({"after_step": 73, "ranks": [1]}))
+    assert "below 70" in error_of(root, overrides={"exit-interval": "70"})

@@ -148,3 +148,12 @@ def test_exit_5_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(sys, "argv", ["doctor"])
     assert doctor.main() == 5
     assert "memory: 1.0 GiB of 3.0 GiB" in capsys.readouterr().out
+
+
+def test_the_crash_case_is_held_to_the_card_of_the_main_case() -> None:
+    crash, main = (
+        {row.platform: row.golden for row in prospects(LAPTOP_CPU, [case])}
+        for case in ("gpt3_pp4_crash_resume", "gpt3_pp4_resume")
+    )
+    assert crash == main
+    assert any(golden.endswith(".json") for golden in crash.values())

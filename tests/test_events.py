@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from tasks.events import _masked_crc
+from tasks.events import _masked_crc, read_attempts
 from tasks.exits import TrainingFailed, UsageError
 from tasks.golden import read_events
 
@@ -119,3 +119,21 @@ def test_nothing_logged_is_training_that_failed(tmp_path):
 def test_nan_loss_stays_nan(tmp_path):
     write_events(tmp_path, "1", event("lm loss", 1, float("nan")))
     assert np.isnan(values(tmp_path)[1])
+
+
+def test_each_attempt_keeps_what_a_later_one_superseded(tmp_path):
+    first = [event(start=True, step=1), event("lm loss", 1, 5.0), event("lm loss", 2, 4.0, time=2.0)]
+    second = [event(start=True, step=2, time=3.0), event("lm loss", 2, 3.5, time=4.0)]
+    write_events(tmp_path, "1.host.7.0.attempt0", *first)
+    write_events(tmp_path, "3.host.8.0.attempt1", *second)
+    write_events(tmp_path, "4.host.9.0.attempt2", event(start=True, step=2, time=5.0))
+    found = read_attempts(tmp_path)
+    assert {attempt: card.metrics["lm loss"].values.tolist() for attempt, card in found.items()} == {
+        0: [5.0, 4.0],
+        1: [3.5],
+    }
+
+
+def test_a_file_without_an_attempt_in_its_name_is_of_the_first(tmp_path):
+    write_events(tmp_path, "1.host.7.0", event("lm loss", 1, 5.0))
+    assert list(read_attempts(tmp_path)) == [0]

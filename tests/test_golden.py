@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
-from tasks.exits import UsageError
+from tasks.exits import CannotRun, UsageError
 from tasks.golden import (
     Card,
     card_path,
@@ -48,16 +50,17 @@ def test_values_that_are_no_numbers_are_written_as_strings(tmp_path):
     assert list(written["lm loss"]["values"].values()) == ["nan", "inf", "-inf"]
 
 
-def test_a_failed_write_leaves_the_old_card_and_no_litter(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, CannotRun), (errno.EACCES, UsageError)])
+def test_a_failed_write_leaves_the_old_card_and_no_litter(tmp_path, monkeypatch, number, kind):
     path = tmp_path / "card.json"
     write_card(path, card())
     before = path.read_bytes()
 
-    def no_space(_):
-        raise OSError(28, "No space left on device")
+    def failing(_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(UsageError, match="No space left"):
+    monkeypatch.setattr("os.fsync", failing)
+    with pytest.raises(kind, match=os.strerror(number)):
         write_card(path, card(1, 10))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["card.json"]

@@ -285,7 +285,7 @@ def test_iteration_time_of_a_restart_is_shown_on_a_gpu_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("test_type", "restarts", "code"), [("regular", 1, 1), ("crash-resume", 1, 0), ("crash-resume", 0, 1)]
+    ("test_type", "restarts", "code"), [("regular", 0, 0), ("regular", 1, 1), ("crash-resume", 1, 1)]
 )
 def test_restarts_that_the_case_did_not_ask_for_fail(tmp_path, test_type, restarts, code):
     write_golden(tmp_path)

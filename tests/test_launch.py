@@ -6,16 +6,17 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tasks import launch
 from tasks.case import REPOSITORY
 from tests import short_run
 
-pytestmark = pytest.mark.training
 SLEEP_AT_STEP_2 = """
 import os, time
 from tasks.ranks import pretrain
@@ -26,24 +27,31 @@ def sleeping(self):
     step(self)
 pretrain.Trainer.step = sleeping
 """
-
-
-def processes_of(run_dir: Path) -> list[psutil.Process]:
-    """Every process that has a file of the run open, or names it on its command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            paths = [file.path for file in process.open_files()] + process.cmdline()
-        except psutil.Error:
-            continue
-        if any(str(run_dir) in path for path in paths):
-            found.append(process)
-    return found
+ALONE_IN_A_COLLECTIVE = """
+import torch
+from tasks.ranks import pretrain
+step = pretrain.Trainer.step
+def alone(self):
+    if self.iteration == 1 and self.args.rank == 5:
+        torch.distributed.all_reduce(torch.zeros(1))
+    step(self)
+pretrain.Trainer.step = alone
+"""
+DEADLOCKED_WRITER = """
+import os, threading
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+def deadlock(*args, **kwargs):
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+if os.environ["RANK"] == "3":
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(deadlock)
+"""
 
 
 def assert_nothing_runs(run_dir: Path, within_s: float = 10) -> None:
     deadline = time.monotonic() + within_s
-    while (left := processes_of(run_dir)) and time.monotonic() < deadline:
+    while (left := short_run.processes_of(run_dir)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
 
@@ -70,6 +78,7 @@ def sleeper(tmp_path: Path) -> Path:
     return plugin
 
 
+@pytest.mark.training
 def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text("import os\nif os.environ['RANK'] == '6': raise ValueError('rank 6 has had enough')\n")
@@ -80,10 +89,11 @@ def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
-    assert len(processes_of(tmp_path / "run")) >= 9
+    assert len(short_run.processes_of(tmp_path / "run")) >= 9
     process.send_signal(number)
     rest, _ = process.communicate(timeout=10)
     assert process.returncode == 130, rest
@@ -91,6 +101,7 @@ def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: P
     assert_nothing_runs(tmp_path / "run", within_s=1)
 
 
+@pytest.mark.training
 def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
     process.kill()
@@ -98,6 +109,7 @@ def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) 
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, sleeper: Path) -> None:
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
     assert finished.returncode == 4
@@ -108,6 +120,7 @@ def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, slee
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
     plugin = tmp_path / "late.py"
     plugin.write_text("import os, time\nif os.environ['RANK'] == '3': time.sleep(3600)\n")
@@ -118,6 +131,38 @@ def test_a_hang_before_the_first_step_ends_too(tmp_path: Path) -> None:
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
+def test_a_rank_in_a_collective_that_no_other_enters_is_named(tmp_path: Path) -> None:
+    plugin = tmp_path / "alone.py"
+    plugin.write_text(ALONE_IN_A_COLLECTIVE)
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "8")
+    assert finished.returncode == 4, finished.stdout
+    assert "rank 5 is behind (step 1, logging)" in finished.stdout
+    assert re.search(r"rank 5: step 1, logging, silent for \d+ s; in .*all_reduce", finished.stdout)
+    alone = r"waits in gloo:all_reduce \d+ of group default_pg \(ranks 0, 1, 2, 3, 4, 5, 6, 7\), which rank"
+    assert re.search(alone + " 0, 1, 2, 3, 4, 6, 7 never entered", finished.stdout), finished.stdout
+    # the wait for Gloo is torch's; the caller is in the whole stack
+    assert "alone.py" in (tmp_path / "run/phase1/rank5.stack").read_text()
+    assert_nothing_runs(tmp_path / "run")
+
+
+@pytest.mark.training
+def test_a_deadlocked_checkpoint_writer_ends_as_a_report_that_shows_it(tmp_path: Path) -> None:
+    plugin = tmp_path / "deadlock.py"
+    plugin.write_text(DEADLOCKED_WRITER)
+    finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, "--hang-timeout", "8")
+    assert finished.returncode == 4, finished.stdout
+    report = finished.stdout.partition("no rank made progress")[2]
+    assert re.search(r"rank \d is behind \(step \d, saving checkpoint\)", report)
+    rank_3 = report.partition("  rank 3:")[2].partition("  rank 4:")[0]
+    assert re.search(r"its process \d+: in .*deadlock\.py", rank_3), report
+    assert "deadlock.py" not in report.replace(rank_3, ""), "other ranks' writers are not to blame"
+    tracker = tmp_path / "run/checkpoints/latest_checkpointed_iteration.txt"
+    assert not tracker.exists(), "no checkpoint was ever complete"
+    assert_nothing_runs(tmp_path / "run")
+
+
+@pytest.mark.training
 def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     processes = [started(tmp_path / name, step="phase 1") for name in ("one", "two")]
     for process in processes:
@@ -126,3 +171,29 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
     losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
     assert losses[0] == losses[1]
+
+
+def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
+    assert launch.run_to_end(lambda: 1 // 0) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+SESSION = '''
+import os, subprocess, sys
+task = """
+import time
+from tasks.launch import run_to_end
+run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
+"""
+subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESSION": str(os.getpid())})
+'''
+
+
+def test_a_killed_session_takes_its_task_along() -> None:
+    command = [sys.executable, "-c", SESSION]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout.readline() == "ready\n"
+        (task,) = psutil.Process(session.pid).children()
+        session.kill()
+        psutil.wait_procs([task], timeout=10)
+        assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE

@@ -15,12 +15,16 @@ from tasks.case import REPOSITORY, list_cases
 
 NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
 TOLD = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 name = Path(__file__).stem
 with open("calls.txt", "a") as calls:
     print(name, *sys.argv[1:], file=calls)
 answer = os.environ.get(name.upper() + "_EXITS", "0")
+if answer == "waits":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("stopped", file=open("calls.txt", "a"))))
+    print("waiting", flush=True)
+    time.sleep(60)
 if answer == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
@@ -43,15 +47,18 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
+def nox_environment(**variables: str) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key not in NOX_ENVIRONMENT}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    environment["CRASH_TEST_DEVICE"] = "cpu"
+    return {**environment, "CRASH_TEST_DEVICE": "cpu", **variables}
+
+
+def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
     no_venv_option = ["--no-venv"] if no_venv else []
     return subprocess.run(
         [sys.executable, "-m", "nox", "--nocolor", *no_venv_option, *arguments],
         cwd=folder,
-        env={**environment, **variables},
+        env=nox_environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -110,10 +117,11 @@ def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
 
 def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
     options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
-    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", "--hang-timeout", "9")
+    more = ["--hang-timeout", "9", "--retries", "1"]
+    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", *more)
     assert outcome.returncode == 0, outcome.stdout
     launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
-    launch += " --hang-timeout 9"
+    launch += " --hang-timeout 9 --retries 1"
     assert calls(checkout) == [
         f"train {launch}",
         f"resume {launch}",
@@ -227,6 +235,28 @@ def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None
         os.utime(checkout / "runs/first/0", (0, 0))
         assert nox(checkout, "-s", "clean", "--", "--keep", "1").returncode == 0
     assert sorted(path.name for path in (checkout / "runs/first").iterdir()) == ["0", "2"]
+
+
+def test_sigterm_to_the_session_stops_the_running_task_and_all_that_would_follow(checkout: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nox", "--no-venv", "-s", "first"],
+        cwd=checkout,
+        env=nox_environment(TRAIN_EXITS="waits"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert any("waiting" in line for line in iter(process.stdout.readline, ""))
+    process.terminate()
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, rest
+    assert calls(checkout) == ["train first --run-dir RUN/first", "stopped"]
+
+
+def test_a_case_held_to_anothers_card_is_not_recorded_unasked(checkout: Path) -> None:
+    (checkout / "test_cases/second/model_config.yaml").write_text("INHERIT: first\nGOLDEN_CARD: first\n")
+    assert nox(checkout, "-s", "record", "--", "--reason", "why").returncode == 0
+    assert calls(checkout) == ["record first --reason why"]
 
 
 # ---- the environment ----

@@ -203,3 +203,16 @@ def test_written_card_is_json_that_others_read(tmp_path):
     content = json.loads(path_in(tmp_path).read_text())
     assert list(content) == METRICS
     assert all(entry["value_precision"] == "full" for entry in content.values())
+
+
+def test_a_case_held_to_anothers_card_is_refused_before_it_is_trained():
+    with pytest.raises(UsageError, match=r"held to the golden cards of gpt3_pp4_resume .* record that one"):
+        main(["gpt3_pp4_crash_resume", "--reason", "why"])
+
+
+def test_runs_of_such_a_case_are_refused_too(tmp_path):
+    run = write_run(tmp_path / "run")
+    case = json.loads((run / "case.json").read_text())
+    (run / "case.json").write_text(json.dumps({**case, "golden_case": "another"}))
+    with pytest.raises(UsageError, match="held to the golden cards of another"):
+        main([CASE, "--reason", "why", "--from-run", str(run)])

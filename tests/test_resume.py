@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tasks import resume
+from tasks import manifest, phase, resume
+from tasks.checkpoints import TRACKER
 from tasks.exits import UsageError
 from tasks.golden import read_card
 from tasks.judge import Options, restart_and_resume_rows
 from tasks.run_files import read_run
 from tests import short_run
+from tests.checkpoint_folder import flip_byte, truncate
 
 pytestmark = pytest.mark.training
 
@@ -69,9 +72,77 @@ def test_a_missing_checkpoint_is_told_before_any_rank_starts(run_dir: Path) -> N
     shutil.rmtree(run_dir / "checkpoints" / "iter_0000002")
     finished = short_run.run("resume", run_dir)
     assert finished.returncode == 2
-    assert "no complete checkpoint of iteration 2 (found: iter_0000004)" in finished.stdout
-    shutil.rmtree(run_dir / "checkpoints")
-    assert "there is no such folder" in short_run.run("resume", run_dir).stdout
+    assert "no checkpoint of iteration 2 (found: iter_0000004); put the checkpoint back" in finished.stdout
+    assert not (run_dir / "phase2").exists()
+
+
+def _manifest_of(folder: Path, **changes: object) -> None:
+    origin = manifest.read(folder).origin
+    (folder / manifest.FILE_NAME).unlink()
+    manifest.complete(folder, iteration=2, origin=dataclasses.replace(origin, **changes))
+
+
+DAMAGES = {
+    "truncated shard": (
+        lambda folder: truncate(folder / "__3_0.distcp", 100),
+        r"iter_0000002/__3_0\.distcp: damaged: 100 bytes",
+    ),
+    "missing shard": (
+        lambda folder: (folder / "__0_0.distcp").unlink(),
+        r"iter_0000002/__0_0\.distcp: missing",
+    ),
+    "missing metadata": (lambda folder: (folder / ".metadata").unlink(), r"iter_0000002/\.metadata: missing"),
+    "missing manifest": (
+        lambda folder: (folder / manifest.FILE_NAME).unlink(),
+        r"iter_0000002/manifest\.json: missing: the checkpoint is incomplete",
+    ),
+    "damaged manifest": (
+        lambda folder: flip_byte(folder / manifest.FILE_NAME, 200),
+        r"iter_0000002/manifest\.json: damaged",
+    ),
+    "another file": (
+        lambda folder: (folder / "__9_0.distcp").write_bytes(b""),
+        r"__9_0\.distcp: not part of the checkpoint when it was saved; remove it",
+    ),
+    "another case": (
+        lambda folder: _manifest_of(folder, case="0" * 64),
+        r"manifest\.json: the checkpoint is of another case \(000000000000, not [0-9a-f]{12}\); restart it",
+    ),
+    "another topology": (
+        lambda folder: _manifest_of(
+            folder, topology=manifest.Topology(pipeline_stages=2, virtual_stages=1, replicas=4)
+        ),
+        "was saved by pp2 x vp1 x dp4, this run is pp4 x vp3 x dp2; restart it",
+    ),
+    "another iteration": (
+        lambda folder: shutil.copytree(folder.with_name("iter_0000004"), shutil.rmtree(folder) or folder),
+        "this is the checkpoint of iteration 4, not 2",
+    ),
+    "absent iteration tracked": (
+        lambda folder: (folder.parent / TRACKER).write_text("40"),
+        f"{TRACKER}: names iteration 40, but iter_0000040 is not there",
+    ),
+    "damaged tracker": (
+        lambda folder: flip_byte(folder.parent / TRACKER, 0, 64),
+        f"{TRACKER}: damaged: it names no iteration",
+    ),
+    "missing tracker": (lambda folder: (folder.parent / TRACKER).unlink(), f"{TRACKER}: missing"),
+    "no folder": (lambda folder: shutil.rmtree(folder.parent), "checkpoints: there is no such folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_before_any_rank_starts(
+    damage: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    monkeypatch.setattr(phase, "run_phase", lambda *_, **__: pytest.fail("ranks were started"))
+    inflict, message = DAMAGES[damage]
+    inflict(run_dir / "checkpoints" / "iter_0000002")
+    with pytest.raises(UsageError, match=message) as caught:
+        resume.main([short_run.CASE, "--run-dir", str(run_dir), *short_run.SHORT])
+    assert caught.value.exit_code == 2
+    assert "; " in str(caught.value)
 
 
 def test_another_case_than_the_one_trained_is_refused(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

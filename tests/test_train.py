@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -77,6 +79,45 @@ def test_a_loss_that_is_no_number_ends_training_and_names_its_step(tmp_path: Pat
     assert "lm loss is nan at iteration 3" in finished.stdout
 
 
+@pytest.mark.training
+def test_a_stopped_run_goes_on_from_its_newest_checkpoint_and_says_so(trained: Path, tmp_path: Path) -> None:
+    plugin, run_dir = tmp_path / "sleeper.py", tmp_path / "run"
+    plugin.write_text(
+        "import time\n"
+        "from tasks.ranks import pretrain\n"
+        "step = pretrain.Trainer.step\n"
+        "def sleeping(self):\n"
+        "    if self.iteration == 3:\n"
+        "        self.checkpoints.finish_saves(blocking=True)\n"
+        "        time.sleep(3600)\n"
+        "    step(self)\n"
+        "pretrain.Trainer.step = sleeping\n"
+    )
+    command = short_run.command("train", run_dir, "--rank-plugin", plugin)
+    with subprocess.Popen(command, cwd=short_run.REPOSITORY) as process:
+        while not (run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(10) == 130
+    assert short_run.processes_of(run_dir) == []
+    again = short_run.run("train", run_dir)
+    assert again.returncode == 2
+    assert "go on with it: --continue" in again.stdout
+    finished = short_run.run("train", run_dir, "--continue")
+    assert finished.returncode == 0, finished.stdout
+    clean, stopped = (read_card(path / "actual_phase1.json").metrics for path in (trained, run_dir))
+    assert stopped["lm loss"].values.tolist() == clean["lm loss"].values.tolist()
+    record = json.loads((run_dir / "phase1.json").read_text())
+    assert (record["loaded_iteration"], record["restarts"], record["kills"]) == (2, 1, [])
+    with pytest.raises(UsageError, match="nothing to go on with"):
+        train.main([short_run.CASE, "--run-dir", str(run_dir), *short_run.SHORT, "--continue"])
+
+
+def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
+    assert "leave out --continue" in refused(tmp_path, "--continue")
+
+
 def test_an_unknown_case_is_named_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Did you mean gpt3_pp4_resume"):
         train.main(["gpt3_pp4_resum", "--run-dir", str(tmp_path)])
@@ -129,10 +170,3 @@ def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(CannotRun, match="a run needs 256"):
         phase.check_space(tmp_path / "run")
-
-
-def test_evidence_of_fewer_ranks_is_no_evidence(tmp_path: Path) -> None:
-    for rank in range(7):
-        (tmp_path / f"saved_0000050_rank{rank}.json").write_text("{}")
-    with pytest.raises(phase.TrainingFailed, match="7 of 8 ranks"):
-        phase.evidence(tmp_path, 8)

@@ -1,18 +1,19 @@
 """torch_dist checkpoints with megatron-core's strategies: saved asynchronously, loaded completely.
 
-A checkpoint of iteration N lies in ``iter_<N>/`` below the save folder; ``latest_checkpointed_iteration.txt``
-beside it names the newest complete one, as in Megatron. The tracker is written when every rank has written
-its part, never before.
+A checkpoint of iteration N lies in ``iter_<N>/`` below the save folder (``tasks.checkpoints``). When every
+rank has written its part, rank 0 writes the manifest (``tasks.manifest``) and then the tracker, never before.
+Nothing is loaded that does not match its manifest.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import inspect
-import os
+import shutil
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,15 +30,11 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from tasks import manifest
+from tasks.checkpoints import Choice, iteration_folder, write_tracker
+from tasks.ranks import integrity
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
-
-TRACKER = "latest_checkpointed_iteration.txt"
-
-
-def iteration_folder(root: str | Path, iteration: int) -> Path:
-    """Where the checkpoint of ``iteration`` lies, as Megatron names it."""
-    return Path(root) / f"iter_{iteration:07d}"
 
 
 @contextlib.contextmanager
@@ -96,6 +93,8 @@ class Checkpoints:
         self._queue = AsyncCallsQueue(persistent=args.use_persistent_ckpt_worker)
         self._save_strategy = self._make_save_strategy()
         self._saved_before = False
+        self._vouched_for: int | None = None
+        self.manifest_s = 0.0  # what this rank's part of the manifests cost the training
 
     def _make_save_strategy(self) -> Any:
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1)
@@ -157,7 +156,9 @@ class Checkpoints:
         _refuse_dead_worker()
         folder = iteration_folder(self.args.save, iteration)
         if self.args.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            # What an interrupted save left, or a checkpoint that was not good enough to resume from.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         torch.distributed.barrier()
         metadata = self._metadata()
         state = self._sharded_state(is_loading=False) | {
@@ -174,23 +175,29 @@ class Checkpoints:
             state,
             str(folder),
             self._save_strategy,
-            async_sharded_save=self.args.async_save,
+            async_sharded_save=True,
             validate_access_integrity=not (self._saved_before and self.args.ckpt_assume_constant_structure),
             content_metadata=_clean_metadata_for_serialization(metadata),
             **options,
         )
         self._saved_before = True
-        if request is None:
-            self._write_tracker(iteration)
-        else:
-            request.add_finalize_fn(lambda: self._write_tracker(iteration))
+        if request.async_fn is not None:
+            write = functools.partial(manifest.write_and_note, request.async_fn, folder, self.args.rank)
+            request = request._replace(async_fn=write)
+        request.add_finalize_fn(functools.partial(self._complete, iteration))
+        if self.args.async_save:
             self._queue.schedule_async_request(request)
+        else:
+            request.execute_sync()
 
-    def _write_tracker(self, iteration: int) -> None:
+    def _complete(self, iteration: int) -> None:
+        """Declare a checkpoint complete. megatron-core calls this when all ranks have written their part."""
         if self.args.rank == 0:
-            draft = Path(self.args.save) / f"{TRACKER}.draft"
-            draft.write_text(str(iteration))
-            os.replace(draft, Path(self.args.save) / TRACKER)
+            begin = time.monotonic()
+            folder = iteration_folder(self.args.save, iteration)
+            manifest.complete(folder, iteration=iteration, origin=self.args.checkpoint_origin)
+            write_tracker(self.args.save, iteration)
+            self.manifest_s += time.monotonic() - begin
 
     def finish_saves(self, *, blocking: bool) -> None:
         """Complete the saves whose files are written on every rank; all ranks call this together."""
@@ -204,19 +211,41 @@ class Checkpoints:
         """End the checkpoint worker now. What it had not finished stays without a tracker."""
         self._queue.close(abort=True)
 
+    def choose(self) -> Choice:
+        """Which checkpoint to load: that of ``--ckpt-step``, or else the newest that is whole; checked.
+
+        Errors: ``DamagedCheckpoint`` on all ranks.
+        """
+        if not self.args.load:
+            return Choice(iteration=None)
+        if self.args.ckpt_step is None:
+            choice = integrity.choose_newest(self.args.load, self.args.checkpoint_expected)
+        else:
+            choice = Choice(iteration=self.args.ckpt_step)
+            self._verify(self.args.ckpt_step)
+        self._vouched_for = choice.iteration
+        return choice
+
+    def _verify(self, iteration: int) -> None:
+        folder = iteration_folder(self.args.load, iteration)
+        integrity.verify(folder, iteration, self.args.checkpoint_expected)
+
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.
 
-        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``).
+        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``). Errors:
+        ``DamagedCheckpoint`` before anything is read that the manifest does not vouch for.
         """
+        if iteration != self._vouched_for:
+            self._verify(iteration)
         folder = str(iteration_folder(self.args.load, iteration))
         strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(folder)
         if self.args.ckpt_fully_parallel_load:
             group = parallel_state.get_data_parallel_group(with_context_parallel=True)
             strategy = FullyParallelLoadStrategyWrapper(strategy, group)
-        state = dist_checkpointing.load(
-            self._sharded_state(is_loading=True), folder, strategy, strict=self.args.dist_ckpt_strictness
-        )
+        wanted = self._sharded_state(is_loading=True)
+        with integrity.weights_only():
+            state = dist_checkpointing.load(wanted, folder, strategy, strict=self.args.dist_ckpt_strictness)
         if state["iteration"] != iteration:
             raise RuntimeError(f"{folder} holds iteration {state['iteration']}, not {iteration}")
         self._restore(state)
@@ -257,9 +286,3 @@ def restore_adam_steps(optimizer: MegatronOptimizer) -> None:
         for group in filter(lambda group: "step" in group, inner.param_groups):
             for parameter in group["params"]:
                 inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)
-
-
-def newest_iteration(root: str | Path) -> int | None:
-    """The newest complete checkpoint below ``root`` by its tracker; None without one."""
-    tracker = Path(root) / TRACKER
-    return int(tracker.read_text()) if tracker.is_file() else None

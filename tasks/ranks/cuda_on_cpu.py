@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 
 _CPU = torch.device("cpu")
+# Megatron prefers them wherever they are installed, as on a GPU host that is told to use its CPU.
+_WITHOUT_CPU_KERNELS = ("transformer_engine", "apex")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +264,8 @@ def install() -> None:
     that the installed torch does not have."""
     if torch.cuda.is_available():
         raise RuntimeError("the CPU stand-in for CUDA must not be installed on a CUDA host")
+    for package in _WITHOUT_CPU_KERNELS:
+        sys.modules[package] = None  # importing it fails, and megatron takes its own modules
     for row in replacements():
         setattr(row.owner, row.name, row.stand_in(getattr(row.owner, row.name)))
     # Its tracker of CUDA generators warns at every dropout that the CPU's moved: here they are one.

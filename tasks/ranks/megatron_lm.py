@@ -38,6 +38,7 @@ def run(
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
     checkout: Path | None = None,
+    **_: Any,  # what only our own program knows: attempts, and what a checkpoint must be of
 ) -> None:
     """Train as the command line ``words`` says, as one rank of an elastic agent's group.
 

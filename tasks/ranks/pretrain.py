@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import math
 import os
 import runpy
 import time
@@ -21,10 +22,15 @@ from megatron.core.num_microbatches_calculator import init_num_microbatches_calc
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
+from tasks.checkpoints import FALLBACKS
+from tasks.exits import UsageError
+from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
+
+SUMS_EVERY = 10  # iterations: how often the ranks add up what they measured
 
 
 def run(
@@ -33,15 +39,21 @@ def run(
     evidence: Path,
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
+    attempt: int = 0,
+    origin: Origin = ANY_ORIGIN,
+    expected: Origin = ANY_ORIGIN,
 ) -> None:
     """Train as the Megatron command line ``words`` says, as one rank of an elastic agent's group.
 
     ``evidence``: folder for this rank's digests of what was saved and loaded.
     ``rank_plugins``: Python files executed here before the model is built.
+    ``attempt``: how often the ranks of this phase were started before.
+    ``origin``: what the checkpoints saved here are of; ``expected``: what a loaded one must be of.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args = parse_arguments(words, world_size=world_size)
-    args.rank = rank
+    args.rank, args.attempt = rank, attempt
+    args.checkpoint_origin, args.checkpoint_expected = origin, expected
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
     begin = time.monotonic()
@@ -67,7 +79,13 @@ def _start_groups(args: argparse.Namespace) -> None:
     checkpoint.start_worker(args)
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
-    torch.distributed.init_process_group(args.distributed_backend, timeout=timeout)
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
+    # The agent's store outlives an attempt: without a prefix, a restarted rank reads the addresses that ranks
+    # of the attempt before left there, and is refused.
+    store = torch.distributed.PrefixStore(f"attempt{args.attempt}", store)
+    torch.distributed.init_process_group(
+        args.distributed_backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         pipeline_model_parallel_size=args.pipeline_model_parallel_size,
@@ -133,13 +151,16 @@ class Trainer:
 
     def load(self) -> None:
         """Resume from ``--load`` where there is a checkpoint."""
-        wanted = self.args.ckpt_step
-        if wanted is None and self.args.load:
-            wanted = checkpoint.newest_iteration(self.args.load)
+        self._note("loading checkpoint")
+        begin = time.monotonic()
+        choice = self.checkpoints.choose()
+        self.seconds["verify"] = time.monotonic() - begin
+        wanted = choice.iteration
+        if choice.skipped:
+            self._tell(choice.lines())
         if wanted is None and self.args.exit_on_missing_checkpoint:
-            raise FileNotFoundError(f"--load {self.args.load} holds no complete checkpoint")
+            raise UsageError(f"--load {self.args.load} holds no complete checkpoint; train first")
         if wanted is not None:
-            self._note("loading checkpoint")
             begin = time.monotonic()
             self.consumed_samples = self.checkpoints.load(wanted)
             self.iteration = wanted
@@ -147,6 +168,13 @@ class Trainer:
         self.begin()
         if wanted is not None:
             self._write_evidence("loaded")
+
+    def _tell(self, lines: list[str]) -> None:
+        print(*lines, sep="\n", flush=True)
+        if self.args.rank == 0:
+            self.evidence.mkdir(parents=True, exist_ok=True)
+            with (self.evidence / FALLBACKS).open("a") as file:  # of several attempts, all are kept
+                print(*lines, sep="\n", file=file)
 
     def begin(self) -> None:
         """Prepare the batches that come next."""
@@ -164,6 +192,7 @@ class Trainer:
         self.config = model.connect_schedule(args, self.chunks, self.optimizer)
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
+        self.sums = scalars.SumsOverRanks()
         self.overlap = overlap.Overlap(self.chunks)
         self.resources = resources.Resources(args)
         for chunk in self.chunks:
@@ -184,10 +213,14 @@ class Trainer:
             if self._every(args.check_weight_hash_across_dp_replicas_interval):
                 with checkpoint.gathered_parameters(args, self.chunks):
                     self._check_weight_hashes()
-            if args.save and self._every(args.save_interval):
+            saves, ends = args.save and self._every(args.save_interval), self._every(args.exit_interval)
+            if saves or ends or self._every(SUMS_EVERY):
+                self._write_sums()
+            if saves:
                 self._save()
-            if self._every(args.exit_interval):
+            if ends:
                 break
+        self._write_sums()
 
     def _every(self, interval: int | None) -> bool:
         return bool(interval) and self.iteration % interval == 0
@@ -241,14 +274,13 @@ class Trainer:
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
         self._note("logging")
-        values = self._job_scalars()
+        self._keep_for_sums()
         if not losses:
-            self._note("logging")
             return
         loss = float(scalars.mean_loss(losses))
         end.record()
         end.synchronize()
-        values |= {
+        values = {
             "lm loss": loss,
             "grad-norm": grad_norm,
             "learning-rate": self.optimizer.param_groups[0]["lr"],
@@ -262,17 +294,20 @@ class Trainer:
         self._note("logging", loss)
         scalars.refuse_bad_loss(loss, self.iteration)
 
-    def _job_scalars(self) -> dict[str, Any]:
-        """What all ranks measured together; a collective, so every rank must come here."""
-        parts: dict[str, Any] = self.overlap.take() | self.resources.take(self.iteration)
+    def _keep_for_sums(self) -> None:
+        values = self.overlap.take() | self.resources.take(self.iteration)
         if self.args.log_params_norm:
-            parts["params-norm"] = scalars.parameters_square(self.chunks)
-        values = scalars.sum_over_ranks(parts)
-        if "params-norm" in values:
-            values["params-norm"] = values["params-norm"].sqrt()
-        for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
-            values[name] = values[name] / self.args.world_size
-        return values | resources.scalars_from(values)
+            values["params-norm"] = scalars.parameters_square(self.chunks)
+        self.sums.add(self.iteration, values)
+
+    def _write_sums(self) -> None:
+        """Record what all ranks measured together since the last time; every rank must come here."""
+        for iteration, sums in self.sums.take():
+            if "params-norm" in sums:
+                sums["params-norm"] = math.sqrt(sums["params-norm"])
+            for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
+                sums[name] /= self.args.world_size
+            self.scalars.write(iteration, sums | resources.scalars_from(sums))
 
     def _save(self) -> None:
         self._note("saving checkpoint")
@@ -288,6 +323,7 @@ class Trainer:
         begin = time.monotonic()
         self.checkpoints.close()
         self.seconds["finish"] = time.monotonic() - begin
+        self.seconds["manifest"] = self.checkpoints.manifest_s
         self.scalars.close()
         state.write_evidence(self.evidence, "seconds", self.iteration, self.args, self.seconds)
         self._note("finished")

@@ -91,8 +91,8 @@ class Resources:
         self._steps += 1
 
     def take(self, iteration: int) -> dict[str, Any]:
-        """This rank's seconds since the last call, and its growth of memory in its own place of a vector."""
-        growth = torch.zeros(self._args.world_size)
+        """This rank's seconds since the last call, and its growth of memory in its own place of a list."""
+        growth = [0] * self._args.world_size
         growth[self._args.rank] = self._memory_growth(iteration)
         seconds = {name: watch.take() for name, watch in self._watches.items()}
         self._piece_s = seconds[_PIECE] = seconds[_PIECE] or self._piece_s
@@ -107,11 +107,11 @@ class Resources:
         return max(now[kind] - self._memory_at_start[kind] for kind in now)
 
 
-def scalars_from(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def scalars_from(sums: dict[str, Any]) -> dict[str, float]:
     """The scalars of the job, from the sums of what ``Resources.take`` returned on all ranks (taken out)."""
     seconds = {name: sums.pop(name) for name in (_FORWARD, _BACKWARD, _PIECE, _STEP)}
     return {
-        MEMORY_GROWTH: sums.pop(MEMORY_GROWTH).max(),
+        MEMORY_GROWTH: max(sums.pop(MEMORY_GROWTH)),
         RELATIVE_FORWARD_TIME: seconds[_FORWARD] / seconds[_PIECE],
         RELATIVE_BACKWARD_TIME: seconds[_BACKWARD] / seconds[_PIECE],
         RELATIVE_STEP_TIME: seconds[_STEP] / seconds[_PIECE],

@@ -44,6 +44,16 @@ def test_a_name_that_torch_no_longer_has_stops_the_installation() -> None:
     assert "empty_cache" in finished.stderr
 
 
+def test_packages_with_kernels_for_gpus_alone_are_not_taken(tmp_path) -> None:
+    for package in ("transformer_engine", "apex"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("__version__ = '2.20.2'")
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + INSTALLED
+    code += "from megatron.core.extensions import transformer_engine as te\nprint(te.HAVE_TE)"
+    finished = python(code)
+    assert finished.stdout.strip().endswith("False"), finished.stderr
+
+
 def test_it_refuses_a_cuda_host() -> None:
     finished = python("import torch\ntorch.cuda.is_available = lambda: True\n" + INSTALLED)
     assert "must not be installed on a CUDA host" in finished.stderr

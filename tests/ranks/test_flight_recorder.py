@@ -1,0 +1,58 @@
+"""A rank that waits inside a collective still says in which."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tasks.case import REPOSITORY
+from tasks.collectives import waiting
+
+ALONE = """
+import os, sys, torch
+from pathlib import Path
+from tasks.ranks import flight_recorder
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+flight_recorder.answer(folder / f"{rank}.json")
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+torch.distributed.all_reduce(torch.zeros(1))
+print("ready", flush=True)
+if rank == 0:
+    torch.distributed.all_reduce(torch.zeros(1))
+sys.stdin.read()
+"""
+
+
+def test_the_collective_is_told_from_inside_it(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALONE, str(rank), str(tmp_path)],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [rank.stdout.readline() for rank in ranks] == ["ready\n"] * 2
+        records: dict[int, dict] = {}
+        deadline = time.monotonic() + 30
+        while not (found := waiting(records)) and time.monotonic() < deadline:
+            for number, rank in enumerate(ranks):
+                (tmp_path / f"{number}.json").unlink(missing_ok=True)
+                rank.send_signal(signal.SIGUSR2)
+                while not (tmp_path / f"{number}.json").exists():
+                    assert rank.poll() is None
+                    time.sleep(0.01)
+                records[number] = json.loads((tmp_path / f"{number}.json").read_text())
+        assert set(found) == {0}
+        assert (found[0].name, found[0].ranks, found[0].absent) == ("gloo:all_reduce", (0, 1), (1,))
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()

@@ -1,0 +1,91 @@
+"""Which rank is named as the one that failed, with which kind and exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tasks import failures
+from tasks.exits import TrainingFailed
+from tasks.failures import failure_of, told_by_kind
+from tasks.infrastructure import InfrastructureFailure
+
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:50835: Connection reset by peer"
+NO_SPACE_LEFT = "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("notes", "codes", "code", "said"),
+    [
+        ({0: LOST, 1: LOST}, {}, 3, "transport: rank 0 failed: RuntimeError: [gloo"),
+        ({0: LOST, 1: "ValueError: enough"}, {}, 3, "rank 1 failed: ValueError: enough"),
+        ({0: LOST, 1: NO_SPACE_LEFT}, {}, 5, "no space: rank 1 failed: OSError"),
+        ({0: LOST}, {2: -9}, 3, "killed rank: rank 2 was killed by SIGKILL"),
+        ({0: LOST}, {2: -11}, 3, "rank 2 was killed by SIGSEGV"),
+        ({}, {1: 7, 2: -15}, 3, "rank 1 ended with exit code 7"),
+    ],
+)
+def test_a_failure_has_the_exit_code_of_its_kind(
+    tmp_path: Path, notes: dict[int, str], codes: dict[int, int], code: int, said: str
+) -> None:
+    for rank, error in notes.items():
+        note = {"seconds": float(rank), "error": error}
+        failures.note_file(tmp_path, rank).write_text(json.dumps(note))
+    failure = failure_of(tmp_path, codes)
+    assert failure.exit_code == code
+    assert str(failure).startswith(said)
+    kind = json.loads((tmp_path / "failure.json").read_text())["kind"]
+    assert kind == (said.partition(":")[0] if ": rank" in said else None)
+
+
+def test_the_first_that_failed_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    for rank in (4, 2):
+        failures.note(tmp_path, rank, ValueError(f"of rank {rank}"))
+    (tmp_path / "rank4.log").write_text("what it said")
+    assert str(failure_of(tmp_path, {2: 1, 4: 1})) == (
+        f"rank 4 failed: ValueError: of rank 4; its log: {tmp_path}/rank4.log; last lines:\n  | what it said"
+    )
+
+
+def test_a_kill_that_the_case_asks_for_is_no_failure_of_the_surroundings(tmp_path: Path) -> None:
+    failure = failure_of(tmp_path, {2: -9}, kills_wanted=True, max_restarts=1)
+    assert type(failure) is TrainingFailed
+    assert "rank 2 was killed by SIGKILL; given up after 1 restarts (--max-restarts 1)" in str(failure)
+
+
+def test_a_note_that_was_cut_off_is_no_space_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures.note_file(tmp_path, 1).touch()
+    failure = failure_of(tmp_path, {1: 1})
+    assert failure.exit_code == 3
+    assert "could not write why it failed (killed on the way)" in str(failure)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr("os.fsync", full)
+    failure = failure_of(tmp_path, {1: 1})
+    assert failure.exit_code == 5
+    assert "make space" in str(failure)
+
+
+def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> None:
+    def failing() -> None:
+        try:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        except OSError as cause:
+            raise RuntimeError("the connection to the store has failed") from cause
+
+    with pytest.raises(InfrastructureFailure, match="port taken: the elastic agent") as told:  # noqa: SIM117
+        with told_by_kind(tmp_path):
+            failing()
+    assert told.value.exit_code == 5
+    assert json.loads((tmp_path / "failure.json").read_text())["kind"] == "port taken"
+    with pytest.raises(ValueError, match="anything else"), told_by_kind(tmp_path):
+        raise ValueError("anything else")
