@@ -85,15 +85,7 @@ def case(session: nox.Session) -> None:
         session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
         finish(session, exits.USAGE)
     prepare(session)
-    folder = options.case_file if options.case_file.is_dir() else options.case_file.parent
-    finish(session, run_case(session, folder.resolve().name, options))
-
-
-@nox.session(default=False)
-def survey(session: nox.Session) -> None:
-    """Tell of every case file of a Megatron-LM checkout whether it runs here: nox -s survey -- PATH."""
-    prepare(session)
-    finish(session, step(session, "survey", *session.posargs))
+    finish(session, run_case(session, options.case_file.resolve().parent.name, options))
 
 
 @nox.session

@@ -91,7 +91,7 @@ def test_the_menu_lists_every_session_with_a_line() -> None:
         "doctor",
         "clean",
         "case",
-        "survey",
+        ,
     }
     assert all(line.endswith(".") for line in lines.values())
 
