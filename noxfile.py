@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -16,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nox
+import nox.registry
 import nox.virtualenv
 
 REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, platforms  # noqa: E402
+from tasks import exits, nodes, plan, platforms, subject  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -64,6 +66,12 @@ signal.signal(signal.SIGTERM, stop)
 # ---- sessions ----
 
 
+def needs_data(case: str) -> bool:
+    """Whether the case waits for a data set that nobody has pointed to."""
+    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
+    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
+
+
 def run_case_session(session: nox.Session, case: str) -> None:
     """Prepare, then run one case."""
     options = read_options(session)
@@ -73,24 +81,14 @@ def run_case_session(session: nox.Session, case: str) -> None:
 
 for _case in CASES:
     _session = functools.partial(run_case_session, case=_case)
-    _session.__doc__ = f"Train {_case}, restart it from its checkpoint, compare every step."
+    _needs = "; needs DATA_PATH" if needs_data(_case) else ""
+    _session.__doc__ = f"Train this case, restart it from its checkpoint, compare every step{_needs}."
     nox.session(name=_case, default=False)(_session)
-
-
-@nox.session(default=False)
-def case(session: nox.Session) -> None:
-    """Run a case of Megatron-LM's functional tests as it is: nox -s case -- --case-file PATH."""
-    options = read_options(session)
-    if not options.case_file:
-        session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
-        finish(session, exits.USAGE)
-    prepare(session)
-    finish(session, run_case(session, options.case_file.resolve().parent.name, options))
 
 
 @nox.session
 def regress(session: nox.Session) -> None:
-    """Run every case that fits this machine; --keep-going goes on after a failure."""
+    """Run every case that fits this machine: the one to begin with; --keep-going after a failure."""
     options = read_options(session)
     prepare(session)
     code = 0
@@ -106,20 +104,32 @@ def regress(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def record(session: nox.Session) -> None:
-    """Write golden cards from three equal runs: nox -s record -- [CASE] --reason TEXT; no CASE: all."""
+def case(session: nox.Session) -> None:
+    """Run a case of Megatron-LM's functional tests as it is: nox -s case -- --case-file PATH."""
+    options = read_options(session)
+    if not options.case_file:
+        session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
+        finish(session, exits.USAGE)
     prepare(session)
-    named = bool(session.posargs) and not session.posargs[0].startswith("-")
-    cases = [session.posargs[0]] if named else [case for case in CASES if records_cards(case)]
+    finish(session, run_case(session, options.case_file.resolve().parent.name, options))
+
+
+@nox.session(default=False)
+def record(session: nox.Session) -> None:
+    """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
+    prepare(session)
+    arguments = task_arguments(session)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    cases = [arguments[0]] if named else [case for case in CASES if records_cards(case)]
     for case in cases:
-        finish(session, step(session, "record", case, *session.posargs[named:]))
+        finish(session, step(session, "record", case, *arguments[named:]))
 
 
 @nox.session(default=False)
 def tests(session: nox.Session) -> None:
-    """Lint, run the unit tests, then one full main job; arguments go to pytest, alone."""
+    """Test the harness itself: lint, unit tests, one main job; with arguments: pytest alone."""
     prepare(session)
-    arguments = [argument for argument in session.posargs if argument != "--dry-run"]
+    arguments = task_arguments(session)
     if arguments:
         run(session, "pytest", *arguments)
     else:
@@ -130,9 +140,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Plant faults, one after the other, and tell what catches them: nox -s faults -- NAME."""
+    """Plant faults and tell what catches them, all or one: nox -s faults -- NAME."""
     prepare(session)
-    finish(session, step(session, "faults", *session.posargs))
+    finish(session, step(session, "faults", *task_arguments(session)))
 
 
 @nox.session(default=False)
@@ -145,15 +155,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
-    """Tell what this machine is, what can run here and what is missing; --json for programs."""
+    """Tell what this machine is, what can run here and what the rest lacks; --json for programs."""
     prepare(session)
-    finish(session, step(session, "doctor", *session.posargs))
+    finish(session, step(session, "doctor", *task_arguments(session)))
 
 
 @nox.session(default=False, venv_backend="none")
 def clean(session: nox.Session) -> None:
     """Remove old run directories, never a running one: nox -s clean -- --keep 5."""
     session.run(sys.executable, "-m", "tasks.clean", *session.posargs)
+
+
+def task_arguments(session: nox.Session) -> list[str]:
+    """What is behind ``--`` for the task alone: a dry run is the session's affair."""
+    return [argument for argument in session.posargs if argument != "--dry-run"]
 
 
 # ---- one case ----
@@ -169,20 +184,28 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     )
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
     parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
-    parser.add_argument("--megatron-lm", metavar="PATH", help="test this checkout of Megatron-LM")
-    parser.add_argument("--trainer", metavar="NAME", help="megatron: the training loop of the pinned wheel")
-    parser.add_argument("--subject", metavar="NAME", help="keep golden cards apart by this name")
+    subject.add_options(parser)
     parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
     parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    nodes.add_options(parser)
     try:
         options = parser.parse_args([] if session.name == "tests" else session.posargs)
     except SystemExit as stop:  # argparse has printed its message, or its help
         if stop.code:
             finish(session, exits.USAGE)
         session.skip("nothing was run")
+    try:
+        options.nodes = nodes.read(options)
+    except exits.TaskError as error:
+        session.log(f"error: {error}")
+        finish(session, error.exit_code)
+    if options.nodes.several and not options.run_dir:
+        session.log("error: several machines need one folder that all of them see: give --run-dir DIR")
+        finish(session, exits.USAGE)
     return options
 
 
@@ -196,44 +219,29 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
     data = ["--data-path", options.data_path] if options.data_path else []
     timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
+    restarts = ["--max-restarts", options.max_restarts] if options.max_restarts else []
     retries = ["--retries", options.retries] if options.retries else []
-    common = [*settings, *plugins, *data, *timeout, *retries]
+    among = nodes.words(options)
+    common = [*settings, *plugins, *data, *timeout, *restarts, *retries, *among]
     named = ["--case-file", str(options.case_file)] if options.case_file else [case]
-    launch = [*named, *directory, *common, *subject_words(options)]
+    launch = [*named, *directory, *common, *subject.words(options)]
     card = []
     if options.baseline:
         card = ["--golden", str(run_dir / "baseline" / "actual_phase1.json")]
         base = [*named, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
-    if DRY_RUN:
-        session.log(
-            f"golden card: goldens/{case}/golden_values_{ENVIRONMENT}_<platform>.json, else its generic one"
-        )
+    for line in plan.describe(case, options.nodes) if DRY_RUN else ():
+        session.log(line)
     with held(run_dir):
         code = step(session, "train", *base) if options.baseline else 0
         code = code or step(session, "train", *launch) or step(session, "resume", *launch)
         if not code:
-            code = step(session, "diff", case, *directory, *card)
-            drawn = step(session, "report", *directory)
+            code = step(session, "diff", case, *directory, *card, *among)
+            drawn = step(session, "report", *directory) if options.nodes.first else exits.PASSED
             code = code or drawn
     if code:
-        session.log(f"{case}: {MEANINGS[code]} (exit code {code}); see {run_dir}")
+        see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage is told before anything is written
+        session.log(f"{case}: {MEANINGS[code]} (exit code {code}){see}")
     return code
-
-
-def subject_words(options: argparse.Namespace) -> list[str]:
-    """The flags that choose the program under test, for the tasks that launch it."""
-    chosen = {
-        "--megatron-lm": options.megatron_lm,
-        "--trainer": options.trainer,
-        "--subject": options.subject,
-    }
-    return [word for flag, value in chosen.items() if value for word in (flag, value)]
-
-
-def needs_data(case: str) -> bool:
-    """Whether the case waits for a data set that nobody has pointed to."""
-    text = (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
-    return "${DATA_PATH}" in text and not os.environ.get("DATA_PATH")
 
 
 def records_cards(case: str) -> bool:
@@ -257,7 +265,7 @@ def step(session: nox.Session, task: str, *arguments: str) -> int:
 def run(session: nox.Session, *command: str) -> None:
     """Run a command of the environment, or print it."""
     if DRY_RUN:
-        session.log(f"would run: {' '.join(command)}")
+        session.log(f"would run: {shlex.join(command)}")
         return
     session.run(
         *command,
@@ -399,3 +407,9 @@ def pins_digest() -> str:
     files = [PINS, GPU_PINS] if on_gpus() else [PINS]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(sys.version.encode() + content).hexdigest()
+
+
+# nox itself would exit with 3, which here says that a training failed, and would not tell what there is.
+if problem := plan.unknown_session(sys.argv[1:], list(nox.registry.get())):
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(exits.USAGE)

@@ -11,8 +11,13 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.exits import UsageError, exit_with
+from tasks import nodes
+from tasks.exits import PASSED, UsageError, exit_with
+
+if TYPE_CHECKING:
+    from tasks.meeting import Meeting
 
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
@@ -25,6 +30,21 @@ def main(words: list[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(words)
     _refuse_half_a_pair(arguments)
+    among = nodes.read(arguments)
+    if arguments.run_dir and among.several:
+        from tasks.meeting import LAST_STEP, attend
+
+        def compare_on_node_0(meeting: Meeting) -> int:
+            return _compare(arguments) if meeting.first else PASSED
+
+        code = attend(among, arguments.run_dir, LAST_STEP, compare_on_node_0)
+        if not among.first:
+            print(f"node 0 judged the run and prints the table: exit code {code}")
+        return code
+    return _compare(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
     # NumPy only from here on: --help and a mistyped option answer at once.
     from tasks import judge, report
 
@@ -107,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--steps", metavar="A-B", help="compare these steps only; the table says so")
     parser.add_argument("--format", choices=FORMATS, default="table")
+    nodes.add_options(parser)
     return parser
 
 

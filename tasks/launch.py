@@ -14,11 +14,11 @@ import importlib
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import time
 import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks import attempts, collectives, failures, infrastructure, mps, nccl
+from tasks import nodes as nodes_module
 from tasks.case import Kill
 from tasks.checkpoints import list_checkpoints
 from tasks.exits import TRAINING_FAILED, Hang, TaskError
 from tasks.killer import Killed, Killer
 from tasks.manifest import ANY_ORIGIN, Origin
+from tasks.nodes import ALONE, Nodes
 from tasks.progress import ProgressBoard
 from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
@@ -43,7 +45,6 @@ _SHARED_MODULES = (
     "torch.distributed.launcher.api",
     "torch.utils.tensorboard",
 )
-_LOOPBACK = "127.0.0.1"
 _FORK_POLL_S = 0.005
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -55,7 +56,7 @@ class Phase:
 
     words: tuple[str, ...]  # Megatron's command line
     directory: Path
-    world_size: int
+    world_size: int  # ranks on all nodes
     device: str  # "cpu" or "cuda"
     ranks_per_gpu: int = 0
     steps: tuple[int, int]
@@ -68,6 +69,12 @@ class Phase:
     subject: Subject = OURS
     kills: tuple[Kill, ...] = ()
     checkpoints: Path | None = None  # where a restarted attempt finds the newest one
+    nodes: Nodes = ALONE
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on each node."""
+        return self.world_size // self.nodes.count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +95,13 @@ def launch(phase: Phase) -> Outcome:
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here; no name has to be looked up
+    for name, value in nodes_module.agent_variables(phase.nodes).items():
+        os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
         _preload(phase.device, phase.ranks_per_gpu, phase.subject)
         daemon.join(print)
-        board = ProgressBoard(phase.world_size)
+        board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
         with failures.told_by_kind(phase.directory), _no_process_left_behind(), dog, killer:
@@ -140,20 +148,17 @@ def _newest_checkpoint(phase: Phase) -> int | None:
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they report is reported below, in one place
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=phase.world_size,
-        run_id=uuid.uuid4().hex,
+        min_nodes=phase.nodes.count,
+        max_nodes=phase.nodes.count,
+        nproc_per_node=phase.local_ranks,
         rdzv_backend="c10d",
-        # A free port; and a numeric address, since looking up a name takes a lock of the C library that a
-        # thread of the agent may hold just when it forks: that rank would wait for it forever.
-        rdzv_endpoint=f"{_LOOPBACK}:0",
-        local_addr=_LOOPBACK,
+        **nodes_module.agent_settings(phase.nodes, phase.directory),
         start_method="fork",
         max_restarts=phase.max_restarts,
         monitor_interval=0.1,
@@ -175,6 +180,9 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
             kills_wanted=bool(phase.kills),
             killed_for_memory=infrastructure.memory_kills() > memory_kills,
         ) from None
+    except RendezvousError as error:
+        trained = dog.first_note_s is not None
+        raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
 
@@ -198,6 +206,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
+    print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
     failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
@@ -226,7 +235,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
 
 
 def _wait_for_forks(board: ProgressBoard) -> None:
-    """Connect to nothing before all ranks of this attempt are forked.
+    """Connect to nothing before all ranks of this attempt are forked on this node.
 
     The agent's store looks up the name of whoever connects, in a thread, under a lock of the C library. A
     rank forked at that moment inherits the lock taken, and hangs at its own first look-up. Measured without

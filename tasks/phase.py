@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import attempts, corpus, gpu_memory, platforms, subject
+from tasks import attempts, corpus, gpu_memory, nodes, platforms, subject
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
@@ -23,6 +23,7 @@ from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
 from tasks.manifest import ANY_ORIGIN, Origin, Topology
+from tasks.meeting import Meeting
 from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -39,14 +40,16 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
-    subject: subject.Subject
+    nodes: nodes.Nodes
+    subject: subject.Subject = subject.OURS
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
         facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
-        return facts | self.subject.facts()
+        among = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
+        return facts | self.subject.facts() | among
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +107,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " process) is tried again (default: never)",
     )
     subject.add_options(parser)
+    nodes.add_options(parser)
 
 
-def prepare(options: argparse.Namespace) -> Setup:
+def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts."""
     for plugin in options.rank_plugin:
         if not plugin.is_file():
@@ -117,8 +121,10 @@ def prepare(options: argparse.Namespace) -> Setup:
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
     tested = subject.choose(options)
-    platform = platforms.detect()
+    platform = nodes.spread(platforms.detect(), among)
     case = read_case(options, platform, tested)
+    if among.several and case.kills:
+        raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
     arguments = understood(case, platform, tested)
     if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)
@@ -136,6 +142,7 @@ def prepare(options: argparse.Namespace) -> Setup:
         max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
         subject=tested,
         goldens=case.path.parent.resolve() if options.case_file is not None else None,
+        nodes=among,
     )
 
 
@@ -241,9 +248,14 @@ def origin_of(setup: Setup) -> Origin:
 
 
 def run_phase(
-    setup: Setup, number: int, *, load_iteration: int | None = None, expected: Origin | None = None
+    setup: Setup,
+    number: int,
+    meeting: Meeting,
+    *,
+    load_iteration: int | None = None,
+    expected: Origin | None = None,
 ) -> None:
-    """Launch phase ``number`` and write its record and its values beside it.
+    """Launch phase ``number`` together with the other nodes and write its record and its values beside it.
 
     ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
     checkpoint of this very case and topology.
@@ -254,8 +266,10 @@ def run_phase(
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
+    meeting.ready(setup.fingerprint)
+    on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
-        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks,"
+        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
         f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
         flush=True,
     )
@@ -276,9 +290,13 @@ def run_phase(
             subject=setup.subject,
             kills=setup.case.kills,
             checkpoints=setup.run_dir / "checkpoints",
+            nodes=setup.nodes,
         )
     )
-    collect(setup, number, outcome)
+    if meeting.first:
+        folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
+        meeting.refresh(directory, directory / "evidence", *folders)
+        collect(setup, number, outcome)
 
 
 def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:

@@ -22,15 +22,16 @@ ACTIVITIES = (
     "finished",
 )
 _OF_THE_STEP_BEFORE = ("logging", "saving checkpoint")
-_ROW = struct.Struct("=qqqdd")  # process id, step, activity, seconds (monotonic), lm loss
+_ROW = struct.Struct("=qqqddq")  # process id, step, activity, seconds (monotonic), lm loss, rank
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one rank last noted. ``step`` counts completed steps; ``seconds`` is on ``time.monotonic``'s
-    clock, the same in every process.
+    """What a rank last noted. ``rank`` counts all of the job; ``step`` completed steps. ``seconds`` is on
+    ``time.monotonic``'s clock, the same in every process of this node.
     """
 
+    rank: int
     process_id: int
     step: int
     activity: str
@@ -49,7 +50,7 @@ class Row:
 
 
 class ProgressBoard:
-    """One row a rank."""
+    """One row a rank of this node. A node's ranks follow one another, and every node has as many."""
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
@@ -59,16 +60,19 @@ class ProgressBoard:
         self, rank: int, *, process_id: int, step: int, activity: str, loss: float = float("nan")
     ) -> None:
         """Write ``rank``'s row."""
-        row = (process_id, step, ACTIVITIES.index(activity), time.monotonic(), loss)
-        _ROW.pack_into(self._memory, rank * _ROW.size, *row)
+        row = (process_id, step, ACTIVITIES.index(activity), time.monotonic(), loss, rank)
+        _ROW.pack_into(self._memory, rank % self.world_size * _ROW.size, *row)
 
     def rows(self) -> list[Row]:
         """All rows, in the order of ranks; a rank that noted nothing yet has process id 0."""
         rows = []
-        for rank in range(self.world_size):
-            process_id, step, activity, seconds, loss = _ROW.unpack_from(self._memory, rank * _ROW.size)
+        for index in range(self.world_size):
+            process_id, step, activity, seconds, loss, rank = _ROW.unpack_from(
+                self._memory, index * _ROW.size
+            )
             rows.append(
                 Row(
+                    rank=rank if process_id else index,
                     process_id=process_id,
                     step=step,
                     activity=ACTIVITIES[activity],

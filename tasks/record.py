@@ -90,9 +90,8 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
             command = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(directory)]
             code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
             if code:
-                error = TaskError(
-                    f"tasks.{task} ended with exit code {code}; no card was written; see {directory}"
-                )
+                see = f"; see {directory}" if directory.exists() else ""
+                error = TaskError(f"tasks.{task} ended with exit code {code}; no card was written{see}")
                 known = (USAGE, TRAINING_FAILED, HANG, CANNOT_RUN)
                 error.exit_code = code if code in known else TRAINING_FAILED
                 raise error

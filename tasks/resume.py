@@ -10,9 +10,10 @@ import argparse
 import functools
 import sys
 
-from tasks import checkpoints, phase, retries
+from tasks import checkpoints, nodes, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
+from tasks.meeting import Meeting, attend
 
 
 def main(words: list[str] | None = None) -> int:
@@ -22,18 +23,24 @@ def main(words: list[str] | None = None) -> int:
     )
     phase.add_options(parser)
     options = parser.parse_args(words)
+    among = nodes.read(options)
+    nodes.refuse_alone_only(among, retries=options.retries > 0)
     if options.retries > 0:
         return retries.supervise(
             "resume", words or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
         )
+    return attend(among, options.run_dir, "resume", functools.partial(_resume, options))
+
+
+def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
         raise UsageError(
             f"{options.run_dir} holds no run to restart: run python -m tasks.train with it first"
         )
-    if (options.run_dir / "phase2").exists():
+    if meeting.first and (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
-    setup = phase.prepare(options)
+    setup = phase.prepare(options, meeting.nodes)
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
@@ -44,7 +51,7 @@ def main(words: list[str] | None = None) -> int:
     else:
         checkpoints.check_of_megatron_lm(setup.run_dir / "checkpoints", iteration)
     phase.check_space(setup.run_dir)
-    phase.run_phase(setup, 2, load_iteration=iteration)
+    phase.run_phase(setup, 2, meeting, load_iteration=iteration)
     return PASSED
 
 

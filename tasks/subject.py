@@ -154,6 +154,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def words(options: argparse.Namespace) -> list[str]:
+    """The same flags again, for the task that launches."""
+    chosen = {
+        "--megatron-lm": options.megatron_lm,
+        "--trainer": options.trainer,
+        "--subject": options.subject,
+    }
+    return [word for flag, value in chosen.items() if value for word in (flag, str(value))]
+
+
 def choose(options: argparse.Namespace) -> Subject:
     """The subject that the command line asks for.
 

@@ -11,9 +11,10 @@ import functools
 import sys
 from pathlib import Path
 
-from tasks import phase, retries
+from tasks import nodes, phase, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
+from tasks.meeting import Meeting, attend
 
 
 def main(words: list[str] | None = None) -> int:
@@ -30,18 +31,25 @@ def main(words: list[str] | None = None) -> int:
         " counts it as a restart",
     )
     options = parser.parse_args(words)
+    among = nodes.read(options)
+    nodes.refuse_alone_only(among, retries=options.retries > 0, go_on=options.go_on)
     if options.retries > 0:
         return retries.supervise(
             "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
         )
-    _check_run_dir(options.run_dir, go_on=options.go_on)
-    setup = phase.prepare(options)
+    if among.first:
+        _check_run_dir(options.run_dir, go_on=options.go_on)
+    return attend(among, options.run_dir, "train", functools.partial(_train, options))
+
+
+def _train(options: argparse.Namespace, meeting: Meeting) -> int:
+    setup = phase.prepare(options, meeting.nodes)
     phase.check_space(setup.run_dir)
     if options.go_on:
         phase.check_same_run(setup)
-    else:
+    elif meeting.first:
         phase.write_case_file(setup)
-    phase.run_phase(setup, 1)
+    phase.run_phase(setup, 1, meeting)
     return PASSED
 
 

@@ -21,6 +21,7 @@ FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
 SLOWEST_STEP_FACTOR = 10.0
 _POLL_S = 0.1
 _PLAIN_LINE_EVERY_S = 10.0
+_SAY_GONE_AFTER_S = 3.0
 
 
 class Watchdog:
@@ -56,10 +57,18 @@ class Watchdog:
         last_change = time.monotonic()
         last_notes: list[tuple[int, float]] = []
         last_step, last_step_s = -1, time.monotonic()
+        gone_since, said_gone = None, False
         while not self._stop.wait(_POLL_S):
             rows, now = self._board.rows(), time.monotonic()
             notes = [(row.process_id, row.seconds) for row in rows]
-            if notes != last_notes:
+            gone_since = (gone_since or now) if _are_gone(rows) else None
+            if gone_since and not said_gone and now - gone_since > _SAY_GONE_AFTER_S:
+                said_gone = True
+                print(
+                    "the ranks of this node have ended; waiting for the other nodes to start again",
+                    flush=True,
+                )
+            if notes != last_notes or gone_since:
                 last_notes, last_change = notes, now
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
@@ -81,17 +90,17 @@ class Watchdog:
         return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._slowest_step_s)
 
     def _end_hang(self, rows: list[Row], silence_s: float) -> None:
-        alive = {rank: row.process_id for rank, row in enumerate(rows) if row.process_id}
+        alive = {row.rank: row.process_id for row in rows if row.process_id}
         said = stacks.collect(self._directory, alive)
         native = stacks.collect_native(self._directory, alive)
-        behind = min(range(len(rows)), key=lambda rank: rows[rank].progress)
+        behind = min(rows, key=lambda row: row.progress)
         lines = [
-            f"no rank made progress for {silence_s:.0f} s; rank {behind} is behind ({rows[behind].place})"
+            f"no rank made progress for {silence_s:.0f} s; rank {behind.rank} is behind ({behind.place})"
         ]
-        for rank, row in enumerate(rows):
+        for row in rows:
             silent_s = time.monotonic() - row.seconds
-            own, *children = said.get(rank, ["gave no stack"])
-            lines.append(f"  rank {rank}: {row.place}, silent for {silent_s:.0f} s; {own}")
+            own, *children = said.get(row.rank, ["gave no stack"])
+            lines.append(f"  rank {row.rank}: {row.place}, silent for {silent_s:.0f} s; {own}")
             lines += [f"    {child}" for child in children]
         lines.append(f"  whole stacks: {self._directory}/rank<N>.stack; logs: {self._directory}/rank<N>.log")
         if native:
@@ -100,6 +109,12 @@ class Watchdog:
         for process_id in alive.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
+
+
+def _are_gone(rows: list[Row]) -> bool:
+    """Whether all ranks have ended: the agent waits for another node before it starts them again."""
+    noted = [row for row in rows if row.process_id]
+    return bool(noted) and not any(Path(f"/proc/{row.process_id}").exists() for row in noted)
 
 
 class _Display:

@@ -34,9 +34,10 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
-    for name in ("noxfile.py", "tasks/__init__.py", "tasks/exits.py", "tasks/platforms.py", "tasks/clean.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "tasks").mkdir()
+    shutil.copy(REPOSITORY / "noxfile.py", tmp_path / "noxfile.py")
+    for name in ("__init__", "exits", "nodes", "subject", "case_rules", "plan", "platforms", "clean"):
+        shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
     for name in ("first", "second"):
@@ -91,7 +92,6 @@ def test_the_menu_lists_every_session_with_a_line() -> None:
         "doctor",
         "clean",
         "case",
-        ,
     }
     assert all(line.endswith(".") for line in lines.values())
 
@@ -99,6 +99,31 @@ def test_the_menu_lists_every_session_with_a_line() -> None:
 def test_only_regress_runs_without_being_asked() -> None:
     selected = re.findall(r"^\* (\S+) ->", nox(REPOSITORY, "-l").stdout, re.MULTILINE)
     assert selected == ["regress"]
+
+
+def test_an_unknown_session_is_bad_usage_and_the_known_ones_are_named(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "frist", "--", "--dry-run")
+    assert outcome.returncode == 2
+    assert "no session 'frist'. Did you mean first? Sessions: first, second, regress, case" in outcome.stdout
+
+
+def test_a_case_that_waits_for_data_says_so_in_the_menu(checkout: Path) -> None:
+    (checkout / "test_cases/first/model_config.yaml").write_text(
+        "MODEL_ARGS: {--data-path: '${DATA_PATH}'}\n"
+    )
+    menu = nox(checkout, "-l", DATA_PATH="").stdout
+    assert re.findall(r"- (\w+) -> .*needs DATA_PATH", menu) == ["first"]
+
+
+def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
+    """As argcomplete's shell function asks: with the line so far, and a file for the answer."""
+    words = {"_ARGCOMPLETE": "1", "COMP_LINE": "nox -s gpt3", "COMP_POINT": "11", "_ARGCOMPLETE_IFS": "\n"}
+    answer = tmp_path / "answer"
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'nox'; from nox import main; main()"]
+    environment = {**os.environ, **words, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+    subprocess.run(command, cwd=REPOSITORY, env=environment, timeout=60, check=False)
+    cases = [case for case in list_cases() if case.startswith("gpt3")]
+    assert [line.strip() for line in answer.read_text().split("\n")] == cases
 
 
 # ---- steps ----
@@ -117,11 +142,11 @@ def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
 
 def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
     options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
-    more = ["--hang-timeout", "9", "--retries", "1"]
-    outcome = nox(checkout, "-s", "first", "--", *options, "--data-path", "d", *more)
+    options += ["--data-path", "d", "--hang-timeout", "9", "--max-restarts", "1", "--retries", "1"]
+    outcome = nox(checkout, "-s", "first", "--", *options)
     assert outcome.returncode == 0, outcome.stdout
     launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
-    launch += " --hang-timeout 9 --retries 1"
+    launch += " --hang-timeout 9 --max-restarts 1 --retries 1"
     assert calls(checkout) == [
         f"train {launch}",
         f"resume {launch}",
@@ -148,10 +173,18 @@ def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
     assert outcome.returncode == 0
     steps = re.findall(r"would run: python -m tasks\.(\w+)", outcome.stdout)
     assert steps == ["train", "resume", "diff", "report"]
-    assert "goldens/first/golden_values_" in outcome.stdout
+    assert re.search(r"platform: cpu_\w+, 8 ranks; environment", outcome.stdout)
+    assert "golden card: none: the session would exit 2; record one: nox -s record -- first" in outcome.stdout
     assert not calls(checkout)
     assert not (checkout / ".nox").exists()
     assert not (checkout / "runs").exists()
+
+
+@pytest.mark.parametrize("session", ["record", "faults", "doctor"])
+def test_a_dry_command_line_is_the_one_that_would_run(checkout: Path, session: str) -> None:
+    outcome = nox(checkout, "-s", session, "--", "first", "--reason", "two words", "--dry-run")
+    assert f"would run: python -m tasks.{session} first --reason 'two words'\n" in outcome.stdout
+    assert not calls(checkout)
 
 
 # ---- exit codes ----
@@ -187,6 +220,33 @@ def test_regress_stops_at_the_first_failure_unless_told_to_go_on(checkout: Path)
     assert not any("second" in line for line in calls(checkout))
     assert nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").returncode == 1
     assert any("second" in line for line in calls(checkout))
+
+
+def test_several_machines_are_told_to_every_step_and_node_0_draws(checkout: Path) -> None:
+    together = ["--nnodes", "2", "--rdzv-endpoint", "127.0.0.1:29400", "--run-dir", "shared"]
+    for rank, last in (("0", "report"), ("1", "diff")):
+        (checkout / "calls.txt").unlink(missing_ok=True)
+        outcome = nox(checkout, "-s", "first", "--", *together, "--node-rank", rank)
+        assert outcome.returncode == 0, outcome.stdout
+        lines = [line.split() for line in calls(checkout)]
+        assert lines[-1][0] == last
+        assert all(line[line.index("--node-rank") + 1] == rank for line in lines if line[0] != "report")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "a:1"], "give --run-dir DIR"),
+        (["--node-rank", "1"], "need --nnodes"),
+    ],
+)
+def test_half_of_what_several_machines_need_is_bad_usage(
+    checkout: Path, options: list[str], message: str
+) -> None:
+    outcome = nox(checkout, "-s", "first", "--", *options)
+    assert outcome.returncode == 2
+    assert message in outcome.stdout
+    assert not calls(checkout)
 
 
 def test_other_sessions_still_run_and_the_first_code_wins(checkout: Path) -> None:

@@ -28,3 +28,10 @@ def test_a_note_without_a_loss_has_none_and_an_unknown_activity_is_refused() -> 
     assert math.isnan(board.rows()[0].loss)
     with pytest.raises(ValueError, match="not in tuple"):
         board.note(0, process_id=1, step=1, activity="tea break")
+
+
+def test_a_node_shows_its_own_ranks_only_by_their_numbers_in_the_job() -> None:
+    board = ProgressBoard(4)
+    for rank in (4, 5, 6, 7):
+        board.note(rank, process_id=100 + rank, step=rank, activity="logging")
+    assert [(row.rank, row.process_id) for row in board.rows()] == [(4, 104), (5, 105), (6, 106), (7, 107)]

@@ -74,6 +74,31 @@ def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subpro
     assert "stopped by a signal (SIGSTOP)" in silent(board, tmp_path)
 
 
+def test_ranks_that_have_ended_do_not_hang(tmp_path: Path, rank: subprocess.Popen) -> None:
+    """Their agent waits for a node that was lost; how long, it says itself."""
+    board = ProgressBoard(1)
+    board.note(0, process_id=rank.pid, step=3, activity="logging")
+    rank.kill()
+    rank.wait()
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.3) as dog:
+        time.sleep(1.5)
+    assert dog.hang_report is None
+
+
+def test_ranks_of_another_node_are_named_by_their_numbers(tmp_path: Path, rank: subprocess.Popen) -> None:
+    board = ProgressBoard(2)
+    (tmp_path / "rank1.stack").rename(tmp_path / "rank5.stack")  # the file that the process writes to
+    board.note(4, process_id=rank.pid, step=4, activity="logging")
+    board.note(5, process_id=rank.pid, step=3, activity="logging")
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5) as dog:
+        deadline = time.monotonic() + 10
+        while dog.hang_report is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "rank 5 is behind" in dog.hang_report
+    assert "rank 5: step 3, logging" in dog.hang_report
+    assert "in waits_for_a_message" in dog.hang_report
+
+
 def test_one_rank_that_goes_on_is_no_hang(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     board = ProgressBoard(2)
     with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5) as dog:

@@ -1,0 +1,108 @@
+"""A copy of this checkout for tests that run commands in it, and a PATH with only what they may run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.case import REPOSITORY
+
+TOOLS = ["bash", "cat", "cut", "date", "dirname", "echo", "env", "git", "grep", "head", "ls", "make", "mkdir"]
+TOOLS += ["mv", "rm", "sed", "sh", "sleep", "sort", "tail", "touch", "tr"]
+OF_THE_ENVIRONMENT = ["ruff", "pytest", "register-python-argcomplete"]
+# Sessions that train nothing run as they are, all others tell what they would run.
+NOX = """#!/bin/bash
+case " $* " in
+  *" -l "*|*" --version "*|*" -s doctor "*|*" -s clean "*|*" -s lint "*)
+    export RUN_TASKS=yes; exec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@" ;;
+  *" -- "*) ;;
+  *) set -- "$@" -- ;;
+esac
+said="$("$REAL_PYTHON" -m nox --nocolor --no-venv "$@" --dry-run 2>&1)"; code=$?
+echo "$said"
+[ "$code" -eq 0 ] || exit "$code"
+while read -r line; do  # the command lines of the tasks must be right, too
+    bash -c "$line" || exit
+done < <(sed -n "s/^nox > would run: \\(python -m tasks\\.\\)/\\1/p" <<< "$said")
+"""
+# The real nox, with the Python of the test as its environment.
+REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
+# Programs of the repository only read their command line.
+PYTHON = """#!/bin/bash
+case "${RUN_TASKS:-no} $1 $2" in
+  "no -m tasks."* | "no -m benchmarks."*) shift; exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
+  "no "*.py*) exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
+esac
+exec "$REAL_PYTHON" "$@"
+"""
+PARSE_ONLY = """
+import argparse, importlib.util, os, runpy, sys
+from pathlib import Path
+parse = argparse.ArgumentParser.parse_args
+def parse_and_stop(self, *arguments, **options):
+    parse(self, *arguments, **options)
+    raise SystemExit(0)
+argparse.ArgumentParser.parse_args = parse_and_stop
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+is_file = sys.argv[0].endswith(".py")
+place = sys.argv[0] if is_file else importlib.util.find_spec(sys.argv[0]).origin
+if "ArgumentParser" not in Path(place).read_text():  # it would run instead
+    raise SystemExit(place + ": has no command line that could be read without running it")
+if is_file:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+raise SystemExit(place + ": read no command line")
+"""
+
+
+def copy_to(folder: Path) -> Path:
+    """The files of the checkout as they are now, without runs; data/ is shared: it takes seconds to build."""
+    left_out = shutil.ignore_patterns(".git", ".nox", ".venv", "runs", "data", "__pycache__", ".*_cache")
+    shutil.copytree(REPOSITORY, folder, ignore=left_out)
+    (REPOSITORY / "data").mkdir(exist_ok=True)
+    (folder / "data").symlink_to(REPOSITORY / "data")
+    return folder
+
+
+def programs(folder: Path, **scripts: str) -> Path:
+    """A folder for PATH: basic tools, some of the environment, python, and ``scripts`` by name."""
+    folder.mkdir()
+    for tool in TOOLS:
+        if place := shutil.which(tool):
+            (folder / tool).symlink_to(place)
+    for tool in OF_THE_ENVIRONMENT:
+        place = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
+        (folder / tool).symlink_to(place)
+    (folder / "parse_only").write_text(PARSE_ONLY)
+    for name, text in {"python": PYTHON, "python3": PYTHON, **scripts}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run_script(
+    script: str, *, cwd: Path, path: Path, timeout_s: float = 240, **variables: str
+) -> subprocess.CompletedProcess:
+    """Run shell lines as CI runners and careful people do: the first that fails ends the script."""
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+    environment = {
+        "PATH": str(path),
+        "REAL_PYTHON": sys.executable,
+        "PARSE_ONLY": str(path / "parse_only"),
+        "CRASH_TEST_DEVICE": "cpu",
+    }
+    return subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
+        cwd=cwd,
+        env={**kept, **environment, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

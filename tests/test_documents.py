@@ -1,0 +1,138 @@
+"""Every command in README and docs works: it is run, or its command line read where it would train.
+
+Commands stand in blocks marked ``sh`` and in code spans that begin with a known program. A block that needs
+what a test has not is marked by a comment before it: ``<!-- needs: docker -->``. A command that is neither
+known nor marked is not found on the PATH of the test, which fails it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks.case import REPOSITORY
+from tests import checkout
+
+DOCS = sorted(REPOSITORY.glob("docs/*.md"))
+FILES = [REPOSITORY / "README.md", *DOCS, *sorted(REPOSITORY.glob("benchmarks/*.md"))]
+TUTORIAL = REPOSITORY / "docs/tutorial.md"  # followed by test_tutorial.py
+LANGUAGES = {"sh", "text", "yaml"}
+COMMAND = re.compile(
+    r"(?:\$ )?(?:nox|make|python3?|pip|git|docker|podman|apptainer|sbatch|srun|salloc|export|sudo|apt) "
+)
+HARDWARE = re.compile(r"<!-- needs: .*\b(GPU|docker|Slurm|network)\b.* -->")
+PLACEHOLDERS = {
+    "CASE": "gpt3_pp4_resume",
+    "NAME": "memory_leak",
+    "FILE": "plugin.py",
+    "RUN_DIR": "runs/other",
+    "DIR": "runs/mine",
+    "PREFIX": "data/text",
+    "SITE_PACKAGES": "docs",
+}
+SBATCH = '#!/bin/bash\nSLURM_JOB_ID=7 exec bash "$@"\n'
+SRUN = '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A fenced block. ``marked``: the comment before it says what it needs."""
+
+    line: int
+    language: str
+    text: str
+    marked: bool
+
+
+def blocks(path: Path) -> list[Block]:
+    """The fenced blocks of a document."""
+    found, before, opened = [], "", None
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if match := re.match(r" *```(.*)", line):
+            if opened is None:
+                opened = (number, match[1].strip(), bool(HARDWARE.fullmatch(before.strip())), [])
+            else:
+                begin, language, marked, lines = opened
+                indent = min((len(text) - len(text.lstrip()) for text in lines if text.strip()), default=0)
+                text = "\n".join(text[indent:] for text in lines)
+                found.append(Block(line=begin, language=language, text=text, marked=marked))
+                opened = None
+        elif opened is not None:
+            opened[3].append(line)
+        before = line if line.strip() else before
+    return found
+
+
+def spans(path: Path) -> list[str]:
+    """Code spans outside of blocks that are commands."""
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [span for span in re.findall(r"`([^`]+)`", text) if COMMAND.match(span)]
+
+
+def concrete(command: str) -> str:
+    """The command with something in the place of what the reader puts in."""
+    return re.sub(r"\b[A-Z][A-Z_]+\b(?!=|\.)", lambda match: PLACEHOLDERS.get(match[0], match[0]), command)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout.copy_to(tmp_path_factory.mktemp("documents") / "checkout")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("path") / "bin"
+    return checkout.programs(folder, nox=checkout.NOX, sbatch=SBATCH, srun=SRUN)
+
+
+@pytest.mark.parametrize("document", FILES, ids=lambda path: path.name)
+def test_a_block_says_whether_it_is_to_be_run(document: Path) -> None:
+    for block in blocks(document):
+        place = f"{document.name}, line {block.line}"
+        assert block.language in LANGUAGES, f"{place}: mark the block as one of {sorted(LANGUAGES)}"
+        if block.language != "sh":
+            commands = [line for line in block.text.splitlines() if COMMAND.match(line)]
+            assert not commands, f"{place}: commands in a block that is not sh"
+
+
+@pytest.mark.parametrize("document", [path for path in FILES if path != TUTORIAL], ids=lambda path: path.name)
+def test_every_command_of_a_document_works(document: Path, copy: Path, path: Path) -> None:
+    scripts = [block.text for block in blocks(document) if block.language == "sh" and not block.marked]
+    for command in [*scripts, *dict.fromkeys(spans(document))]:
+        outcome = checkout.run_script(concrete(command), cwd=copy, path=path, timeout_s=60)
+        assert outcome.returncode == 0, f"{document.name}: {command}\n{outcome.stdout}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nox -s no_such_session",
+        "nox -s gpt3_pp4_resume -- --no-such-option",
+        "nox -s faults -- --no-such-option",
+        "python -m tasks.diff --no-such-option",
+        "python -m tasks.no_such_task",
+        "python benchmarks/main_job.py --no-such-option",
+        "python -m benchmarks.no_such_benchmark",
+        "python tasks/exits.py",
+        "make no-such-target",
+        "sbatch slurm/no_such_file",
+        "docker run anything",
+        "no-such-program",
+    ],
+)
+def test_a_command_that_is_wrong_or_unknown_is_seen(command: str, copy: Path, path: Path) -> None:
+    assert checkout.run_script(command, cwd=copy, path=path).returncode != 0
+
+
+@pytest.mark.parametrize("document", FILES, ids=lambda path: path.name)
+def test_what_a_document_links_to_is_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_document_is_found_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", (REPOSITORY / "README.md").read_text()))
+    assert {str(path.relative_to(REPOSITORY)) for path in DOCS} == linked

@@ -1,0 +1,80 @@
+"""What --dry-run tells of a case: where it would run and which card decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import golden, plan
+from tasks.exits import UsageError
+from tasks.nodes import Nodes
+from tasks.platforms import environment
+
+ENVIRONMENT = environment()
+OWN, GENERIC = f"golden_values_{ENVIRONMENT}_cpu_x86_64.json", f"golden_values_{ENVIRONMENT}.json"
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+def with_cards(root: Path, *names: str) -> Path:
+    folder = root / "goldens" / "a_case"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    return root
+
+
+@pytest.mark.parametrize("cards", [(OWN,), (GENERIC,), (OWN, GENERIC)])
+def test_the_card_named_is_the_one_that_judging_would_take(tmp_path: Path, cards: tuple[str, ...]) -> None:
+    root = with_cards(tmp_path, *cards)
+    found = golden.find_card(root, "a_case", ENVIRONMENT, "cpu_x86_64").path.relative_to(root)
+    card = plan.golden_card("a_case", ENVIRONMENT, "cpu_x86_64", root)
+    assert card.split(" (")[0] == str(found)
+    assert ("approximate" in card) == (OWN not in cards)
+
+
+def test_no_card_is_told_with_the_exit_code_and_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        golden.find_card(tmp_path, "a_case", ENVIRONMENT, "cpu_x86_64")
+    card = plan.golden_card("a_case", ENVIRONMENT, "cpu_x86_64", tmp_path)
+    assert "would exit 2" in card
+    assert "nox -s record -- a_case --reason" in card
+
+
+def test_the_platform_is_resolved(tmp_path: Path) -> None:
+    lines = plan.describe("a_case", root=with_cards(tmp_path, OWN))
+    assert lines[0] == f"platform: cpu_x86_64, 8 ranks; environment {ENVIRONMENT}"
+    assert lines[-1] == f"golden card: goldens/a_case/{OWN}"
+
+
+def test_several_nodes_are_told(tmp_path: Path) -> None:
+    lines = plan.describe("a_case", Nodes(count=2, rank=1, endpoint="a:1"), root=tmp_path)
+    assert lines[0].endswith("this is node 1 of 2")
+
+
+def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "quantum")
+    assert plan.describe("a_case", root=tmp_path) == [
+        "platform: none: CRASH_TEST_DEVICE=quantum: must be cpu, cuda or not set"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-s first second", None),
+        ("-l", None),
+        ("--no-venv -s first -- --set x=1 nothing", None),
+        ("-s frist", "no session 'frist'. Did you mean first? Sessions: first, second"),
+        ("--session second --session firs --", "no session 'firs'. Did you mean first?"),
+        ("-s zzz", "no session 'zzz'. Sessions: first, second"),
+    ],
+)
+def test_an_unknown_session_is_told_with_the_known_ones(line: str, said: str | None) -> None:
+    problem = plan.unknown_session(line.split(), ["first", "second"])
+    assert (problem is None) if said is None else (said in problem)
