@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, nodes, plan, platforms  # noqa: E402
+from tasks import exits, nodes, plan, platforms, subject  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -110,6 +110,17 @@ def regress(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def case(session: nox.Session) -> None:
+    """Run a case of Megatron-LM's functional tests as it is: nox -s case -- --case-file PATH."""
+    options = read_options(session)
+    if not options.case_file:
+        session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
+        finish(session, exits.USAGE)
+    prepare(session)
+    finish(session, run_case(session, options.case_file.resolve().parent.name, options))
+
+
+@nox.session(default=False)
 def record(session: nox.Session) -> None:
     """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
     prepare(session)
@@ -178,6 +189,9 @@ def read_options(session: nox.Session) -> argparse.Namespace:
         "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
     )
     parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
+    subject.add_options(parser)
+    parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
     parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
     parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
     parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
@@ -214,13 +228,20 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, se
     restarts = ["--max-restarts", options.max_restarts] if options.max_restarts else []
     retries = ["--retries", options.retries] if options.retries else []
     among = nodes.words(options)
-    launch = [case, *directory, *settings, *plugins, *data, *timeout, *restarts, *retries, *among]
+    common = [*settings, *plugins, *data, *timeout, *restarts, *retries, *among]
+    named = ["--case-file", str(options.case_file)] if options.case_file else [case]
+    launch = [*named, *directory, *common, *subject.words(options)]
+    card = []
+    if options.baseline:
+        card = ["--golden", str(run_dir / "baseline" / "actual_phase1.json")]
+        base = [*named, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
     for line in plan.describe(case, options.nodes) if DRY_RUN else ():
         session.log(line)
     with held(run_dir):
-        code = step(session, "train", *launch) or step(session, "resume", *launch)
+        code = step(session, "train", *base) if options.baseline else 0
+        code = code or step(session, "train", *launch) or step(session, "resume", *launch)
         if not code:
-            code = step(session, "diff", case, *directory, *among)
+            code = step(session, "diff", case, *directory, *card, *among)
             drawn = step(session, "report", *directory) if options.nodes.first else exits.PASSED
             code = code or drawn
     if code:

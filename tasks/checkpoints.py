@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import manifest
+from tasks.exits import UsageError
 from tasks.manifest import ANY_ORIGIN, DamagedCheckpoint, Origin
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -100,6 +101,16 @@ def check(root: str | Path, iteration: int, expected: Origin = ANY_ORIGIN) -> No
     if listing.tracked is None:
         raise DamagedCheckpoint(f"{listing.root / TRACKER}: missing")
     manifest.check(iteration_folder(root, iteration), iteration=iteration, expected=expected)
+
+
+def check_of_megatron_lm(root: str | Path, iteration: int) -> None:
+    """That Megatron-LM's own program left this checkpoint. It writes no manifest; ``.metadata`` comes last.
+
+    Errors: ``UsageError`` when it is not there.
+    """
+    folder = iteration_folder(root, iteration)
+    if not (folder / ".metadata").is_file():
+        raise UsageError(f"{folder}: is no complete checkpoint (no .metadata); run tasks.train again")
 
 
 def newest_complete(root: str | Path, expected: Origin = ANY_ORIGIN) -> Choice:

@@ -210,6 +210,10 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         raise kind(f"{path}: cannot be written ({error.strerror})") from error
 
 
+class NoGoldenCard(UsageError):
+    """There is no card to compare with."""
+
+
 @dataclass(frozen=True)
 class FoundCard:
     """Where the card for an environment and platform lies; ``generic``: held to approximate checks only."""
@@ -223,19 +227,24 @@ def card_path(root: Path, case_name: str, environment: str, platform: str) -> Pa
     return root / "goldens" / case_name / f"golden_values_{environment}_{platform}.json"
 
 
-def find_card(root: Path, case_name: str, environment: str, platform: str) -> FoundCard:
+def find_card(
+    root: Path, case_name: str, environment: str, platform: str, folder: Path | None = None
+) -> FoundCard:
     """The card of this environment and platform, else the generic one of the environment.
+
+    ``folder``: where they lie, when that is not ``<root>/goldens/<case>``.
 
     Raises:
         UsageError: there is neither; says how to record one.
     """
     own = card_path(root, case_name, environment, platform)
+    own = folder / own.name if folder else own
     if own.exists():
         return FoundCard(own, generic=False)
     generic = own.with_name(f"golden_values_{environment}.json")
     if generic.exists():
         return FoundCard(generic, generic=True)
-    raise UsageError(
+    raise NoGoldenCard(
         f"no golden card of {case_name} for {environment} on {platform} ({own.name}); "
         f'record one: nox -s record -- {case_name} --reason "..."'
     )

@@ -107,6 +107,10 @@ def judge_run(
         provenance = golden.read_provenance(card.path) or {}
         recorded, _ = _origin(card.path)
     except UsageError as error:
+        if run.subject and isinstance(error, golden.NoGoldenCard) and resume_rows:
+            note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
+            sentences = triage.explain(restart_rows + resume_rows, golden=None, run=run, changes=[])
+            return Verdict(rows=resume_rows + restart_rows, notes=[note], sentences=sentences, **common)
         row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
         rows = [dataclasses.replace(row, note="no card to compare with"), *resume_rows, *restart_rows]
         sentences = triage.explain(rows, golden=None, run=run, changes=[])
@@ -316,7 +320,7 @@ def _card_of(run: Run, golden_file: Path | None, root: Path, options: Options) -
     if golden_file is not None:
         found = golden.FoundCard(golden_file, generic=False)
     else:
-        found = golden.find_card(root, run.golden_case, run.environment, run.platform)
+        found = golden.find_card(root, run.card_name, run.environment, run.platform, run.goldens)
     card = golden.read_card(found.path)
     if options.policy == STRICT:
         _refuse_header_faults(card)

@@ -34,6 +34,7 @@ from tasks.killer import Killed, Killer
 from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.nodes import ALONE, Nodes
 from tasks.progress import ProgressBoard
+from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
 
 # What every rank would import for itself otherwise.
@@ -43,7 +44,6 @@ _SHARED_MODULES = (
     "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
     "torch.distributed.launcher.api",
     "torch.utils.tensorboard",
-    "tasks.ranks.pretrain",
 )
 _FORK_POLL_S = 0.005
 _PR_SET_PDEATHSIG = 1
@@ -66,6 +66,7 @@ class Phase:
     expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
     hang_timeout_s: float | None = None
     max_restarts: int = 0
+    subject: Subject = OURS
     kills: tuple[Kill, ...] = ()
     checkpoints: Path | None = None  # where a restarted attempt finds the newest one
     nodes: Nodes = ALONE
@@ -98,7 +99,7 @@ def launch(phase: Phase) -> Outcome:
         os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
-        _preload(phase.device, phase.ranks_per_gpu)
+        _preload(phase.device, phase.ranks_per_gpu, phase.subject)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
@@ -113,7 +114,7 @@ def launch(phase: Phase) -> Outcome:
     )
 
 
-def _preload(device: str, ranks_per_gpu: int) -> None:
+def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
     """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
@@ -126,11 +127,13 @@ def _preload(device: str, ranks_per_gpu: int) -> None:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:
         importlib.import_module(name)
+    subject.preload()
     import torch
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
     else:
+        importlib.import_module("tasks.ranks.warm_up")
         sys.modules["tasks.ranks.warm_up"].import_compilers()
     if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
@@ -208,8 +211,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     from tasks.ranks import flight_recorder
-    from tasks.ranks.pretrain import run
 
+    run = phase.subject.program()
     flight_recorder.answer(collectives.record_file(phase.directory, rank))
     _wait_for_forks(board)
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tasks.differences import compare, step_text
 from tasks.golden import Card, Metric
+from tasks.upstream_case import DEFAULT_METRICS
 from tasks.verdict import (
     CHECK_APPROXIMATE,
     CHECK_EXACT,
@@ -39,7 +40,6 @@ CHECKS = {
     "total loss": (0.05, True),
     "num-zeros": (0.20, True),
 }
-DEFAULT_METRICS = ("lm loss", "num-zeros")
 
 
 def decide(golden: Metric | None, actual: Metric | None, *, name: str, check: str) -> bool | None:

@@ -15,16 +15,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import attempts, corpus, gpu_memory, nodes, platforms
-from tasks.case import Case, load_case, parse_settings
+from tasks import attempts, corpus, gpu_memory, nodes, platforms, subject
+from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
 from tasks.exits import CannotRun, TrainingFailed, UsageError
 from tasks.golden import read_events, read_json_object, write_atomically, write_card
 from tasks.launch import Outcome, Phase, launch
-from tasks.manifest import Origin, Topology
+from tasks.manifest import ANY_ORIGIN, Origin, Topology
 from tasks.meeting import Meeting
-from tasks.ranks.arguments import parse_arguments
+from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
 
@@ -42,12 +42,15 @@ class Setup:
     max_restarts: int
     nodes: nodes.Nodes
     load_from: Path | None = None  # a checkpoint that this run did not make
+    subject: subject.Subject = subject.OURS
+    goldens: Path | None = None  # the folder of the cards, where it is not the repository's
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What the result of this run depends on."""
         facts = platforms.fingerprint(self.case, self.data.sha256, platform=self.platform)
-        return facts | ({"nodes": str(self.nodes.count)} if self.nodes.several else {})
+        among = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
+        return facts | self.subject.facts() | among
 
     def restarted(self) -> Setup:
         """The setup of the restart, which the case may give other flags and fewer ranks.
@@ -72,7 +75,15 @@ class Setup:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line of a phase."""
-    parser.add_argument("case", metavar="CASE", help="a folder of test_cases/, or the path of a case file")
+    parser.add_argument(
+        "case", nargs="?", metavar="CASE", help="a folder of test_cases/, or the path of a case file"
+    )
+    parser.add_argument(
+        "--case-file",
+        metavar="PATH",
+        type=Path,
+        help="instead of CASE: a model_config.yaml of Megatron-LM's functional tests, its cards beside it",
+    )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
     parser.add_argument(
         "--set",
@@ -116,6 +127,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
         " process) is tried again (default: never)",
     )
+    subject.add_options(parser)
     nodes.add_options(parser)
 
 
@@ -129,17 +141,13 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+    tested = subject.choose(options)
     platform = nodes.spread(platforms.detect(), among)
-    case = load_case(
-        options.case,
-        platform_name=platform.name,
-        overrides=parse_settings(options.set),
-        world_size=platform.world_size,
-    )
+    case = read_case(options, platform, tested)
     if among.several and case.kills:
         raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
-    arguments = parse_arguments(case.flags(), world_size=platform.world_size)
-    if platform.device == "cuda":
+    arguments = understood(case, platform, tested)
+    if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)
         print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
     for note in platform.notes:
@@ -153,8 +161,49 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
         rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
         hang_timeout_s=options.hang_timeout,
         max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
+        subject=tested,
+        goldens=case.path.parent.resolve() if options.case_file is not None else None,
         nodes=among,
     )
+
+
+def read_case(options: argparse.Namespace, platform: platforms.Platform, tested: subject.Subject) -> Case:
+    """The case of the command line: one of ours, or a file of Megatron-LM's.
+
+    Errors: ``UsageError`` as those of the readers; for a case of Megatron-LM all flags that only it knows.
+    """
+    if (options.case is None) == (options.case_file is None):
+        raise UsageError("give one case: the name of a folder of test_cases/, or --case-file PATH")
+    common = {
+        "platform_name": platform.name,
+        "overrides": parse_settings(options.set),
+        "world_size": platform.world_size,
+    }
+    if options.case_file is None:
+        return load_case(options.case, **common)
+    case = load_upstream_case(options.case_file, **common, ours=tested.own)
+    unknown = unknown_flags(case.flags()) if tested.own else []
+    if unknown:
+        raise UsageError(
+            f"{case.path}: our training program does not know {', '.join(unknown)}: run it with Megatron-LM's"
+            " own, --megatron-lm PATH (a checkout)"
+        )
+    return case
+
+
+def understood(
+    case: Case, platform: platforms.Platform, tested: subject.Subject
+) -> argparse.Namespace | None:
+    """The flags parsed; None for Megatron-LM's own program, which may know what ours does not.
+
+    Errors: ``UsageError`` for flags that our own training program cannot take.
+    """
+    try:
+        return parse_arguments(case.flags(), world_size=platform.world_size)
+    except UsageError:
+        if tested.own:
+            raise
+        return None
 
 
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:
@@ -171,6 +220,8 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
         raise CannotRun(
             f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
         )
+    if case.model_args.get("--mock-data"):
+        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, tokens=0)
     named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
     return corpus.existing(Path(named))
 
@@ -205,7 +256,9 @@ def resume_iteration(case: Case) -> int:
 
 
 def origin_of(setup: Setup) -> Origin:
-    """What a checkpoint of this case on this machine is of."""
+    """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
+    if not setup.subject.own:
+        return ANY_ORIGIN
     args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
     topology = Topology(
         pipeline_stages=args.pipeline_model_parallel_size,
@@ -255,6 +308,7 @@ def run_phase(
             expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
+            subject=setup.subject,
             kills=setup.case.kills,
             checkpoints=setup.run_dir / "checkpoints",
             nodes=setup.nodes,
@@ -270,9 +324,9 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
     """Megatron's command line of a phase."""
     directory = setup.run_dir / f"phase{number}"
     checkpoints = setup.run_dir / "checkpoints"
-    found = dataclasses.replace(
-        setup.case, model_args={**setup.case.model_args, "--data-path": "${CORPUS_PREFIX}"}
-    )
+    mocked = setup.case.model_args.get("--mock-data")
+    data = {} if mocked else {"--data-path": "${CORPUS_PREFIX}"}
+    found = dataclasses.replace(setup.case, model_args={**setup.case.model_args, **data})
     case = found.substitute(
         {
             **os.environ,
@@ -283,7 +337,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }
     )
-    words = case.flags()
+    words = case.flags() + setup.subject.words_from_outside(case.model_args, setup.platform.device)
     if load_iteration is not None:
         words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
     return words
@@ -294,17 +348,19 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     ``actual_phase<N>_attempt<M>.json``, what each attempt logged.
     """
     directory = setup.run_dir / f"phase{number}"
-    actual = read_events(directory / "tensorboard")
+    actual = setup.subject.judged(read_events(directory / "tensorboard"))
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
     logged = read_attempts(directory / "tensorboard")
     every = attempts.records(directory, logged, setup.platform.world_size)
+    every = [attempt | {"subject": setup.subject.name} for attempt in every]
     last = every[-1]
     record = {
         "phase": number,
         **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
+        "subject": setup.subject.name,
         "restarts": len(every) - 1,
         "attempts": every,
         "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
@@ -335,6 +391,8 @@ def check_same_run(setup: Setup) -> None:
                 f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
                 " --set and --data-path"
             )
+    if trained["fingerprint"].get("megatron-lm") != setup.fingerprint.get("megatron-lm"):
+        raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
 
 
 def fallbacks(folder: Path) -> list[str]:
@@ -350,7 +408,9 @@ def write_case_file(setup: Setup) -> None:
         "case_name": setup.case.name,
         "golden_case": setup.case.golden_case,
         "test_type": setup.case.test_type,
-        "metrics": list(setup.case.metrics),
+        "metrics": list(setup.subject.measured(setup.case.metrics)),
+        "subject": setup.subject.name,
+        "goldens": str(setup.goldens or ""),
         "environment": platforms.environment(),
         "platform": setup.platform.name,
         "fingerprint": setup.fingerprint,

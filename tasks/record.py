@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
     refuse_unfit_runs(runs)
     card = card_of(runs)
     run = runs[0]
-    path = golden.card_path(arguments.root, run.case_name, run.environment, run.platform)
+    path = golden.card_path(arguments.root, run.card_name, run.environment, run.platform)
     old = golden.read_card(path) if path.exists() else None
     print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
     if old is not None and not arguments.yes:
@@ -163,7 +163,7 @@ def provenance_of(runs: list[Run], reason: str) -> dict[str, object]:
     run = runs[0]
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "case": run.case_name,
+        "case": run.card_name,
         "environment": run.environment,
         "platform": run.platform,
         "reason": reason,

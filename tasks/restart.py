@@ -31,6 +31,9 @@ COMMON_STATE = (
     "consumed_samples",
 )
 
+# Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
+NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
+
 
 def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
@@ -65,7 +68,8 @@ def state_rows(
     """
     loads = mapping(mapping(after.get("state")).get(str(loaded)))
     saves = saved.get(loaded, {}) if loaded is not None else {}
-    parts = [*STATE, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(STATE))]
+    wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not after.get("subject")]
+    parts = [*wanted, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(wanted))]
     return [_state_row(part, saves, loads) for part in parts]
 
 

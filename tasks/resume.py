@@ -47,7 +47,10 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
     saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
-    checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
+    if setup.subject.own:
+        checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
+    else:
+        checkpoints.check_of_megatron_lm(setup.run_dir / "checkpoints", iteration)
     phase.check_space(setup.run_dir)
     phase.run_phase(setup.restarted(), 2, meeting, load_iteration=iteration, expected=saved)
     return PASSED

@@ -44,6 +44,13 @@ class Run:
     failed_tries: tuple[Mapping[str, object], ...] = ()
     restart: Mapping[str, object] = field(default_factory=dict)
     origin: frozen.Origin | None = None
+    subject: str = ""  # of Megatron-LM; empty: our own training program
+    goldens: Path | None = None  # the folder of the cards, where it is not the repository's
+
+    @property
+    def card_name(self) -> str:
+        """The folder of its cards below ``goldens/``: those of a subject are kept apart."""
+        return f"{self.golden_case}@{self.subject}" if self.subject else self.golden_case
 
     @property
     def deterministic(self) -> bool:
@@ -127,6 +134,8 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         kills=_kills(case),
         attempts=_attempts(directory),
         failed_tries=tuple(read_retries(directory)),
+        subject=str(content.get("subject") or ""),
+        goldens=Path(str(content["goldens"])) if content.get("goldens") else None,
     )
 
 

@@ -36,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
     (tmp_path / "tasks").mkdir()
     shutil.copy(REPOSITORY / "noxfile.py", tmp_path / "noxfile.py")
-    for name in ("__init__", "exits", "nodes", "plan", "platforms", "clean"):
+    for name in ("__init__", "exits", "nodes", "subject", "case_rules", "plan", "platforms", "clean"):
         shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
@@ -82,7 +82,17 @@ def calls(folder: Path) -> list[str]:
 
 def test_the_menu_lists_every_session_with_a_line() -> None:
     lines = dict(re.findall(r"^[-*] (\S+) -> (.+)$", nox(REPOSITORY, "-l").stdout, re.MULTILINE))
-    assert set(lines) == {*list_cases(), "regress", "record", "tests", "faults", "lint", "doctor", "clean"}
+    assert set(lines) == {
+        *list_cases(),
+        "regress",
+        "record",
+        "tests",
+        "faults",
+        "lint",
+        "doctor",
+        "clean",
+        "case",
+    }
     assert all(line.endswith(".") for line in lines.values())
 
 
@@ -94,7 +104,7 @@ def test_only_regress_runs_without_being_asked() -> None:
 def test_an_unknown_session_is_bad_usage_and_the_known_ones_are_named(checkout: Path) -> None:
     outcome = nox(checkout, "-s", "frist", "--", "--dry-run")
     assert outcome.returncode == 2
-    assert "no session 'frist'. Did you mean first? Sessions: first, second, regress" in outcome.stdout
+    assert "no session 'frist'. Did you mean first? Sessions: first, second, regress, case" in outcome.stdout
 
 
 def test_a_case_that_waits_for_data_says_so_in_the_menu(checkout: Path) -> None:
@@ -335,3 +345,31 @@ def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) ->
         assert outcome.returncode == 5
         assert "pip install" in outcome.stdout
     assert not any(line.startswith("doctor") for line in calls(checkout))
+
+
+# ---- Megatron-LM under test ----
+
+
+def test_a_checkout_is_compared_with_another_without_a_card(checkout: Path) -> None:
+    outcome = nox(
+        checkout,
+        *("-s", "first", "--", "--run-dir", "here", "--set", "lr=1", "--megatron-lm", "mine"),
+        *("--subject", "branch", "--baseline", "theirs"),
+    )
+    assert outcome.returncode == 0, outcome.stdout
+    tested = "--run-dir here --set lr=1 --megatron-lm mine --subject branch"
+    assert calls(checkout) == [
+        "train first --run-dir here/baseline --set lr=1 --megatron-lm theirs",
+        f"train first {tested}",
+        f"resume first {tested}",
+        "diff first --run-dir here --golden here/baseline/actual_phase1.json",
+        "report --run-dir here",
+    ]
+
+
+def test_a_case_file_of_megatron_lm_is_run_as_it_is(checkout: Path) -> None:
+    file = checkout / "theirs" / "model_config.yaml"
+    outcome = nox(checkout, "-s", "case", "--", "--case-file", str(file), "--run-dir", "here")
+    assert outcome.returncode == 0, outcome.stdout
+    assert calls(checkout)[0] == f"train --case-file {file} --run-dir here"
+    assert nox(checkout, "-s", "case").returncode == 2

@@ -135,7 +135,7 @@ class Checkpoints:
         for name, chunk in self._named_models():
             state[name] = chunk.sharded_state_dict(metadata=metadata)
         if is_loading:
-            _allocate_adam_state(self.optimizer)
+            allocate_adam_state(self.optimizer)
         state["optimizer"] = self.optimizer.sharded_state_dict(
             state, is_loading=is_loading, metadata=metadata
         )
@@ -272,7 +272,7 @@ class Checkpoints:
             chunk.load_state_dict(state[name], strict=True)
         with _steps_left_out(self.optimizer, wanted=self.args.dist_ckpt_optim_fully_reshardable):
             self.optimizer.load_state_dict(state["optimizer"])
-        _restore_adam_steps(self.optimizer)
+        restore_adam_steps(self.optimizer)
         self.scheduler.load_state_dict(state["opt_param_scheduler"])
         if self.args.load_rng:
             restore_random_states(state[RANDOM_STATES][0])
@@ -283,7 +283,7 @@ def _keeps_step_with_parameters(inner: torch.optim.Optimizer) -> bool:
     return isinstance(inner, torch.optim.AdamW)
 
 
-def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
+def allocate_adam_state(optimizer: MegatronOptimizer) -> None:
     """torch's AdamW has no state before its first step, but the load plan is made from it."""
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
         for group in inner.param_groups:
@@ -316,14 +316,12 @@ def _steps_left_out(optimizer: MegatronOptimizer, *, wanted: bool) -> Iterator[N
             hook.remove()
 
 
-def _restore_adam_steps(optimizer: MegatronOptimizer) -> None:
+def restore_adam_steps(optimizer: MegatronOptimizer) -> None:
     """The step count comes back with the group; without it, bias correction would begin again.
 
     megatron-core's optimizer that is not distributed keeps it with the parameters, and restores it itself.
     """
     for inner in filter(_keeps_step_with_parameters, inner_optimizers(optimizer)):
-        for group in inner.param_groups:
-            if "step" not in group:
-                continue
+        for group in filter(lambda group: "step" in group, inner.param_groups):
             for parameter in group["params"]:
                 inner.state[parameter]["step"] = torch.tensor(float(group["step"]), dtype=torch.float32)

@@ -159,7 +159,7 @@ def peak_resident_bytes() -> int:
 
 def _memory_stats(*_: Any, **__: Any) -> dict[str, int]:
     now, peak = resident_bytes(), peak_resident_bytes()
-    stats = {"allocation.all.allocated": 0, "num_ooms": 0}
+    stats = {"allocation.all.allocated": 0, "allocation.all.current": 0, "num_ooms": 0}
     for kind in ("allocated_bytes", "reserved_bytes"):
         stats |= {f"{kind}.all.current": now, f"{kind}.all.peak": peak}
     return stats
@@ -179,7 +179,7 @@ def _instead(stand_in: Any) -> Callable[[Any], Any]:
 
 
 def _forks_for_spawns(get_context: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda method=None: get_context("fork" if method == "spawn" else method)
+    return lambda method=None: get_context("fork" if method in ("spawn", "forkserver") else method)
 
 
 def _seed_cpu_alone(_: Any) -> Any:
