@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import frozen, mps, nccl, platforms
+from tasks import mps, nccl, platforms
 from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -153,6 +153,8 @@ def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, .
     if "DATA_PATH" in loaded.names_needed() and not os.environ.get("DATA_PATH"):
         return ("a data set: DATA_PATH is not set",)
     if loaded.checkpoint:
+        from tasks import frozen  # with it numpy, for a tenth of a second
+
         try:
             frozen.check(loaded, platform.name, root)
         except TaskError as error:

@@ -7,6 +7,7 @@ answered from here. What is needed and why: docs/megatron_lm.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.machinery
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from megatron.core.datasets import utils as dataset_utils
 from megatron.training import get_args, training
 
+from tasks import platforms
 from tasks.progress import ProgressBoard
 from tasks.ranks import checkpoint, state
 from tasks.subject import PROGRAM
@@ -62,10 +64,27 @@ def run(
 def preload(checkout: Path | None) -> None:
     """Import in the process that forks the ranks what the program imports; nothing is run."""
     _use_built_helpers()
-    if checkout is not None:
-        importlib.import_module(Path(PROGRAM).stem)
-    else:
-        from tasks.ranks import megatron_wheel  # noqa: F401
+    with _asked_without_cuda():
+        if checkout is not None:
+            importlib.import_module(Path(PROGRAM).stem)
+        else:
+            from tasks.ranks import megatron_wheel  # noqa: F401
+
+
+@contextlib.contextmanager
+def _asked_without_cuda() -> Iterator[None]:
+    """Inside, a GPU's name and compute capability are asked of its driver: modules of a checkout ask for them
+    as they are imported, and torch would initialise CUDA, which the forked ranks could not use."""
+    asked = torch.cuda.get_device_name, torch.cuda.get_device_capability
+    gpus = platforms.detect().gpus if torch.cuda.is_available() else ()
+    if gpus:
+        major, minor = (int(part) for part in str(gpus[0].compute_capability).split("."))
+        torch.cuda.get_device_name = lambda *_: gpus[0].name
+        torch.cuda.get_device_capability = lambda *_: (major, minor)
+    try:
+        yield
+    finally:
+        torch.cuda.get_device_name, torch.cuda.get_device_capability = asked
 
 
 def serve_this_machine() -> None:
