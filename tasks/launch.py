@@ -127,13 +127,12 @@ def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
     for name in _SHARED_MODULES:
         importlib.import_module(name)
-    subject.preload()
+    subject.preload(device)
     import torch
 
     if device == "cpu":
         cuda_on_cpu.finish_install()
-    else:
-        importlib.import_module("tasks.ranks.warm_up")
+    elif subject.own:
         sys.modules["tasks.ranks.warm_up"].import_compilers()
     if device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
@@ -206,6 +205,8 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
+    if phase.ranks_per_gpu > 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
+        mps.leave()
     print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
     failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115

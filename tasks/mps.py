@@ -33,6 +33,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 # ---- the launcher's side ----
 
 
+def leave() -> None:
+    """Have this process use its GPU without a daemon from now on, slower.
+
+    A rank that is killed takes the server along: whoever comes after it is told that the device is busy, for
+    as long as the daemon lives (seen on an H100, for 60 s).
+    """
+    for name in (PIPES, LOGS):
+        os.environ.pop(name, None)
+
+
 class Daemon:
     """What the launcher holds: a guard that is getting a daemon ready, or the reason why there is none."""
 

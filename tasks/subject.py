@@ -99,11 +99,15 @@ class Subject:
         folder = self.checkout / "megatron" if self.checkout else _wheel_folder()
         return any(text in (folder / file).read_text() for file in files if (folder / file).is_file())
 
-    def preload(self) -> None:
-        """Import, in the process that forks the ranks, all that they share."""
+    def preload(self, device: str) -> None:
+        """Import, in the process that forks the ranks, all that they share.
+
+        Not so Megatron-LM on a GPU: some of its modules initialise CUDA as they are imported.
+        """
         self._put_in_front()
         if self.own:
             importlib.import_module("tasks.ranks.pretrain")
+        if self.own or device == "cuda":
             return
         from tasks.ranks import megatron_lm
 

@@ -205,3 +205,11 @@ def test_nothing_is_started_or_said_where_none_is_wanted(control: Path) -> None:
         assert not daemon.join(said.append)
     assert said == []
     assert not list(control.iterdir())
+
+
+def test_who_leaves_knows_no_daemon_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (mps.PIPES, mps.LOGS):
+        monkeypatch.setenv(name, "/somewhere")
+    mps.leave()
+    assert mps.PIPES not in os.environ
+    assert mps.LOGS not in os.environ

@@ -7,7 +7,6 @@ answered from here. What is needed and why: docs/megatron_lm.md.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.machinery
 import importlib.util
@@ -15,7 +14,7 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +23,6 @@ import torch
 from megatron.core.datasets import utils as dataset_utils
 from megatron.training import get_args, training
 
-from tasks import platforms
 from tasks.progress import ProgressBoard
 from tasks.ranks import checkpoint, state
 from tasks.subject import PROGRAM
@@ -48,6 +46,7 @@ def run(
     Errors: whatever Megatron-LM raises; ``RuntimeError`` when it exits with a code that is not 0, or when it
     lacks a function that is watched.
     """
+    _use_built_helpers()
     serve_this_machine()
     Watch(evidence, board).install(training)
     for plugin in rank_plugins:
@@ -64,27 +63,10 @@ def run(
 def preload(checkout: Path | None) -> None:
     """Import in the process that forks the ranks what the program imports; nothing is run."""
     _use_built_helpers()
-    with _asked_without_cuda():
-        if checkout is not None:
-            importlib.import_module(Path(PROGRAM).stem)
-        else:
-            from tasks.ranks import megatron_wheel  # noqa: F401
-
-
-@contextlib.contextmanager
-def _asked_without_cuda() -> Iterator[None]:
-    """Inside, a GPU's name and compute capability are asked of its driver: modules of a checkout ask for them
-    as they are imported, and torch would initialise CUDA, which the forked ranks could not use."""
-    asked = torch.cuda.get_device_name, torch.cuda.get_device_capability
-    gpus = platforms.detect().gpus if torch.cuda.is_available() else ()
-    if gpus:
-        major, minor = (int(part) for part in str(gpus[0].compute_capability).split("."))
-        torch.cuda.get_device_name = lambda *_: gpus[0].name
-        torch.cuda.get_device_capability = lambda *_: (major, minor)
-    try:
-        yield
-    finally:
-        torch.cuda.get_device_name, torch.cuda.get_device_capability = asked
+    if checkout is not None:
+        importlib.import_module(Path(PROGRAM).stem)
+    else:
+        from tasks.ranks import megatron_wheel  # noqa: F401
 
 
 def serve_this_machine() -> None:

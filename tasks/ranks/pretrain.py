@@ -31,7 +31,6 @@ from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.warm_up import warm_up
 from tasks.ranks.whole_state import whole_state_digests
 
-DEVICE_WAIT_S = 60.0
 SUMS_EVERY = 10  # iterations: how often the ranks add up what they measured
 
 
@@ -79,7 +78,7 @@ def _start_groups(args: argparse.Namespace) -> None:
         if on_gpus:  # filling every new tensor with NaN costs an eighth of a step, and changes no result
             torch.utils.deterministic.fill_uninitialized_memory = False
     checkpoint.start_worker(args)
-    _take_device()
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
     store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
     # The agent's store outlives an attempt: without a prefix, a restarted rank reads the addresses that ranks
@@ -102,20 +101,6 @@ def _start_groups(args: argparse.Namespace) -> None:
     if on_gpus:
         warm_up(args)
         model.seed_everything(args)
-
-
-def _take_device() -> None:
-    """This rank's GPU. After a rank was killed, its MPS daemon serves nobody until the others have ended, too."""
-    give_up_s = time.monotonic() + DEVICE_WAIT_S
-    while True:
-        try:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-            return
-        except torch.AcceleratorError as error:
-            if "busy or unavailable" not in str(error) or time.monotonic() > give_up_s:
-                raise
-            print(f"waiting for the GPU: {str(error).splitlines()[0]}", flush=True)
-            time.sleep(1.0)
 
 
 def loss_sum(loss_mask: torch.Tensor, token_losses: torch.Tensor) -> tuple[torch.Tensor, ...]:
