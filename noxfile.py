@@ -7,8 +7,9 @@ import atexit
 import contextlib
 import fcntl
 import functools
-import hashlib
+import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -23,19 +24,15 @@ import nox.virtualenv
 REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
+from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, on_gpus, pins_digest  # noqa: E402
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, nodes, plan, platforms, subject  # noqa: E402
+from tasks import exits, nodes, plan, subject  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
 nox.options.error_on_external_run = True
 
-ENVIRONMENT = platforms.environment()
 CASES = sorted(path.parent.name for path in REPOSITORY.glob("test_cases/*/model_config.yaml"))
-DRY_RUN = "--dry-run" in sys.argv
-PINS = REPOSITORY / "requirements.txt"
-GPU_PINS = REPOSITORY / "requirements-gpu.txt"
-STAMP = "pins.sha256"
 STOP_WITHIN_S = (
     4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
 )
@@ -71,6 +68,12 @@ def case_text(case: str) -> str:
     return (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
 
 
+def purpose(case: str) -> str:
+    """What the case is for: how the comment that opens its file begins."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), case_text(case).splitlines())
+    return re.split(r"[.:;](?= |$)", " ".join(line.lstrip("# ") for line in comment))[0] or "One case"
+
+
 def needs_data(case: str) -> bool:
     """Whether the case waits for a data set that nobody has pointed to."""
     return "${DATA_PATH}" in case_text(case) and not os.environ.get("DATA_PATH")
@@ -85,8 +88,7 @@ def run_case_session(session: nox.Session, case: str) -> None:
 
 for _case in CASES:
     _session = functools.partial(run_case_session, case=_case)
-    _needs = "; needs DATA_PATH" if needs_data(_case) else ""
-    _session.__doc__ = f"Train this case, restart it from its checkpoint, compare every step{_needs}."
+    _session.__doc__ = purpose(_case) + (" (needs DATA_PATH)." if needs_data(_case) else ".")
     nox.session(name=_case, default=False)(_session)
 
 
@@ -327,33 +329,6 @@ def _exit_with_first_code() -> None:
 # ---- the environment ----
 
 
-class SharedEnvironment(nox.virtualenv.VirtualEnv):
-    """One environment for all sessions. It is made anew when the pins differ from those it was made with."""
-
-    def __init__(self, location: str, **options: object) -> None:
-        super().__init__(str(Path(location).with_name(ENVIRONMENT)), venv_backend="virtualenv", **options)
-        self.stamp = Path(self.location, STAMP)
-        self.lock = None
-
-    def create(self) -> bool:
-        """Make it, or reuse it. Until ``prepare`` has filled it, other sessions wait."""
-        if DRY_RUN:
-            return False
-        path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = path.open("w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        self.reuse_existing = self.is_filled()
-        return super().create()
-
-    def is_filled(self) -> bool:
-        """Whether exactly the pins are in it, as far as the stamp tells."""
-        return self.stamp.is_file() and self.stamp.read_text() == pins_digest()
-
-
-nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
-
-
 def prepare(session: nox.Session) -> None:
     """Install exactly the pins, once, and verify them. With --no-venv, what is there is used."""
     environment = session.virtualenv
@@ -395,23 +370,6 @@ def install_gpu_packages(session: nox.Session) -> None:
         )
         raise
     session.run("python", "-m", "tasks.ranks.gpu_libraries")
-
-
-@functools.cache
-def on_gpus() -> bool:
-    """Whether sessions train on GPUs here. A machine that can run nothing still lints and has a doctor."""
-    try:
-        return platforms.detect().device == "cuda"
-    except exits.TaskError:
-        return False
-
-
-@functools.cache
-def pins_digest() -> str:
-    """Of all that decides what is installed."""
-    files = [PINS, GPU_PINS] if on_gpus() else [PINS]
-    content = b"".join(path.read_bytes() for path in files)
-    return hashlib.sha256(sys.version.encode() + content).hexdigest()
 
 
 # nox itself would exit with 3, which here says that a training failed, and would not tell what there is.

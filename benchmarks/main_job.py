@@ -101,6 +101,7 @@ def main() -> int:
             subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
             cold = measure(nox, clone)
             lines.append(f"| cold: clone to exit code {cold.exit_code} | {cold.seconds:.1f} s |")
+        subprocess.run([*nox[:-1], "doctor"], cwd=REPOSITORY, capture_output=True, check=True)  # environment
         runs = []
         for index in range(options.runs):
             run_dir = Path(folder, f"run{index}")

@@ -10,7 +10,7 @@ import argparse
 import functools
 import sys
 
-from tasks import checkpoints, nodes, phase, retries
+from tasks import checkpoints, nodes, phase, preparation, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 from tasks.meeting import Meeting, attend
@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.resume", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    phase.add_options(parser)
+    preparation.add_options(parser)
     options = parser.parse_args(words)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0)
@@ -40,7 +40,7 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
         )
     if meeting.first and (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
-    setup = phase.prepare(options, meeting.nodes)
+    setup = preparation.prepare(options, meeting.nodes)
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
@@ -51,7 +51,7 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
         checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     else:
         checkpoints.check_of_megatron_lm(setup.run_dir / "checkpoints", iteration)
-    phase.check_space(setup.run_dir)
+    preparation.check_space(setup.run_dir)
     phase.run_phase(setup.restarted(), 2, meeting, load_iteration=iteration, expected=saved)
     return PASSED
 

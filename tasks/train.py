@@ -12,7 +12,7 @@ import functools
 import sys
 from pathlib import Path
 
-from tasks import frozen, nodes, phase, retries
+from tasks import frozen, nodes, phase, preparation, retries
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.launch import run_to_end
 from tasks.meeting import Meeting, attend
@@ -23,7 +23,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    phase.add_options(parser)
+    preparation.add_options(parser)
     parser.add_argument(
         "--from-start",
         action="store_true",
@@ -49,13 +49,13 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, meeting: Meeting) -> int:
-    setup = phase.prepare(options, meeting.nodes)
+    setup = preparation.prepare(options, meeting.nodes)
     load_iteration = None
     if setup.case.test_type == frozen.TYPE and not options.from_start:
         checkpoint = frozen.check(setup.case, setup.platform.name)
         load_iteration = frozen.iteration_of(checkpoint)
         setup = dataclasses.replace(setup, load_from=checkpoint)
-    phase.check_space(setup.run_dir)
+    preparation.check_space(setup.run_dir)
     if options.go_on:
         phase.check_same_run(setup)
     elif meeting.first:

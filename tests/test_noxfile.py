@@ -35,7 +35,8 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 def checkout(tmp_path: Path) -> Path:
     """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
     (tmp_path / "tasks").mkdir()
-    shutil.copy(REPOSITORY / "noxfile.py", tmp_path / "noxfile.py")
+    for name in ("noxfile.py", "shared_environment.py"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
     for name in ("__init__", "exits", "nodes", "subject", "case_rules", "plan", "platforms", "clean"):
         shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
@@ -94,6 +95,7 @@ def test_the_menu_lists_every_session_with_a_line() -> None:
         "case",
     }
     assert all(line.endswith(".") for line in lines.values())
+    assert len(set(lines.values())) == len(lines), "two sessions say the same"
 
 
 def test_only_regress_runs_without_being_asked() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus, nodes, phase
+from tasks import corpus, nodes, phase, preparation
 from tasks.case import load_case
 from tasks.platforms import Gpu, Platform
 
 RESHARD = "gpt3_pp4_resume_reshard_pp4_dp1"
 
 
-def setup(case: str, gpus: int = 0, **options: object) -> phase.Setup:
+def setup(case: str, gpus: int = 0, **options: object) -> preparation.Setup:
     """A case on eight ranks of the CPU, or of so many GPUs."""
     platform = Platform(
         name=f"gpu{gpus}_h100" if gpus else "cpu_x86_64",
@@ -35,7 +35,7 @@ def setup(case: str, gpus: int = 0, **options: object) -> phase.Setup:
         env_vars={},
         notes=(),
     )
-    return phase.Setup(
+    return preparation.Setup(
         case=load_case(case, platform_name=platform.name),
         platform=platform,
         data=corpus.Built(prefix=Path("/corpus/text"), sha256="a" * 64, documents=1, tokens=1),

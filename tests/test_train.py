@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import phase, train
+from tasks import phase, preparation, train
 from tasks.exits import CannotRun, UsageError
 from tasks.golden import read_card
 from tests import short_run
@@ -169,4 +169,4 @@ def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch: pytest
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(CannotRun, match="a run needs 256"):
-        phase.check_space(tmp_path / "run")
+        preparation.check_space(tmp_path / "run")
