@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, on_gpus, pins_digest  # noqa: E402
 from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, nodes, plan, subject  # noqa: E402
+from tasks import exits, family, nodes, plan, subject  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -83,7 +83,7 @@ def run_case_session(session: nox.Session, case: str) -> None:
     """Prepare, then run one case."""
     options = read_options(session)
     prepare(session)
-    finish(session, run_case(session, case, options))
+    finish(session, run_case(session, case, options, run_directory(case, options)))
 
 
 for _case in CASES:
@@ -97,18 +97,28 @@ def regress(session: nox.Session) -> None:
     """Run every case that fits this machine: the one to begin with; --keep-going after a failure."""
     options = read_options(session)
     prepare(session)
-    code = 0
-    for case in CASES:
-        of_a_cpu = on_gpus() and "TEST_TYPE: frozen-resume" in case_text(case)
-        if of_a_cpu or needs_data(case):
-            reason = "its checkpoint is one of a CPU" if of_a_cpu else "DATA_PATH is not set"
+    outcomes = []
+    for case in options.cases:
+        if reason := reason_to_skip(case):
             session.log(f"{case}: skipped, since {reason}")
+            outcomes.append(family.Outcome(case=case, exit_code=None, reason=reason))
             continue
-        outcome = run_case(session, case, options, several=len(CASES) > 1)
-        code = code or outcome
+        begin, run_dir = time.monotonic(), run_directory(case, options, several=len(CASES) > 1)
+        code, seconds = run_case(session, case, options, run_dir), time.monotonic() - begin
+        outcomes.append(family.Outcome(case=case, exit_code=code, seconds=seconds, run_dir=run_dir))
         if code and not options.keep_going:
             break
-    finish(session, code)
+    print(family.table(outcomes, MEANINGS), flush=True)
+    skipped = options.require and any(outcome.exit_code is None for outcome in outcomes)
+    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
+    finish(session, codes[0] if codes else exits.CANNOT_RUN if skipped else exits.PASSED)
+
+
+def reason_to_skip(case: str) -> str:
+    """Why the case cannot be run here; empty when it can."""
+    if on_gpus() and "TEST_TYPE: frozen-resume" in case_text(case):
+        return "its checkpoint is one of a CPU"
+    return "DATA_PATH is not set" if needs_data(case) else ""
 
 
 @nox.session(default=False)
@@ -119,7 +129,8 @@ def case(session: nox.Session) -> None:
         session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
         finish(session, exits.USAGE)
     prepare(session)
-    finish(session, run_case(session, options.case_file.resolve().parent.name, options))
+    name = options.case_file.resolve().parent.name
+    finish(session, run_case(session, name, options, run_directory(name, options)))
 
 
 @nox.session(default=False)
@@ -143,7 +154,9 @@ def tests(session: nox.Session) -> None:
     else:
         check_style(session)
         run(session, "pytest")
-        finish(session, run_case(session, "gpt3_pp4_resume", read_options(session)))
+        options = read_options(session)
+        run_dir = run_directory("gpt3_pp4_resume", options)
+        finish(session, run_case(session, "gpt3_pp4_resume", options, run_dir))
 
 
 @nox.session(default=False)
@@ -198,6 +211,8 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
     parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
     parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
+    parser.add_argument("--only", metavar="CASE", action="append", default=[], help="of regress: this case")
+    parser.add_argument("--require", action="store_true", help="of regress: a skipped case is exit 5")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     nodes.add_options(parser)
     try:
@@ -208,6 +223,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
         session.skip("nothing was run")
     try:
         options.nodes = nodes.read(options)
+        options.cases = family.choose(CASES, options.only)
     except exits.TaskError as error:
         session.log(f"error: {error}")
         finish(session, error.exit_code)
@@ -217,11 +233,15 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     return options
 
 
-def run_case(session: nox.Session, case: str, options: argparse.Namespace, *, several: bool = False) -> int:
-    """Train, restart, compare, draw: a step only when the one before gave it something to work on."""
-    run_dir = Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+def run_directory(case: str, options: argparse.Namespace, *, several: bool = False) -> Path:
+    """Where a run of the case is kept."""
     if options.run_dir:
-        run_dir = options.run_dir / case if several else options.run_dir
+        return options.run_dir / case if several else options.run_dir
+    return Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+
+
+def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_dir: Path) -> int:
+    """Train, restart, compare, draw: a step only when the one before gave it something to work on."""
     directory = ["--run-dir", str(run_dir)]
     settings = [word for setting in options.set for word in ("--set", setting)]
     plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]

@@ -37,7 +37,17 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "tasks").mkdir()
     for name in ("noxfile.py", "shared_environment.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    for name in ("__init__", "exits", "nodes", "subject", "case_rules", "plan", "platforms", "clean"):
+    for name in (
+        "__init__",
+        "exits",
+        "nodes",
+        "subject",
+        "case_rules",
+        "family",
+        "plan",
+        "platforms",
+        "clean",
+    ):
         shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
@@ -222,6 +232,30 @@ def test_regress_stops_at_the_first_failure_unless_told_to_go_on(checkout: Path)
     assert not any("second" in line for line in calls(checkout))
     assert nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").returncode == 1
     assert any("second" in line for line in calls(checkout))
+
+
+def test_regress_ends_with_a_table_of_its_cases(checkout: Path) -> None:
+    printed = nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").stdout
+    lines = printed[printed.index("case    verdict") :].splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["case", "first", "second"]
+    assert "does not match" in lines[1]
+    assert "passed" in lines[2]
+
+
+def test_regress_runs_only_what_is_named(checkout: Path) -> None:
+    assert nox(checkout, "-s", "regress", "--", "--only", "second").returncode == 0
+    assert {line.split()[1] for line in calls(checkout) if line.startswith("train")} == {"second"}
+    outcome = nox(checkout, "-s", "regress", "--", "--only", "secnd")
+    assert outcome.returncode == 2
+    assert "Did you mean second?" in outcome.stdout
+
+
+def test_a_skipped_case_is_no_pass_where_all_are_required(checkout: Path) -> None:
+    (checkout / "test_cases/first/model_config.yaml").write_text("MODEL_ARGS: {--data-path: ${DATA_PATH}/x}")
+    assert nox(checkout, "-s", "regress", DATA_PATH="").returncode == 0
+    outcome = nox(checkout, "-s", "regress", "--", "--require", DATA_PATH="")
+    assert outcome.returncode == 5
+    assert re.search(r"^first +skipped +DATA_PATH is not set$", outcome.stdout, re.MULTILINE)
 
 
 def test_several_machines_are_told_to_every_step_and_node_0_draws(checkout: Path) -> None:
