@@ -168,13 +168,14 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
+        with _all_exit_codes(phase.nodes.rank * phase.local_ranks) as exit_codes:
+            elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None
         raise failures.failure_of(
             phase.directory,
-            {rank: failure.exitcode for rank, failure in error.failures.items()},
+            exit_codes | {rank: failure.exitcode for rank, failure in error.failures.items()},
             max_restarts=phase.max_restarts,
             kills_wanted=bool(phase.kills),
             killed_for_memory=infrastructure.memory_kills() > memory_kills,
@@ -184,6 +185,38 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
         raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
+
+
+@contextlib.contextmanager
+def _all_exit_codes(first_rank: int) -> Iterator[dict[int, int]]:
+    """The exit codes of all ranks that failed by themselves in the last attempt, once it has ended.
+
+    torch reports one of those that had ended when it looked. A rank that was killed can say nothing itself:
+    when another one is reported, that lost its connection to it, the connection is taken for the cause.
+    """
+    from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
+
+    codes: dict[int, int] = {}
+    close = MultiprocessContext._close
+
+    def note_and_close(context: Any, *args: Any, **keywords: Any) -> None:
+        ended = {} if context._pc is None else dict(enumerate(context._pc.processes, first_rank))
+        codes.clear()
+        codes.update(
+            {rank: process.exitcode for rank, process in ended.items() if _failed_by_itself(process)}
+        )
+        close(context, *args, **keywords)
+
+    MultiprocessContext._close = note_and_close
+    try:
+        yield codes
+    finally:
+        MultiprocessContext._close = close
+
+
+def _failed_by_itself(process: Any) -> bool:
+    """Not one that goes on, finished, or was ended by torch because another one had failed."""
+    return process.exitcode not in (None, 0, -signal.SIGTERM)
 
 
 def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:

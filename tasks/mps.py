@@ -123,8 +123,10 @@ def guard(launcher: int) -> None:
     """Start a daemon, say ``ready FOLDER`` or ``failed REASON``, and end it when the launcher ends."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # the daemon's servers come to the guard when the daemon dies
+    # Noted, not raised: raised, a signal could arrive just as the daemon is being ended, and leave it behind.
+    stops: list[int] = []
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda number, _: stops.append(number))
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != launcher:
         return
@@ -133,13 +135,11 @@ def guard(launcher: int) -> None:
     try:
         environ = {**os.environ, PIPES: folder, LOGS: folder}
         control = _start_control(environ)
-        problem = _wait_until_it_serves(control, environ)
+        problem = _wait_until_it_serves(control, environ, stops)
         _say(f"failed {problem}" if problem else f"ready {folder}")
         if problem is None:
-            _wait_for_launcher(launcher)
+            _wait_for_launcher(launcher, stops)
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
         if control is not None:
             _end(control, {**os.environ, PIPES: folder, LOGS: folder})
         shutil.rmtree(folder, ignore_errors=True)
@@ -156,10 +156,10 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _wait_until_it_serves(control: subprocess.Popen, environ: dict[str, str]) -> str | None:
+def _wait_until_it_serves(control: subprocess.Popen, environ: dict[str, str], stops: list[int]) -> str | None:
     """Ask for a server, which shows early whether one can run; None, or what is wrong."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not stops:
         if control.poll() is not None:
             return f"{CONTROL} ended with exit code {control.returncode}: {_last_line(environ)}"
         if Path(environ[PIPES], "control").exists():
@@ -167,6 +167,8 @@ def _wait_until_it_serves(control: subprocess.Popen, environ: dict[str, str]) ->
             if _ask("get_server_list", environ).strip().isdigit():
                 return None
         time.sleep(0.1)
+    if stops:
+        return "it was stopped"
     return f"no server within {START_TIMEOUT_S:.0f} s: {_last_line(environ)}"
 
 
@@ -195,10 +197,10 @@ def _ask(command: str, environ: dict[str, str]) -> str:
     return outcome.stdout
 
 
-def _wait_for_launcher(launcher: int) -> None:
-    """Until the launcher closes its end of standard input, or is gone."""
-    while os.getppid() == launcher:
-        if select.select([sys.stdin], [], [], 1.0)[0] and not os.read(0, 1):
+def _wait_for_launcher(launcher: int, stops: list[int]) -> None:
+    """Until the launcher closes its end of standard input, or is gone, or a signal came."""
+    while os.getppid() == launcher and not stops:
+        if select.select([sys.stdin], [], [], 0.2)[0] and not os.read(0, 1):
             return
 
 
