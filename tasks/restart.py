@@ -110,25 +110,34 @@ def equal_row(name: str, expected: int | str | None, actual: int | str | None) -
     )
 
 
+def _restored(part: str, steps: str) -> Row:
+    """The row of a part of the state that came back."""
+    return Row(
+        comparison=RESTART,
+        metric=f"state: {part.replace('_', ' ')}",
+        check=CHECK_EQUAL,
+        steps=steps,
+        verdict=EXACT,
+        passed=True,
+    )
+
+
+def _shown(row: Row, saved: str, loaded: str) -> Row:
+    """The row with the beginnings of both digests."""
+    return Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
+
+
 def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, object]) -> Row:
     ranks = sorted({*before, *after}, key=lambda rank: (len(rank), rank))
     pairs = {rank: (_digest(before, rank, part), _digest(after, rank, part)) for rank in ranks}
     absent = [rank for rank, pair in pairs.items() if None in pair]
     parted = [rank for rank, (saved, loaded) in pairs.items() if rank not in absent and saved != loaded]
-    row = Row(
-        comparison=RESTART,
-        metric=f"state: {part.replace('_', ' ')}",
-        check=CHECK_EQUAL,
-        steps=f"{len(ranks)} ranks",
-        verdict=EXACT,
-        passed=True,
-    )
+    row = _restored(part, f"{len(ranks)} ranks")
     if not ranks:
         return failed(row, MISSING, "no rank recorded it")
     if parted:
         saved, loaded = pairs[parted[0]]
-        shown = Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
-        return failed(shown, REGRESSION, f"rank {_listed(parted)}: not what was saved")
+        return failed(_shown(row, saved, loaded), REGRESSION, f"rank {_listed(parted)}: not what was saved")
     if absent:
         return failed(row, MISSING, f"rank {_listed(absent)}: not recorded on both sides")
     return row
@@ -136,14 +145,7 @@ def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, obje
 
 def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, object]) -> Row:
     """One digest on each side, the same on every rank there."""
-    row = Row(
-        comparison=RESTART,
-        metric=f"state: {part.replace('_', ' ')}",
-        check=CHECK_EQUAL,
-        steps=f"{len(before)} to {len(after)} ranks",
-        verdict=EXACT,
-        passed=True,
-    )
+    row = _restored(part, f"{len(before)} to {len(after)} ranks")
     sides = [{_digest(side, rank, part) for rank in side} for side in (before, after)]
     if None in sides[0] | sides[1] or not all(sides):
         return failed(row, MISSING, "not recorded by every rank on both sides")
@@ -151,8 +153,7 @@ def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, obj
         return failed(row, REGRESSION, "not the same on all ranks")
     (saved,), (loaded,) = sides
     if saved != loaded:
-        shown = Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
-        return failed(shown, REGRESSION, "not what was saved")
+        return failed(_shown(row, saved, loaded), REGRESSION, "not what was saved")
     return row
 
 
