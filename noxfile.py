@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
-import fcntl
+import datetime
 import functools
-import itertools
 import os
-import re
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,25 +21,22 @@ import nox.virtualenv
 REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
-from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, on_gpus, pins_digest  # noqa: E402
-from tasks import clean as run_directories  # noqa: E402
-from tasks import exits, family, nodes, plan, subject  # noqa: E402
+from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, pins_digest  # noqa: E402
+from tasks import case_steps, exits, family, family_record, menu, plan, session_options  # noqa: E402
+from tasks.clean import held  # noqa: E402
+from tasks.exits import MEANINGS  # noqa: E402
+from tasks.platforms import on_gpus  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
 nox.options.error_on_external_run = True
 
-CASES = sorted(path.parent.name for path in REPOSITORY.glob("test_cases/*/model_config.yaml"))
+CASES = menu.names()
 STOP_WITHIN_S = (
     4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
 )
-MEANINGS = {
-    exits.MISMATCH: "does not match",
-    exits.USAGE: "bad usage or input",
-    exits.TRAINING_FAILED: "training failed",
-    exits.HANG: "hang",
-    exits.CANNOT_RUN: "this machine cannot run it",
-}
+# Several cases end their ranks themselves, and were asked by a Ctrl-C when nox was: the rest of ten seconds.
+FAMILY_ASKED_AFTER_S, FAMILY_STOPS_WITHIN_S = 0.5, 8.5
 
 
 # ---- a stop ----
@@ -63,22 +57,6 @@ signal.signal(signal.SIGTERM, stop)
 # ---- sessions ----
 
 
-def case_text(case: str) -> str:
-    """The file of a case, without what it inherits."""
-    return (REPOSITORY / "test_cases" / case / "model_config.yaml").read_text()
-
-
-def purpose(case: str) -> str:
-    """What the case is for: how the comment that opens its file begins."""
-    comment = itertools.takewhile(lambda line: line.startswith("#"), case_text(case).splitlines())
-    return re.split(r"[.:;](?= |$)", " ".join(line.lstrip("# ") for line in comment))[0] or "One case"
-
-
-def needs_data(case: str) -> bool:
-    """Whether the case waits for a data set that nobody has pointed to."""
-    return "${DATA_PATH}" in case_text(case) and not os.environ.get("DATA_PATH")
-
-
 def run_case_session(session: nox.Session, case: str) -> None:
     """Prepare, then run one case."""
     options = read_options(session)
@@ -88,37 +66,32 @@ def run_case_session(session: nox.Session, case: str) -> None:
 
 for _case in CASES:
     _session = functools.partial(run_case_session, case=_case)
-    _session.__doc__ = purpose(_case) + (" (needs DATA_PATH)." if needs_data(_case) else ".")
+    _session.__doc__ = menu.purpose(_case) + (" (needs DATA_PATH)." if menu.needs_data(_case) else ".")
     nox.session(name=_case, default=False)(_session)
 
 
 @nox.session
 def regress(session: nox.Session) -> None:
-    """Run every case that fits this machine: the one to begin with; --keep-going after a failure."""
+    """Run every case that fits this machine, the one to begin with; more: nox -s regress -- --help."""
     options = read_options(session)
+    with errors_told(session):
+        if options.list:
+            cases = family.choose(CASES, options.only)
+            print(menu.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
+            return
+        cases = family_record.select(CASES, options)
+    if not cases:
+        session.log(f"all cases of {family_record.path_for(options)} passed: there is nothing to run again")
+        return
     prepare(session)
-    outcomes = []
-    for case in options.cases:
-        if reason := reason_to_skip(case):
-            session.log(f"{case}: skipped, since {reason}")
-            outcomes.append(family.Outcome(case=case, exit_code=None, reason=reason))
-            continue
-        begin, run_dir = time.monotonic(), run_directory(case, options, several=len(CASES) > 1)
-        code, seconds = run_case(session, case, options, run_dir), time.monotonic() - begin
-        outcomes.append(family.Outcome(case=case, exit_code=code, seconds=seconds, run_dir=run_dir))
-        if code and not options.keep_going:
-            break
-    print(family.table(outcomes, MEANINGS), flush=True)
-    skipped = options.require and any(outcome.exit_code is None for outcome in outcomes)
-    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
-    finish(session, codes[0] if codes else exits.CANNOT_RUN if skipped else exits.PASSED)
-
-
-def reason_to_skip(case: str) -> str:
-    """Why the case cannot be run here; empty when it can."""
-    if on_gpus() and "TEST_TYPE: frozen-resume" in case_text(case):
-        return "its checkpoint is one of a CPU"
-    return "DATA_PATH is not set" if needs_data(case) else ""
+    if not DRY_RUN:
+        waits = {"interrupt_timeout": FAMILY_ASKED_AFTER_S, "terminate_timeout": FAMILY_STOPS_WITHIN_S}
+        finish(session, step(session, "regress", *session.posargs, **waits))
+    for case in cases if DRY_RUN else ():
+        if reason := menu.reason_to_skip(case):
+            session.log(f"{case}: would be skipped, since {reason}")
+        else:
+            run_case(session, case, options, family.run_directory(case, options))
 
 
 @nox.session(default=False)
@@ -139,7 +112,7 @@ def record(session: nox.Session) -> None:
     prepare(session)
     arguments = task_arguments(session)
     named = bool(arguments) and not arguments[0].startswith("-")
-    cases = [arguments[0]] if named else [case for case in CASES if records_cards(case)]
+    cases = [arguments[0]] if named else [case for case in CASES if menu.records_cards(case)]
     for case in cases:
         finish(session, step(session, "record", case, *arguments[named:]))
 
@@ -197,99 +170,59 @@ def task_arguments(session: nox.Session) -> list[str]:
 
 def read_options(session: nox.Session) -> argparse.Namespace:
     """Arguments behind ``--``, for the tasks that take them."""
-    parser = argparse.ArgumentParser(prog=f"nox -s {session.name} --", allow_abbrev=False)
-    parser.add_argument("--run-dir", type=Path, help="where the run is kept (default: runs/<case>/<time>)")
-    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[], help="a flag of the case")
-    parser.add_argument(
-        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
-    )
-    parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
-    parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
-    subject.add_options(parser)
-    parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
-    parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
-    parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
-    parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
-    parser.add_argument("--keep-going", action="store_true", help="go on with the next case after a failure")
-    parser.add_argument("--only", metavar="CASE", action="append", default=[], help="of regress: this case")
-    parser.add_argument("--require", action="store_true", help="of regress: a skipped case is exit 5")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run")
-    nodes.add_options(parser)
     try:
-        options = parser.parse_args([] if session.name == "tests" else session.posargs)
+        with errors_told(session):
+            return session_options.read(session.name, [] if session.name == "tests" else session.posargs)
     except SystemExit as stop:  # argparse has printed its message, or its help
         if stop.code:
             finish(session, exits.USAGE)
         session.skip("nothing was run")
+
+
+@contextlib.contextmanager
+def errors_told(session: nox.Session) -> Iterator[None]:
+    """An error that tells the user what to do ends the session with its exit code."""
     try:
-        options.nodes = nodes.read(options)
-        options.cases = family.choose(CASES, options.only)
+        yield
     except exits.TaskError as error:
         session.log(f"error: {error}")
         finish(session, error.exit_code)
-    if options.nodes.several and not options.run_dir:
-        session.log("error: several machines need one folder that all of them see: give --run-dir DIR")
-        finish(session, exits.USAGE)
-    return options
 
 
-def run_directory(case: str, options: argparse.Namespace, *, several: bool = False) -> Path:
-    """Where a run of the case is kept."""
-    if options.run_dir:
-        return options.run_dir / case if several else options.run_dir
-    return Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+def run_directory(case: str, options: argparse.Namespace) -> Path:
+    """Where a run of the case alone is kept."""
+    return options.run_dir or case_steps.new_directory(case)
 
 
 def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_dir: Path) -> int:
-    """Train, restart, compare, draw: a step only when the one before gave it something to work on."""
-    directory = ["--run-dir", str(run_dir)]
-    settings = [word for setting in options.set for word in ("--set", setting)]
-    plugins = [word for plugin in options.rank_plugin for word in ("--rank-plugin", plugin)]
-    data = ["--data-path", options.data_path] if options.data_path else []
-    timeout = ["--hang-timeout", options.hang_timeout] if options.hang_timeout else []
-    restarts = ["--max-restarts", options.max_restarts] if options.max_restarts else []
-    retries = ["--retries", options.retries] if options.retries else []
-    among = nodes.words(options)
-    common = [*settings, *plugins, *data, *timeout, *restarts, *retries, *among]
-    named = ["--case-file", str(options.case_file)] if options.case_file else [case]
-    launch = [*named, *directory, *common, *subject.words(options)]
-    card = []
-    if options.baseline:
-        card = ["--golden", str(run_dir / "baseline" / "actual_phase1.json")]
-        base = [*named, "--run-dir", str(run_dir / "baseline"), *common, "--megatron-lm", options.baseline]
+    """Train, restart, compare, draw."""
+    steps, codes = case_steps.steps(case, options, run_dir), []
     for line in plan.describe(case, options.nodes) if DRY_RUN else ():
         session.log(line)
-    with held(run_dir):
-        code = step(session, "train", *base) if options.baseline else 0
-        code = code or step(session, "train", *launch) or step(session, "resume", *launch)
-        if not code:
-            code = step(session, "diff", case, *directory, *card, *among)
-            drawn = step(session, "report", *directory) if options.nodes.first else exits.PASSED
-            code = code or drawn
-    if code:
+    with contextlib.nullcontext() if DRY_RUN else held(run_dir):
+        while following := case_steps.following(steps, codes):
+            codes.append(step(session, following.task, *following.arguments))
+    if code := case_steps.exit_code(codes):
         see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage is told before anything is written
         session.log(f"{case}: {MEANINGS[code]} (exit code {code}){see}")
-    return code
+    return case_steps.exit_code(codes)
 
 
-def records_cards(case: str) -> bool:
-    """Whether the case has golden cards of its own, and its data are here."""
-    return "\nGOLDEN_CARD:" not in case_text(case) and not needs_data(case)
-
-
-def step(session: nox.Session, task: str, *arguments: str) -> int:
+def step(session: nox.Session, task: str, *arguments: str, **waits: float) -> int:
     """Run a task and return its exit code."""
     try:
-        run(session, "python", "-m", f"tasks.{task}", *arguments)
+        run(session, "python", "-m", f"tasks.{task}", *arguments, **waits)
     except nox.command.CommandFailed as failure:
-        code = getattr(failure, "return_code", None) or exits.MISMATCH
-        # a crash (Python exits 1) or a signal is no verdict: only comparing can say "does not match"
-        crashed = code not in MEANINGS or (code == exits.MISMATCH and task in ("train", "resume"))
-        return exits.TRAINING_FAILED if crashed else code
+        return case_steps.code_of(task, getattr(failure, "return_code", None) or exits.MISMATCH)
     return 0
 
 
-def run(session: nox.Session, *command: str) -> None:
+def run(
+    session: nox.Session,
+    *command: str,
+    interrupt_timeout: float = STOP_WITHIN_S,
+    terminate_timeout: float = STOP_WITHIN_S,
+) -> None:
     """Run a command of the environment, or print it."""
     if DRY_RUN:
         session.log(f"would run: {shlex.join(command)}")
@@ -297,9 +230,9 @@ def run(session: nox.Session, *command: str) -> None:
     session.run(
         *command,
         external=session.venv_backend == "none",
-        env={"CRASH_TEST_SESSION": str(os.getpid())},
-        interrupt_timeout=STOP_WITHIN_S,
-        terminate_timeout=STOP_WITHIN_S,
+        env={exits.SESSION_VARIABLE: str(os.getpid())},
+        interrupt_timeout=interrupt_timeout,
+        terminate_timeout=terminate_timeout,
     )
     if _stopped:  # nox goes on when the task that it stopped had come to a good end
         raise KeyboardInterrupt
@@ -309,20 +242,6 @@ def check_style(session: nox.Session) -> None:
     """Ruff, twice."""
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
-
-
-@contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """The run's lock, which keeps ``clean`` away between two steps."""
-    if DRY_RUN:
-        yield
-        return
-    path = run_directories.lock_file(run_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
-    path.unlink(missing_ok=True)
 
 
 # ---- exit codes: nox knows 0 and 1, the design has six ----

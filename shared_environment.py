@@ -10,11 +10,12 @@ from pathlib import Path
 
 import nox.virtualenv
 
-from tasks import exits, platforms
+from tasks import platforms
 
 REPOSITORY = Path(__file__).resolve().parent
 ENVIRONMENT = platforms.environment()
 DRY_RUN = "--dry-run" in sys.argv
+ONLY_LISTED = "--list" in sys.argv[sys.argv.index("--") :] if "--" in sys.argv else False
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 STAMP = "pins.sha256"
@@ -30,7 +31,7 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
 
     def create(self) -> bool:
         """Make it, or reuse it. Until ``prepare`` has filled it, other sessions wait."""
-        if DRY_RUN:
+        if DRY_RUN or ONLY_LISTED:
             return False
         path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,17 +49,8 @@ nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
 
 
 @functools.cache
-def on_gpus() -> bool:
-    """Whether sessions train on GPUs here. A machine that can run nothing still lints and has a doctor."""
-    try:
-        return platforms.detect().device == "cuda"
-    except exits.TaskError:
-        return False
-
-
-@functools.cache
 def pins_digest() -> str:
     """Of all that decides what is installed."""
-    files = [PINS, GPU_PINS] if on_gpus() else [PINS]
+    files = [PINS, GPU_PINS] if platforms.on_gpus() else [PINS]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(sys.version.encode() + content).hexdigest()

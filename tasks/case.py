@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import fnmatch
 import hashlib
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import case_rules, strict_yaml, upstream_case
+from tasks import case_rules, quarantine, strict_yaml, upstream_case
 from tasks.exits import UsageError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -218,6 +219,8 @@ def _checked(
     root: Path = REPOSITORY,
 ) -> Case:
     errors = case_rules.check_shape(content)
+    if quarantine.KEY in content:
+        errors += quarantine.faults(content[quarantine.KEY], datetime.date.today())
     if errors:
         raise _errors(path, errors)
     model_args, env_vars = _laid_over(content, platform_name)
@@ -309,7 +312,9 @@ def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, obj
     base = root / "test_cases" / str(name) / CASE_FILE
     if base in (path, *heirs):
         raise UsageError(f"{path}: INHERIT: {name} inherits from this case itself")
-    return _merged(_read(base, root, (path, *heirs)), content)
+    inherited = _read(base, root, (path, *heirs))
+    inherited.pop(quarantine.KEY, None)  # it is of that case alone
+    return _merged(inherited, content)
 
 
 def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:

@@ -39,6 +39,7 @@ _KEYS = (
     "CHECKPOINT",
     "GOLDEN_CARD",
     "PLATFORMS",
+    "QUARANTINE",
 )
 _OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
 _KILL_KEYS = ("after_step", "ranks")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tasks.exits import UsageError, exit_with
@@ -16,6 +17,17 @@ RUNS = Path(__file__).resolve().parent.parent / "runs"
 def lock_file(run_dir: Path) -> Path:
     """Beside the run directory: a session holds it locked from its first step to its last."""
     return run_dir.with_name(f".{run_dir.name}.lock")
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """The run's lock, which keeps ``clean`` away between two steps."""
+    path = lock_file(run_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+    path.unlink(missing_ok=True)
 
 
 def is_running(run_dir: Path, processes: Path = Path("/proc")) -> bool:

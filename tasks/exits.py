@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -12,6 +16,15 @@ USAGE = 2
 TRAINING_FAILED = 3
 HANG = 4
 CANNOT_RUN = 5
+MEANINGS = {
+    MISMATCH: "does not match",
+    USAGE: "bad usage or input",
+    TRAINING_FAILED: "training failed",
+    HANG: "hang",
+    CANNOT_RUN: "this machine cannot run it",
+}
+SESSION_VARIABLE = "CRASH_TEST_SESSION"  # the process id of the session that started a task
+_PR_SET_PDEATHSIG = 1
 
 
 class TaskError(Exception):
@@ -52,3 +65,21 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     sys.exit(code)
+
+
+def run_to_end(task: Callable[[], int]) -> int:
+    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
+    ended; an error of its own as failed training.
+    """
+    if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a session that is killed cannot say stop
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    try:
+        return task()
+    except KeyboardInterrupt as stop:
+        print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except TaskError:
+        raise
+    except Exception:  # Python would exit with 1, which says that something did not match
+        traceback.print_exc()
+        return TRAINING_FAILED

@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from tasks import attempts, collectives, failures, infrastructure, mps, nccl
 from tasks import nodes as nodes_module
 from tasks.case import Kill
 from tasks.checkpoints import list_checkpoints
-from tasks.exits import TRAINING_FAILED, Hang, TaskError
+from tasks.exits import Hang
 from tasks.killer import Killed, Killer
 from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.nodes import ALONE, Nodes
@@ -322,21 +322,3 @@ def _descendants(process: Any) -> list[Any]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.children(recursive=True)
     return []
-
-
-def run_to_end(task: Callable[[], int]) -> int:
-    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
-    ended; an error of its own as failed training.
-    """
-    if os.environ.get("CRASH_TEST_SESSION") == str(os.getppid()):  # a session that is killed cannot say stop
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    try:
-        return task()
-    except KeyboardInterrupt as stop:
-        print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except TaskError:
-        raise
-    except Exception:  # Python would exit with 1, which says that something did not match
-        traceback.print_exc()
-        return TRAINING_FAILED

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks.exits import CannotRun, UsageError
+from tasks.exits import CannotRun, TaskError, UsageError
 
 if TYPE_CHECKING:  # the noxfile reads platforms too, where no YAML reader is installed
     from tasks.case import Case
@@ -110,6 +110,15 @@ def detect() -> Platform:
         problem = _ask_driver()[1]
     processor = read_processor()
     return choose(gpus, wanted=wanted, environment_name=environment(), processor=processor, problem=problem)
+
+
+@functools.cache
+def on_gpus() -> bool:
+    """Whether sessions train on GPUs here. A machine that can run nothing still lints and has a doctor."""
+    try:
+        return detect().device == "cuda"
+    except TaskError:
+        return False
 
 
 def choose(

@@ -11,8 +11,7 @@ import functools
 import sys
 
 from tasks import checkpoints, nodes, phase, preparation, retries
-from tasks.exits import PASSED, UsageError, exit_with
-from tasks.launch import run_to_end
+from tasks.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.meeting import Meeting, attend
 
 

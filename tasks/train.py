@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 from tasks import frozen, nodes, phase, preparation, retries
-from tasks.exits import PASSED, UsageError, exit_with
-from tasks.launch import run_to_end
+from tasks.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.meeting import Meeting, attend
 
 

@@ -1,0 +1,124 @@
+"""What the menu says of each case: from the text of its file, before any environment is made.
+
+Only the standard library is imported: the noxfile reads this.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks import platforms, quarantine
+from tasks.columns import aligned
+from tasks.exits import TaskError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEAD = ("case", "type", "here", "quarantine", "purpose")
+
+
+def names(root: Path = REPOSITORY) -> list[str]:
+    """All cases, sorted."""
+    return sorted(path.parent.name for path in root.glob("test_cases/*/model_config.yaml"))
+
+
+def file_of(case: str, root: Path = REPOSITORY) -> Path:
+    return root / "test_cases" / case / "model_config.yaml"
+
+
+def text_of(case: str, root: Path = REPOSITORY) -> str:
+    """The file of a case, without what it inherits."""
+    return file_of(case, root).read_text(encoding="utf-8")
+
+
+def purpose(case: str, root: Path = REPOSITORY) -> str:
+    """What the case is for: how the comment that opens its file begins."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text_of(case, root).splitlines())
+    return re.split(r"[.:;](?= |$)", " ".join(line.lstrip("# ") for line in comment))[0] or "One case"
+
+
+def needs_data(case: str, root: Path = REPOSITORY) -> bool:
+    """Whether the case waits for a data set that nobody has pointed to."""
+    return "${DATA_PATH}" in text_of(case, root) and not os.environ.get("DATA_PATH")
+
+
+def records_cards(case: str, root: Path = REPOSITORY) -> bool:
+    """Whether the case has golden cards of its own, and its data are here."""
+    return "\nGOLDEN_CARD:" not in text_of(case, root) and not needs_data(case, root)
+
+
+def type_of(case: str, root: Path = REPOSITORY) -> str:
+    """Its TEST_TYPE, or that of the case it inherits from."""
+    known, seen = names(root), [case]
+    while True:
+        text = text_of(seen[-1], root)
+        if found := re.search(r"^TEST_TYPE: *([a-z-]+)", text, re.MULTILINE):
+            return found[1]
+        base = re.search(r"^INHERIT: *(\S+)", text, re.MULTILINE)
+        if base is None or base[1] in seen or base[1] not in known:  # the steps say what is wrong with it
+            return "regular"
+        seen.append(base[1])
+
+
+def reason_to_skip(case: str, root: Path = REPOSITORY) -> str:
+    """Why the case cannot be run here; empty when it can."""
+    if type_of(case, root) == "frozen-resume" and platforms.on_gpus():
+        return "its checkpoint is one of a CPU"
+    return "DATA_PATH is not set" if needs_data(case, root) else ""
+
+
+# ---- nox -s regress -- --list ----
+
+
+def entries(cases: Sequence[str], today: datetime.date, root: Path = REPOSITORY) -> list[dict[str, object]]:
+    """One entry a case. ``platform``: None on a machine that can run none.
+
+    Raises:
+        UsageError: a quarantine that cannot be read.
+    """
+    platform = _platform()
+    found = []
+    for case in cases:
+        held = quarantine.read(file_of(case, root), today)
+        found.append(
+            {
+                "case": case,
+                "purpose": purpose(case, root),
+                "test_type": type_of(case, root),
+                "platform": platform,
+                "skipped": reason_to_skip(case, root) or None,
+                "quarantine": held.as_json(today) if held else None,
+            }
+        )
+    return found
+
+
+def listing(cases: Sequence[str], today: datetime.date, *, as_json: bool, root: Path = REPOSITORY) -> str:
+    """The cases as a table, or as a JSON array for the matrix of a CI service.
+
+    Raises:
+        UsageError: a quarantine that cannot be read.
+    """
+    found = entries(cases, today, root)
+    if as_json:
+        return json.dumps(found)
+    return aligned([HEAD, *(_row(entry) for entry in found)])
+
+
+def _row(entry: dict) -> tuple[str, ...]:
+    here = f"skipped: {entry['skipped']}" if entry["skipped"] else entry["platform"] or "cannot run"
+    held = entry["quarantine"]
+    word = ("ended" if held["ended"] else "until") if held else ""
+    quarantined = f"{word} {held['until']}, {held['owner']}: {held['reason']}" if held else ""
+    return entry["case"], entry["test_type"], here, quarantined, entry["purpose"]
+
+
+def _platform() -> str | None:
+    try:
+        return platforms.detect().name
+    except TaskError:
+        return None

@@ -1,0 +1,70 @@
+"""Every case that fits this machine, one after the other or several at once: ``python -m tasks.regress``.
+
+It takes the options of ``nox -s regress --``, and goes on after a failure. What came out is in the table at
+the end and in ``regress.json``, of which ``--rerun-failed`` makes its choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import sys
+
+from tasks import case_steps, family, family_record, jobs, menu, quarantine, session_options
+from tasks.exits import exit_with, run_to_end
+from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.family_record import Record
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the cases, print the table.
+
+    Raises:
+        UsageError: options that do not go together, no such case, a quarantine that cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.regress", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    options = session_options.read_of_family(parser, sys.argv[1:] if words is None else words)
+    today = datetime.date.today()
+    chosen = family_record.select(menu.names(), options)
+    outcomes = [Outcome(case=case, quarantine=quarantine.read(menu.file_of(case), today)) for case in chosen]
+    path = family_record.path_for(options) if options.nodes.first else None
+    earlier = family_record.read(path) if options.rerun_failed else ()
+    record = Record(path, outcomes, earlier=earlier, today=today)
+    try:
+        _run(chosen, options, record, today)
+    finally:
+        record.close()
+        print(family.table(record.outcomes, today), flush=True)
+    return family.exit_code(record.outcomes, today, require=options.require)
+
+
+def _run(cases: list[str], options: argparse.Namespace, record: Record, today: datetime.date) -> None:
+    waiting = []
+    for case in cases:
+        if reason := menu.reason_to_skip(case):
+            print(f"{case}: skipped, since {reason}", flush=True)
+            record.note(case, state=SKIPPED, reason=reason)
+            continue
+        run_dir = family.run_directory(case, options)
+        steps = case_steps.steps(case, options, run_dir)
+        waiting.append(jobs.Job(case=case, steps=steps, run_dir=run_dir, quiet=options.jobs > 1))
+
+    def began(job: jobs.Job) -> None:
+        record.note(job.case, state=RUNNING, run_dir=job.run_dir)
+        print(f"{job.case}: begun, kept in {job.run_dir}", flush=True)
+
+    def ended(job: jobs.Job) -> bool:
+        job.show_output()
+        outcome = record.note(job.case, state=ENDED, exit_code=job.exit_code, seconds=job.seconds)
+        code = f" (exit code {job.exit_code})" if job.exit_code else ""
+        print(f"{job.case}: {outcome.verdict(today)}{code} after {job.seconds:.0f} s", flush=True)
+        return not (options.fail_fast and outcome.failed(today))
+
+    jobs.run(waiting, options.jobs, began=began, ended=ended)
+
+
+if __name__ == "__main__":
+    exit_with(functools.partial(run_to_end, main))

@@ -1,0 +1,68 @@
+"""What people give behind nox's ``--``, read once for the session and for the task that it becomes.
+
+Only the standard library is imported: the noxfile reads this.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks import family, nodes, subject
+from tasks.exits import UsageError
+
+
+def read(session: str, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a nox session that runs cases. argparse exits with 2, or with 0 after its help.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    parser = argparse.ArgumentParser(prog=f"nox -s {session} --", allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    if session != "regress":
+        return _read(parser, words)
+    parser.add_argument("--list", action="store_true", help="list the cases, run nothing")
+    parser.add_argument("--json", action="store_true", help="with --list: as JSON")
+    options = read_of_family(parser, words)
+    if options.json and not options.list:
+        raise UsageError("--json: only with --list; what came out of a regress is in its regress.json")
+    return options
+
+
+def read_of_family(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The options of the task that runs several cases.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    family.add_options(parser)
+    options = _read(parser, words)
+    family.check(options)
+    return options
+
+
+def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    _add_options(parser)
+    subject.add_options(parser)
+    nodes.add_options(parser)
+    options = parser.parse_args(words)
+    options.nodes = nodes.read(options)
+    if options.nodes.several and not options.run_dir:
+        raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
+    return options
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run-dir", type=Path, help="where the run is kept (default: runs/<case>/<time>)")
+    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[], help="a flag of the case")
+    parser.add_argument(
+        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
+    )
+    parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
+    parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
+    parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
+    parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")

@@ -1,0 +1,38 @@
+"""How a task ends: its exit code, and with the session that started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tasks import exits
+from tasks.case import REPOSITORY
+
+
+def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
+    assert exits.run_to_end(lambda: 1 // 0) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+SESSION = '''
+import os, subprocess, sys
+task = """
+import time
+from tasks.exits import run_to_end
+run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
+"""
+subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESSION": str(os.getpid())})
+'''
+
+
+def test_a_killed_session_takes_its_task_along() -> None:
+    command = [sys.executable, "-c", SESSION]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout.readline() == "ready\n"
+        (task,) = psutil.Process(session.pid).children()
+        session.kill()
+        psutil.wait_procs([task], timeout=10)
+        assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE
