@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import short_run
+from tests import short_run, stub_checkout
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_dir(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained short run."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The noxfile with two cases, first and second, whose tasks exit as they are told."""
+    return stub_checkout.make(tmp_path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,81 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.case import REPOSITORY, list_cases
-
-NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
-TOLD = """
-import os, signal, sys, time
-from pathlib import Path
-name = Path(__file__).stem
-with open("calls.txt", "a") as calls:
-    print(name, *sys.argv[1:], file=calls)
-answer = os.environ.get(name.upper() + "_EXITS", "0")
-if answer == "waits":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("stopped", file=open("calls.txt", "a"))))
-    print("waiting", flush=True)
-    time.sleep(60)
-if answer == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
-"""
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
-    (tmp_path / "tasks").mkdir()
-    for name in ("noxfile.py", "shared_environment.py"):
-        shutil.copy(REPOSITORY / name, tmp_path / name)
-    for name in (
-        "__init__",
-        "exits",
-        "nodes",
-        "subject",
-        "case_rules",
-        "family",
-        "plan",
-        "platforms",
-        "clean",
-    ):
-        shutil.copy(REPOSITORY / f"tasks/{name}.py", tmp_path / f"tasks/{name}.py")
-    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
-        (tmp_path / f"tasks/{name}.py").write_text(TOLD)
-    for name in ("first", "second"):
-        (tmp_path / "test_cases" / name).mkdir(parents=True)
-        (tmp_path / "test_cases" / name / "model_config.yaml").write_text("MODEL_ARGS: {}\n")
-    (tmp_path / "requirements.txt").write_text("# nothing\n")
-    (tmp_path / "requirements-gpu.txt").write_text("# nothing\n")
-    return tmp_path
-
-
-def nox_environment(**variables: str) -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key not in NOX_ENVIRONMENT}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    return {**environment, "CRASH_TEST_DEVICE": "cpu", **variables}
-
-
-def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
-    no_venv_option = ["--no-venv"] if no_venv else []
-    return subprocess.run(
-        [sys.executable, "-m", "nox", "--nocolor", *no_venv_option, *arguments],
-        cwd=folder,
-        env=nox_environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def calls(folder: Path) -> list[str]:
-    path = folder / "calls.txt"
-    return (
-        [re.sub(r"runs/(\w+)/\S+", r"RUN/\1", line) for line in path.read_text().splitlines()]
-        if path.exists()
-        else []
-    )
-
+from tests.stub_checkout import calls, nox
 
 # ---- the menu ----
 
@@ -138,6 +64,18 @@ def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
     assert [line.strip() for line in answer.read_text().split("\n")] == cases
 
 
+def test_what_the_noxfile_reads_needs_nothing_that_is_not_installed_with_nox() -> None:
+    """Its modules are imported where no installed package is found."""
+    read = ast.parse((REPOSITORY / "noxfile.py").read_text()).body
+    of_tasks = [node for node in read if isinstance(node, ast.ImportFrom) and "tasks" in node.module]
+    imports = "\n".join(ast.unparse(node) for node in of_tasks)
+    assert "menu" in imports
+    outcome = subprocess.run(
+        [sys.executable, "-S", "-c", imports], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
 # ---- steps ----
 
 
@@ -174,12 +112,6 @@ def test_two_runs_never_share_a_directory(checkout: Path) -> None:
     assert len(directories) == 2
 
 
-def test_several_cases_share_a_given_directory_but_no_run(checkout: Path) -> None:
-    assert nox(checkout, "-s", "regress", "--", "--run-dir", "mine").returncode == 0
-    trained = [line for line in calls(checkout) if line.startswith("train")]
-    assert trained == ["train first --run-dir mine/first", "train second --run-dir mine/second"]
-
-
 def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
     outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1", no_venv=False)
     assert outcome.returncode == 0
@@ -199,65 +131,6 @@ def test_a_dry_command_line_is_the_one_that_would_run(checkout: Path, session: s
     assert not calls(checkout)
 
 
-# ---- exit codes ----
-
-
-@pytest.mark.parametrize("code", [2, 3, 4, 5])
-@pytest.mark.parametrize("step", ["train", "resume"])
-def test_a_training_that_fails_ends_nox_with_its_code(checkout: Path, step: str, code: int) -> None:
-    outcome = nox(checkout, "-s", "first", **{f"{step.upper()}_EXITS": str(code)})
-    assert outcome.returncode == code
-    assert [line.split()[0] for line in calls(checkout)][-1] == step
-
-
-@pytest.mark.parametrize(("answer", "code"), [("1", 3), ("killed", 3), ("77", 3)])
-def test_a_training_that_crashes_is_no_verdict(checkout: Path, answer: str, code: int) -> None:
-    assert nox(checkout, "-s", "first", TRAIN_EXITS=answer).returncode == code
-
-
-@pytest.mark.parametrize("code", [1, 2])
-def test_the_verdict_is_the_exit_code_and_the_report_is_drawn(checkout: Path, code: int) -> None:
-    outcome = nox(checkout, "-s", "first", DIFF_EXITS=str(code))
-    assert outcome.returncode == code
-    assert "Session first" in outcome.stdout
-    assert calls(checkout)[-1].startswith("report")
-
-
-def test_a_report_that_cannot_be_drawn_is_no_pass(checkout: Path) -> None:
-    assert nox(checkout, "-s", "first", REPORT_EXITS="2").returncode == 2
-
-
-def test_regress_stops_at_the_first_failure_unless_told_to_go_on(checkout: Path) -> None:
-    assert nox(checkout, "-s", "regress", DIFF_EXITS="1 0").returncode == 1
-    assert not any("second" in line for line in calls(checkout))
-    assert nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").returncode == 1
-    assert any("second" in line for line in calls(checkout))
-
-
-def test_regress_ends_with_a_table_of_its_cases(checkout: Path) -> None:
-    printed = nox(checkout, "-s", "regress", "--", "--keep-going", DIFF_EXITS="1 0").stdout
-    lines = printed[printed.index("case    verdict") :].splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["case", "first", "second"]
-    assert "does not match" in lines[1]
-    assert "passed" in lines[2]
-
-
-def test_regress_runs_only_what_is_named(checkout: Path) -> None:
-    assert nox(checkout, "-s", "regress", "--", "--only", "second").returncode == 0
-    assert {line.split()[1] for line in calls(checkout) if line.startswith("train")} == {"second"}
-    outcome = nox(checkout, "-s", "regress", "--", "--only", "secnd")
-    assert outcome.returncode == 2
-    assert "Did you mean second?" in outcome.stdout
-
-
-def test_a_skipped_case_is_no_pass_where_all_are_required(checkout: Path) -> None:
-    (checkout / "test_cases/first/model_config.yaml").write_text("MODEL_ARGS: {--data-path: ${DATA_PATH}/x}")
-    assert nox(checkout, "-s", "regress", DATA_PATH="").returncode == 0
-    outcome = nox(checkout, "-s", "regress", "--", "--require", DATA_PATH="")
-    assert outcome.returncode == 5
-    assert re.search(r"^first +skipped +DATA_PATH is not set$", outcome.stdout, re.MULTILINE)
-
-
 def test_several_machines_are_told_to_every_step_and_node_0_draws(checkout: Path) -> None:
     together = ["--nnodes", "2", "--rdzv-endpoint", "127.0.0.1:29400", "--run-dir", "shared"]
     for rank, last in (("0", "report"), ("1", "diff")):
@@ -269,58 +142,11 @@ def test_several_machines_are_told_to_every_step_and_node_0_draws(checkout: Path
         assert all(line[line.index("--node-rank") + 1] == rank for line in lines if line[0] != "report")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "a:1"], "give --run-dir DIR"),
-        (["--node-rank", "1"], "need --nnodes"),
-    ],
-)
-def test_half_of_what_several_machines_need_is_bad_usage(
-    checkout: Path, options: list[str], message: str
-) -> None:
-    outcome = nox(checkout, "-s", "first", "--", *options)
-    assert outcome.returncode == 2
-    assert message in outcome.stdout
-    assert not calls(checkout)
-
-
-def test_other_sessions_still_run_and_the_first_code_wins(checkout: Path) -> None:
-    outcome = nox(checkout, "-s", "first", "second", "doctor", TRAIN_EXITS="4 3", DOCTOR_EXITS="5")
-    assert outcome.returncode == 4
-    assert [line.split()[0] for line in calls(checkout)] == ["train", "train", "doctor"]
-
-
-def test_a_case_whose_data_is_not_there_is_skipped_with_the_reason(checkout: Path) -> None:
-    (checkout / "test_cases/first/model_config.yaml").write_text(
-        "MODEL_ARGS: {--data-path: '${DATA_PATH}/x'}\n"
-    )
-    outcome = nox(checkout, "-s", "regress", DATA_PATH="")
-    assert outcome.returncode == 0
-    assert "first: skipped, since DATA_PATH is not set" in outcome.stdout
-    assert calls(checkout)[0].startswith("train second")
-
-
-@pytest.mark.parametrize("option", ["--sett", "--dry", "--set"])
-def test_an_unknown_option_is_bad_usage(checkout: Path, option: str) -> None:
-    outcome = nox(checkout, "-s", "first", "--", option)
-    assert outcome.returncode == 2
-    assert "usage: nox -s first --" in outcome.stdout
-    assert not calls(checkout)
-
-
 def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
     outcome = nox(checkout, "-s", "first", "--", "--help")
     assert outcome.returncode == 0
     assert "--rank-plugin" in outcome.stdout
     assert not calls(checkout)
-
-
-@pytest.mark.parametrize("session", ["record", "doctor"])
-def test_sessions_of_one_task_pass_arguments_and_code(checkout: Path, session: str) -> None:
-    outcome = nox(checkout, "-s", session, "--", "first", "--json", **{f"{session.upper()}_EXITS": "5"})
-    assert outcome.returncode == 5
-    assert calls(checkout) == [f"{session} first --json"]
 
 
 def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None:
@@ -331,22 +157,6 @@ def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None
         os.utime(checkout / "runs/first/0", (0, 0))
         assert nox(checkout, "-s", "clean", "--", "--keep", "1").returncode == 0
     assert sorted(path.name for path in (checkout / "runs/first").iterdir()) == ["0", "2"]
-
-
-def test_sigterm_to_the_session_stops_the_running_task_and_all_that_would_follow(checkout: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nox", "--no-venv", "-s", "first"],
-        cwd=checkout,
-        env=nox_environment(TRAIN_EXITS="waits"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert any("waiting" in line for line in iter(process.stdout.readline, ""))
-    process.terminate()
-    rest, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, rest
-    assert calls(checkout) == ["train first --run-dir RUN/first", "stopped"]
 
 
 def test_a_case_held_to_anothers_card_is_not_recorded_unasked(checkout: Path) -> None:

@@ -1,0 +1,87 @@
+"""A copy of the noxfile whose tasks only say what they were asked, and exit as they are told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.case import REPOSITORY
+
+NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
+TOLD = """
+import os, signal, sys, time
+from pathlib import Path
+name = Path(__file__).stem
+with open("calls.txt", "a") as calls:
+    print(name, *sys.argv[1:], file=calls)
+answer = os.environ.get(name.upper() + "_EXITS", "0")
+if answer == "waits":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("stopped", file=open("calls.txt", "a"))))
+    print("waiting", flush=True)
+    time.sleep(60)
+if answer == "meets":  # ends well only beside the other case
+    Path("met-" + sys.argv[1]).touch()
+    end = time.monotonic() + 20
+    while not (Path("met-first").exists() and Path("met-second").exists()):
+        sys.exit(3) if time.monotonic() > end else time.sleep(0.02)
+    answer = "0"
+if answer == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
+"""
+
+
+def make(tmp_path: Path) -> Path:
+    """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
+    (tmp_path / "tasks").mkdir()
+    for name in ("noxfile.py", "shared_environment.py"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for path in REPOSITORY.glob("tasks/*.py"):
+        shutil.copy(path, tmp_path / "tasks" / path.name)
+    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
+        (tmp_path / f"tasks/{name}.py").write_text(TOLD)
+    for name in ("first", "second"):
+        add_case(tmp_path, name)
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    (tmp_path / "requirements-gpu.txt").write_text("# nothing\n")
+    return tmp_path
+
+
+def add_case(folder: Path, name: str, text: str = "MODEL_ARGS: {}\n") -> None:
+    """A case with this file, new or instead of the one of that name."""
+    path = folder / "test_cases" / name / "model_config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def nox_environment(**variables: str) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key not in NOX_ENVIRONMENT}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    return {**environment, "CRASH_TEST_DEVICE": "cpu", **variables}
+
+
+def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
+    no_venv_option = ["--no-venv"] if no_venv else []
+    return subprocess.run(
+        [sys.executable, "-m", "nox", "--nocolor", *no_venv_option, *arguments],
+        cwd=folder,
+        env=nox_environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def calls(folder: Path) -> list[str]:
+    path = folder / "calls.txt"
+    return (
+        [re.sub(r"runs/(\w+)/\S+", r"RUN/\1", line) for line in path.read_text().splitlines()]
+        if path.exists()
+        else []
+    )
