@@ -14,7 +14,8 @@ SESSIONS := regress record tests lint doctor clean
 .PHONY: help $(SESSIONS)
 
 help: ## List the targets
-	@echo "make regress   train every case that fits this machine, restart it, compare every step"
+	@echo "make regress   train every case that fits this machine, restart it, compare every step:"
+	@echo "               ARGS=\"--list\" which there are, ARGS=\"--jobs 2\" two at once, ARGS=\"--rerun-failed\""
 	@echo "make tests     lint, unit tests, then one full main job"
 	@echo "make lint      ruff alone"
 	@echo "make record    write a golden card from three equal runs: ARGS=\"gpt3_pp4_resume --reason why\""

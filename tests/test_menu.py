@@ -1,0 +1,78 @@
+"""What the menu says of each case, from the text of its file."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from tasks import menu, platforms
+from tasks.case import REPOSITORY, list_cases, load_case
+
+TODAY = datetime.date(2026, 11, 24)
+
+
+def case(root: Path, name: str, text: str) -> str:
+    path = root / "test_cases" / name / "model_config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return name
+
+
+@pytest.mark.parametrize("name", list_cases())
+def test_a_type_is_the_one_that_the_case_has(name: str) -> None:
+    assert menu.type_of(name) == load_case(name, platform_name="cpu_x86_64").test_type
+
+
+def test_names_are_the_cases() -> None:
+    assert menu.names() == list_cases(REPOSITORY)
+
+
+def test_a_circle_of_heirs_ends(tmp_path: Path) -> None:
+    case(tmp_path, "a", "INHERIT: b\n")
+    case(tmp_path, "b", "INHERIT: a\n")
+    assert menu.type_of("a", tmp_path) == "regular"
+
+
+def test_the_purpose_is_how_the_first_comment_begins(tmp_path: Path) -> None:
+    case(tmp_path, "a", "# Trains a\n# little. And more.\nMODEL_ARGS: {}\n")
+    case(tmp_path, "b", "MODEL_ARGS: {}\n# Not this.\n")
+    assert menu.purpose("a", tmp_path) == "Trains a little"
+    assert menu.purpose("b", tmp_path) == "One case"
+
+
+def test_a_kept_checkpoint_of_a_cpu_is_skipped_on_gpus_by_its_heirs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case(tmp_path, "kept", "TEST_TYPE: frozen-resume\n")
+    case(tmp_path, "heir", "INHERIT: kept\n")
+    case(tmp_path, "other", "TEST_TYPE: ckpt-resume\n")
+    for gpus, expected in ((True, "its checkpoint is one of a CPU"), (False, "")):
+        monkeypatch.setattr(platforms, "on_gpus", lambda gpus=gpus: gpus)
+        assert menu.reason_to_skip("heir", tmp_path) == expected
+        assert menu.reason_to_skip("other", tmp_path) == ""
+
+
+def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    held = "QUARANTINE:\n  OWNER: me\n  REASON: sums\n  UNTIL: {}\n"
+    case(tmp_path, "a", "# Does a.\nTEST_TYPE: ckpt-resume\n" + held.format("2026-11-23"))
+    case(tmp_path, "b", "# Does b.\nMODEL_ARGS: {--data-path: '${DATA_PATH}'}\n" + held.format("2026-11-24"))
+    listed = menu.listing(["a", "b"], TODAY, as_json=False, root=tmp_path).splitlines()
+    platform = platforms.detect().name
+    expected = f"a ckpt-resume {platform} ended 2026-11-23, me: sums Does a"
+    assert listed[1].split() == expected.split()
+    expected = "b regular skipped: DATA_PATH is not set until 2026-11-24, me: sums Does b"
+    assert listed[2].split() == expected.split()
+
+
+def test_a_machine_that_can_run_nothing_has_a_list_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> platforms.Platform:
+        raise platforms.CannotRun("no AVX2")
+
+    monkeypatch.setattr(platforms, "detect", none)
+    (entry,) = menu.entries(["gpt3_pp4"], TODAY)
+    assert entry["platform"] is None
+    assert "cannot run" in menu.listing(["gpt3_pp4"], TODAY, as_json=False)

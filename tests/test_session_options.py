@@ -1,0 +1,40 @@
+"""What is given behind nox's ``--``."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from tasks import session_options
+from tasks.exits import UsageError
+
+
+def test_a_single_case_and_several_share_what_a_run_takes() -> None:
+    words = ["--set", "lr=1", "--rank-plugin", "p.py", "--run-dir", "here"]
+    alone, several = session_options.read("first", words), session_options.read("regress", words)
+    assert alone.set == several.set == ["lr=1"]
+    assert several.jobs == 1
+    assert not hasattr(alone, "jobs")
+
+
+def test_the_task_takes_what_its_session_hands_on_and_no_option_of_the_session_alone() -> None:
+    words = ["--jobs", "1", "--only", "a", "--fail-fast", "--require", "--retries", "1"]
+    options = session_options.read_of_family(argparse.ArgumentParser(), words)
+    assert (options.only, options.fail_fast, options.require, options.retries) == (["a"], True, True, "1")
+    for word in ("--dry-run", "--list", "--json"):
+        with pytest.raises(SystemExit):
+            session_options.read_of_family(argparse.ArgumentParser(), [word])
+
+
+def test_json_is_a_form_of_the_list() -> None:
+    assert session_options.read("regress", ["--list", "--json"]).json
+    with pytest.raises(UsageError, match="--json: only with --list"):
+        session_options.read("regress", ["--json"])
+
+
+def test_several_machines_need_a_folder_that_all_see() -> None:
+    words = ["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "127.0.0.1:29400"]
+    with pytest.raises(UsageError, match="give --run-dir DIR"):
+        session_options.read("first", words)
+    assert session_options.read("first", [*words, "--run-dir", "shared"]).nodes.several
