@@ -146,11 +146,13 @@ def _stop(running: Sequence[Job]) -> None:
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
     """A signal is noted and looked for between two steps: raised anywhere, it could lose a process just
-    started."""
+    started. One that this process was started to ignore, as Ctrl-C in the background, stays ignored.
+    """
     noted: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: noted.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield noted

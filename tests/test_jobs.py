@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,14 @@ class Code(Step):
     @property
     def words(self) -> list[str]:
         return ["-c", self.code]
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Ctrl-C is not ignored, as it is where tests run with "&"."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def job(folder: Path, name: str, *lines: str) -> Job:
@@ -116,6 +125,13 @@ def test_a_stop_ends_them_even_those_that_do_not_listen(
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not (tmp_path / "c").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    one = job(tmp_path, "a", "pass", "pass")
+    run(one, limit=1, began=lambda one: os.kill(os.getpid(), signal.SIGINT))
+    assert one.codes == [0, 0]
 
 
 def test_an_error_on_the_way_leaves_no_process(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_a_stop_ends_all_cases_and_the_record_says_how_far_they_came(checkout: P
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run with "&"
     )
     logs = [checkout / "mine" / case / "output.log" for case in ("first", "second")]
     while not all(log.is_file() and "waiting" in log.read_text() for log in logs):
