@@ -87,6 +87,7 @@ def test_the_first_failure_that_counts_decides() -> None:
     skipped = Outcome(case="s", state=SKIPPED)
     outcomes = [ended(0), ended(4, quarantine=HELD), ended(3), ended(1), skipped]
     assert exit_code(outcomes, TODAY, require=True) == 3
+    assert exit_code([ended(1), ended(3)], TODAY, require=True) == 1
     assert exit_code([ended(0), skipped], TODAY, require=True) == 5
     assert exit_code([ended(0), skipped], TODAY, require=False) == 0
 
