@@ -40,6 +40,8 @@ def read_of_family(parser: argparse.ArgumentParser, words: Sequence[str]) -> arg
     family.add_options(parser)
     options = _read(parser, words)
     family.check(options)
+    if options.case_file:
+        raise UsageError("--case-file: it is one case of its own: nox -s case -- --case-file PATH")
     return options
 
 

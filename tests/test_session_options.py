@@ -38,3 +38,9 @@ def test_several_machines_need_a_folder_that_all_see() -> None:
     with pytest.raises(UsageError, match="give --run-dir DIR"):
         session_options.read("first", words)
     assert session_options.read("first", [*words, "--run-dir", "shared"]).nodes.several
+
+
+def test_a_file_of_megatron_lm_is_no_choice_among_our_cases() -> None:
+    assert session_options.read("case", ["--case-file", "file.yaml"]).case_file
+    with pytest.raises(UsageError, match="--case-file: it is one case of its own"):
+        session_options.read("regress", ["--case-file", "file.yaml"])
