@@ -21,7 +21,6 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-os.environ["CRASH_TEST_DEVICE"] = "cpu"
 
 from tasks import phase, platforms, preparation, subject  # noqa: E402
 from tasks.events import read_log_times  # noqa: E402
@@ -229,7 +228,9 @@ def main(words: Sequence[str] | None = None) -> int:
     options = arguments(words)
     checkout = options.megatron_lm.resolve()
     tested = subject.choose(argparse.Namespace(megatron_lm=checkout, trainer=None, subject=None))
-    load, trials = os.getloadavg()[0], {program: [] for program in PROGRAMS}
+    os.environ["CRASH_TEST_DEVICE"] = "cpu"
+    text = heading(options, tested, os.getloadavg()[0])
+    trials: dict[str, list[Trial]] = {program: [] for program in PROGRAMS}
     with tempfile.TemporaryDirectory() as folder:
         for program in PROGRAMS:  # not counted: it fills the caches of bytecode, data and files
             train(program, checkout, Path(folder, f"first-{PROGRAMS.index(program)}"), WARM_UP_STEPS + 1)
@@ -250,7 +251,7 @@ def main(words: Sequence[str] | None = None) -> int:
                     )
                     return 1
     found = rows(trials, target_step=options.target_step, target_start=options.target_start)
-    text = heading(options, tested, load) + "\n" + table(found)
+    text += "\n" + table(found)
     print("\n" + text)
     if options.out:
         options.out.write_text(text)

@@ -26,7 +26,6 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-os.environ["CRASH_TEST_DEVICE"] = "cpu"
 
 from tasks import platforms  # noqa: E402
 from tasks.events import read_log_times  # noqa: E402
@@ -175,10 +174,25 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def heading(options: argparse.Namespace) -> list[str]:
+    """What is measured, where and when; and the head of the table."""
+    return [
+        f"`{CASE}`, {RANKS} ranks, {options.steps} steps, {options.rounds} rounds in turns, on"
+        f" {os.cpu_count()} cores ({platforms.read_processor().model}), {time.strftime('%Y-%m-%d')}, Python"
+        f" {platform.python_version()}, commit {platforms.git_commit()}. Load average before:"
+        f" {os.getloadavg()[0]:.1f}.",
+        "",
+        "| what | median step, s | cost of it | 95 % confidence |",
+        "| --- | ---: | ---: | --- |",
+    ]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, judge."""
     options = arguments(words)
-    load, runs = os.getloadavg()[0], {kind: [] for kind in KINDS}
+    os.environ["CRASH_TEST_DEVICE"] = "cpu"
+    lines = heading(options)
+    runs: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             for index, (kind, plugin) in list(enumerate(KINDS.items()))[:: -1 if number % 2 else 1]:
@@ -188,14 +202,6 @@ def main(words: Sequence[str] | None = None) -> int:
                 )
         step_s = statistics.median(float(np.median(run)) for run in runs[AS_IT_IS])
         part, calls = direct(Path(folder, "counted"), WARM_UP_STEPS + 2, step_s)
-    lines = [
-        f"`{CASE}`, {RANKS} ranks, {options.steps} steps, {options.rounds} rounds in turns, on"
-        f" {os.cpu_count()} cores ({platforms.read_processor().model}), {time.strftime('%Y-%m-%d')}, Python"
-        f" {platform.python_version()}, commit {platforms.git_commit()}. Load average before: {load:.1f}.",
-        "",
-        "| what | median step, s | cost of it | 95 % confidence |",
-        "| --- | ---: | ---: | --- |",
-    ]
     for kind, measured in runs.items():
         middle = statistics.median(float(np.median(run)) for run in measured)
         cost, low, high = difference(runs[AS_IT_IS], measured)
