@@ -140,6 +140,8 @@ sys.path[:] = kept
 datasets.__path__ = wheel
 
 # a program that is run
+for name in megatron_lm.WATCHED:
+    setattr(training, name, lambda *_, **__: None)
 order = []
 sys.modules["order"] = SimpleNamespace(order=order)
 plugin = folder / "plugin.py"
