@@ -76,7 +76,9 @@ class Row:
 def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
     """Run one program to its end. Errors: ``TrainingFailed`` with the end of what it said."""
     words = [CASE, "--run-dir", str(run_dir), "--set", f"exit-interval={steps}"]
-    env, command = dict(os.environ), [sys.executable, "-m", "tasks.train", *words]
+    # Bytecode is kept, as it is for users: otherwise every rank of torchrun would compile all of torch.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "tasks.train", *words]
     if program != OURS:
         command += ["--megatron-lm", str(checkout)]
     if program == TORCHRUN:
