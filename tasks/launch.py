@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import attempts, collectives, failures, infrastructure, mps, nccl
+from tasks import attempts, bytecode, collectives, failures, infrastructure, mps, nccl
 from tasks import nodes as nodes_module
 from tasks.case import Kill
 from tasks.checkpoints import list_checkpoints
@@ -104,8 +104,8 @@ def launch(phase: Phase) -> Outcome:
         board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
-        with failures.told_by_kind(phase.directory), _no_process_left_behind(), dog, killer:
-            _run_agent(phase, board, dog)
+        with failures.told_by_kind(phase.directory), _no_process_left_behind(daemon), dog, killer:
+            _run_agent(phase, board, dog, daemon)
     first_note = dog.first_note_s
     return Outcome(
         kills=tuple(killer.done),
@@ -116,6 +116,7 @@ def launch(phase: Phase) -> Outcome:
 
 def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
     """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
+    bytecode.keep()
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if device == "cpu":
@@ -144,7 +145,7 @@ def _newest_checkpoint(phase: Phase) -> int | None:
     return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
 
 
-def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
+def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Daemon) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -168,7 +169,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        with _all_exit_codes(phase.nodes.rank * phase.local_ranks) as exit_codes:
+        first_rank = phase.nodes.rank * phase.local_ranks
+        with _all_exit_codes(first_rank, after_failure=lambda: daemon.renew(print)) as exit_codes:
             elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
     except ChildFailedError as error:
         if dog.hang_report is not None:
@@ -188,15 +190,17 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog) -> None:
 
 
 @contextlib.contextmanager
-def _all_exit_codes(first_rank: int) -> Iterator[dict[int, int]]:
+def _all_exit_codes(first_rank: int, *, after_failure: Callable[[], object]) -> Iterator[dict[int, int]]:
     """The exit codes of all ranks that failed by themselves in the last attempt, once it has ended.
 
     torch reports one of those that had ended when it looked. A rank that was killed can say nothing itself:
     when another one is reported, that lost its connection to it, the connection is taken for the cause.
+    ``after_failure`` is called once for each attempt that failed, before another one is started.
     """
     from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
     codes: dict[int, int] = {}
+    told: list[Any] = []  # torch closes an attempt that failed twice
     close = MultiprocessContext._close
 
     def note_and_close(context: Any, *args: Any, **keywords: Any) -> None:
@@ -206,6 +210,9 @@ def _all_exit_codes(first_rank: int) -> Iterator[dict[int, int]]:
             {rank: process.exitcode for rank, process in ended.items() if _failed_by_itself(process)}
         )
         close(context, *args, **keywords)
+        if codes and context not in told:
+            told.append(context)
+            after_failure()
 
     MultiprocessContext._close = note_and_close
     try:
@@ -238,8 +245,6 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
-    if phase.ranks_per_gpu > 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
-        mps.leave()
     print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
     failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
     stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
@@ -296,10 +301,10 @@ def _die_with_parent(parent: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _no_process_left_behind() -> Iterator[None]:
+def _no_process_left_behind(daemon: mps.Daemon) -> Iterator[None]:
     """Adopt orphaned descendants (a killed rank's checkpoint worker), and end all that remain afterwards.
 
-    What was there before, as the guard of an MPS daemon, is spared.
+    What was there before is spared, and the guard of ``daemon``, which ends it.
     """
     import psutil
 
@@ -308,7 +313,8 @@ def _no_process_left_behind() -> Iterator[None]:
     try:
         yield
     finally:
-        new = [child for child in psutil.Process().children() if child not in before]
+        children = psutil.Process().children()
+        new = [child for child in children if child not in before and child.pid != daemon.guard_id]
         remaining = [process for child in new for process in [child, *_descendants(child)]]
         for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -33,16 +33,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 # ---- the launcher's side ----
 
 
-def leave() -> None:
-    """Have this process use its GPU without a daemon from now on, slower.
-
-    A rank that is killed takes the server along: whoever comes after it is told that the device is busy, for
-    as long as the daemon lives (seen on an H100, for 60 s).
-    """
-    for name in (PIPES, LOGS):
-        os.environ.pop(name, None)
-
-
 class Daemon:
     """What the launcher holds: a guard that is getting a daemon ready, or the reason why there is none."""
 
@@ -62,6 +52,26 @@ class Daemon:
         if self._note:
             say(f"note: {self._note}")
         return False
+
+    @property
+    def guard_id(self) -> int | None:
+        """The guard's process id, None without one."""
+        return None if self._guard is None else self._guard.pid
+
+    def renew(self, say: Callable[[str], None]) -> None:
+        """Another daemon for processes started from now on, after one that used this one was killed.
+
+        A killed process takes the server along: whoever comes after it is told that the device is busy, for
+        as long as the daemon lives (seen on an H100, for 60 s). The user's own daemon is left, not ended.
+        """
+        if self._guard is not None and self._note is None:
+            self.stop()
+            self._guard = _start_guard()
+            self.join(say)
+        elif self._note and os.environ.get(PIPES):
+            say(f"note: ranks that are started again leave the CUDA MPS daemon of {PIPES}, and take turns")
+            for name in (PIPES, LOGS):
+                os.environ.pop(name, None)
 
     def stop(self) -> None:
         """End the daemon; returns when it has ended."""

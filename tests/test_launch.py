@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
 from tasks import launch
 from tasks.case import REPOSITORY
@@ -171,6 +173,28 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
     losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
     assert losses[0] == losses[1]
+
+
+def closed(context: object) -> None:
+    """As torch does with an attempt that failed: when it sees that, and before the next one."""
+    context._close(signal.SIGTERM)
+    context._close(signal.SIGTERM)
+
+
+def attempt(*exit_codes: int | None) -> object:
+    """torch's context of an attempt whose processes ended so."""
+    context = MultiprocessContext.__new__(MultiprocessContext)
+    context._pc = SimpleNamespace(processes=[SimpleNamespace(exitcode=code) for code in exit_codes])
+    return context
+
+
+def test_each_attempt_that_failed_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MultiprocessContext, "_close", lambda *_: None)
+    told: list[dict[int, int]] = []
+    with launch._all_exit_codes(4, after_failure=lambda: told.append(dict(codes))) as codes:
+        for ended in ((0, -signal.SIGKILL), (1, -signal.SIGTERM), (0, 0)):
+            closed(attempt(*ended))
+    assert told == [{5: -signal.SIGKILL}, {4: 1}]
 
 
 def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:

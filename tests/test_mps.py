@@ -207,9 +207,52 @@ def test_nothing_is_started_or_said_where_none_is_wanted(control: Path) -> None:
     assert not list(control.iterdir())
 
 
-def test_who_leaves_knows_no_daemon_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewed_daemon_is_another_one(control: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with mps.daemon(wanted=True) as daemon:
+        daemon.join(said.append)
+        folder, first = os.environ[mps.PIPES], process_ids(control)
+        (control / "quit").unlink(missing_ok=True)
+        daemon.renew(said.append)
+        assert os.environ[mps.PIPES] == os.environ[mps.LOGS] != folder
+        second = process_ids(control)
+        assert not any(map(alive, first))
+        assert all(map(alive, second))
+    assert said == []
+    assert not any(map(alive, second))
+    assert not list(tmp_path.glob("mps-*"))
+    assert mps.PIPES not in os.environ
+
+
+def test_goes_on_without_a_daemon_that_cannot_be_renewed(
+    control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with mps.daemon(wanted=True) as daemon:
+        daemon.join(said.append)
+        monkeypatch.setenv("FAKE_FAILS", "1")
+        daemon.renew(said.append)
+        assert mps.PIPES not in os.environ
+    assert len(said) == 1
+    assert "did not start" in said[0]
+
+
+def test_the_users_daemon_is_left_after_a_kill(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (mps.PIPES, mps.LOGS):
         monkeypatch.setenv(name, "/somewhere")
-    mps.leave()
+    said: list[str] = []
+    with mps.daemon(wanted=True) as daemon:
+        daemon.renew(said.append)
+    assert "take turns" in said[0]
     assert mps.PIPES not in os.environ
     assert mps.LOGS not in os.environ
+    assert not list(control.iterdir())
+
+
+def test_nothing_is_renewed_where_none_is_wanted(control: Path) -> None:
+    said: list[str] = []
+    with mps.daemon(wanted=False) as daemon:
+        daemon.renew(said.append)
+        assert daemon.guard_id is None
+    assert said == []
+    assert not list(control.iterdir())
