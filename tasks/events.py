@@ -54,6 +54,24 @@ def read_attempts(tensorboard_dir: Path) -> dict[int, Card]:
     return {attempt: card for attempt, card in cards.items() if card.metrics}
 
 
+def read_log_times(tensorboard_dir: Path, tag: str) -> dict[int, float]:
+    """When each step's value of a scalar was logged: seconds since 1970, by its writer's clock. Of a step
+    that was logged again, the last time.
+
+    Raises: what ``read_events`` does.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    times: dict[int, float] = {}
+    for path in _event_files(tensorboard_dir):
+        for event in map(Event.FromString, _records(path)):
+            if any(value.tag == tag for value in event.summary.value):
+                times[event.step] = max(event.wall_time, times.get(event.step, event.wall_time))
+    if not times:
+        raise TrainingFailed(f"{tensorboard_dir}: event files without {tag}: the training logged no step")
+    return times
+
+
 def _event_files(tensorboard_dir: Path) -> list[Path]:
     files = sorted(path for path in tensorboard_dir.glob("*tfevents*") if path.is_file())
     if not files:

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from tasks.events import _masked_crc, read_attempts
+from tasks.events import _masked_crc, read_attempts, read_log_times
 from tasks.exits import TrainingFailed, UsageError
 from tasks.golden import read_events
 
@@ -137,3 +137,21 @@ def test_each_attempt_keeps_what_a_later_one_superseded(tmp_path):
 def test_a_file_without_an_attempt_in_its_name_is_of_the_first(tmp_path):
     write_events(tmp_path, "1.host.7.0", event("lm loss", 1, 5.0))
     assert list(read_attempts(tmp_path)) == [0]
+
+
+def test_when_a_step_was_logged_the_last_time_counts(tmp_path):
+    write_events(
+        tmp_path,
+        "a",
+        event("lm loss", 1, 2.0, time=10.5),
+        event("lm loss", 2, 2.0, time=30.0),
+        event("grad-norm", 3, 2.0, time=31.0),
+    )
+    write_events(tmp_path, "b", event("lm loss", 2, 2.0, time=20.25))
+    assert read_log_times(tmp_path, "lm loss") == {1: 10.5, 2: 30.0}
+
+
+def test_a_scalar_that_was_never_logged_has_no_times(tmp_path):
+    write_events(tmp_path, "a", event("lm loss", 1, 2.0))
+    with pytest.raises(TrainingFailed, match="without num-zeros"):
+        read_log_times(tmp_path, "num-zeros")

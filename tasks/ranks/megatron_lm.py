@@ -46,7 +46,6 @@ def run(
     Errors: whatever Megatron-LM raises; ``RuntimeError`` when it exits with a code that is not 0, or when it
     lacks a function that is watched.
     """
-    _use_built_helpers()
     serve_this_machine()
     Watch(evidence, board).install(training)
     for plugin in rank_plugins:
@@ -71,6 +70,7 @@ def preload(checkout: Path | None) -> None:
 
 def serve_this_machine() -> None:
     """Answer what Megatron-LM asks for and this machine does not have."""
+    _use_built_helpers()
     dataset_utils.compile_helpers = lambda: None  # they are built, and would be written into the checkout
     devices = torch.cuda.device_count()
     if torch.cuda.is_available():
@@ -80,6 +80,9 @@ def serve_this_machine() -> None:
     else:
         torch.utils.data.DataLoader.__init__ = _loader_of_the_cpu(torch.utils.data.DataLoader.__init__)
         training.initialize_megatron = functools.partial(training.initialize_megatron, allow_no_cuda=True)
+        # It has fused functions compiled for random tensors. Here nothing is compiled, and there is one
+        # random generator: moved by that, it gives other position embeddings than those of the seed.
+        training.set_jit_fusion_options = lambda **_: None
 
 
 def _mapped(device: Any, devices: int) -> Any:
