@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+from collections.abc import Callable
 
 import torch
-import transformer_engine.pytorch  # noqa: F401  its extension is what has to load
 
 from tasks.environment import newer_nccl
 from tasks.exits import CannotRun, exit_with
@@ -34,8 +34,26 @@ def disagreements(
     return lines
 
 
+def cudnn_problem(version: Callable[[], int | None]) -> str | None:
+    """Why torch refuses the cuDNN that is loaded, and what to do; None when it takes it.
+
+    Transformer Engine loads the system's cuDNN before the one that torch brings, if it finds one
+    (``_load_cuda_library`` in its ``common/__init__.py``), and a process has only one.
+    """
+    try:
+        version()
+    except RuntimeError as error:
+        return (
+            f"{str(error).split('. ')[0]}: set CUDNN_HOME to the nvidia/cudnn folder of this environment's"
+            " site-packages, or uninstall the system's cuDNN"
+        )
+    return None
+
+
 def main() -> int:
     """Print what was loaded; exit 5 when it does not fit."""
+    import transformer_engine.pytorch  # noqa: F401  its extension is what has to load
+
     if torch.version.cuda is None:
         raise CannotRun(f"torch {torch.__version__} is a CPU build; this is a CUDA host")
     library = newer_nccl()
@@ -46,6 +64,7 @@ def main() -> int:
     problems = disagreements(
         torch.version.cuda, {name for name in names if name.startswith("transformer-engine-cu")}, newer
     )
+    problems += filter(None, [cudnn_problem(torch.backends.cudnn.version)])
     if problems:
         raise CannotRun("; ".join(problems))
     print(

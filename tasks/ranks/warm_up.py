@@ -12,6 +12,7 @@ import copy
 import importlib
 
 import torch
+import torch._inductor.config
 from megatron.core import parallel_state
 from megatron.core.models.gpt import gpt_layer_specs as layer_specs
 from megatron.core.transformer.spec_utils import build_module
@@ -37,6 +38,8 @@ _COMPILERS = (
 
 def import_compilers() -> None:
     """In the process that forks the ranks; initialises no CUDA."""
+    # Else every rank starts a pool of 17 processes for a handful of kernels, on the cores that train.
+    torch._inductor.config.compile_threads = 1
     for name in _COMPILERS:
         importlib.import_module(name)
 

@@ -1,0 +1,46 @@
+"""What a session on a CUDA host checks after it has installed; the libraries themselves are not needed."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.ranks import gpu_libraries
+
+ENGINE = {"transformer-engine-cu13"}
+
+
+@pytest.mark.parametrize(("number", "version"), [(23102, (2, 31, 2)), (22809, (2, 28, 9))])
+def test_version_of_nccl(number: int, version: tuple[int, int, int]) -> None:
+    def get_version(pointer: object) -> None:
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = number
+
+    assert gpu_libraries.nccl_version(SimpleNamespace(ncclGetVersion=get_version)) == version
+
+
+def test_what_fits_together() -> None:
+    assert gpu_libraries.disagreements("13.0", ENGINE, (2, 31, 2)) == []
+    assert gpu_libraries.disagreements("13.0", ENGINE, None) == []
+
+
+def test_engine_of_another_cuda() -> None:
+    assert "CUDA 12.8" in gpu_libraries.disagreements("12.8", ENGINE, (2, 31, 2))[0]
+
+
+def test_nccl_that_cannot_share_a_gpu() -> None:
+    assert "2.31" in gpu_libraries.disagreements("13.0", ENGINE, (2, 28, 9))[0]
+
+
+def test_a_cudnn_that_torch_refuses_is_told_in_a_line_with_the_cure() -> None:
+    def refuse() -> int:
+        raise RuntimeError(
+            "cuDNN version incompatibility: PyTorch was compiled against (9, 19, 0) but found runtime version"
+            " (9, 14, 0). PyTorch already comes bundled with cuDNN. One option is"
+        )
+
+    problem = gpu_libraries.cudnn_problem(refuse)
+    assert "(9, 14, 0): set CUDNN_HOME" in problem
+    assert "\n" not in problem
+    assert gpu_libraries.cudnn_problem(lambda: 91900) is None
