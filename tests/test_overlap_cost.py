@@ -1,4 +1,4 @@
-"""The benchmark of what our scalars cost: the difference of runs in turns, and when it fails."""
+"""The benchmark of what the evidence of overlap costs: which steps are compared, and when it fails."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import numpy as np
 import pytest
 
 from benchmarks import overlap_cost as benchmark
+from tasks.exits import TrainingFailed
+
+EVEN = frozenset(range(0, 1000, 2))
 
 
-def runs(*medians: float, noise: float = 0.0) -> list[np.ndarray]:
-    random = np.random.default_rng(3)
-    return [median * (1.0 + noise * random.standard_normal(36)) for median in medians]
+def training(part: float, with_evidence: frozenset[int] = EVEN) -> benchmark.Training:
+    """1000 steps of 0.2 s, longer by ``part`` with the evidence; every tenth and the next far longer."""
+    noise = np.random.default_rng(3).normal(0.0, 0.002, 1001)
+    seconds = {
+        step: 9.0 if step % 10 in (0, 1) else 0.2 * (1.0 + (step in with_evidence) * part) + noise[step]
+        for step in range(1, 1001)
+    }
+    both = {benchmark.CLOCK: seconds, benchmark.PROCESSOR: seconds}
+    return benchmark.Training(seconds=both, with_evidence=with_evidence)
 
 
-def test_the_cost_is_that_of_the_rounds_however_the_machine_drifts() -> None:
-    cost, low, high = benchmark.difference(runs(1.1, 2.2, 4.4), runs(1.0, 2.0, 4.0))
-    assert cost == pytest.approx(0.1)
-    assert low == pytest.approx(0.1)
-    assert high == pytest.approx(0.1)
+def test_steps_that_other_things_disturb_are_left_out() -> None:
+    with_it, without = training(0.1).halves(benchmark.CLOCK)
+    assert with_it.size == without.size == 99 * 4
+    assert max(with_it.max(), without.max()) < 1.0
 
 
-def test_noise_is_in_the_interval() -> None:
-    cost, low, high = benchmark.difference(runs(1.0, 1.3, 0.9, noise=0.1), runs(1.0, 1.0, 1.0, noise=0.1))
-    assert low < 0.0 < high
-    assert low <= cost <= high
-    assert high - low > 0.05
+def test_the_cost_lies_in_its_interval() -> None:
+    part, low, high = benchmark.cost(*training(0.1).halves(benchmark.CLOCK))
+    assert low < part < high
+    assert part == pytest.approx(0.1, abs=0.005)
+    assert high - low < 0.01
 
 
-def measured_cost(monkeypatch: pytest.MonkeyPatch, out: Path, part: float) -> int:
-    steps = {benchmark.CLOCK: np.full(5, 0.25), benchmark.PROCESSOR: np.full(5, 0.5)}
-    seen = []
-    monkeypatch.setattr(benchmark, "train", lambda *_: steps)
-    monkeypatch.setattr(benchmark, "direct", lambda _, __, step_s: (seen.append(step_s), (part, []))[1])
-    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
-    code = benchmark.main(["--rounds", "2", "--out", str(out)])
-    assert seen == [0.5], "calls are held against the processors' time"
-    return code
+@pytest.mark.parametrize("steps", [frozenset(), frozenset(range(1001))])
+def test_without_two_halves_there_is_no_comparison(steps: frozenset[int]) -> None:
+    with pytest.raises(TrainingFailed, match="no comparison"):
+        training(0.0, steps).halves(benchmark.CLOCK)
 
 
+@pytest.mark.parametrize(("part", "code", "verdict"), [(0.002, 0, "met"), (0.02, 1, "MISSED")])
 def test_it_fails_when_the_evidence_costs_more_than_the_target(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: float, code: int, verdict: str
 ) -> None:
-    assert measured_cost(monkeypatch, tmp_path / "a.md", 0.0099) == 0
-    assert measured_cost(monkeypatch, tmp_path / "b.md", 0.0101) == 1
-    assert "directly: 1.01% of a step; at most 1%: MISSED" in (tmp_path / "b.md").read_text()
-    assert (
-        "| processor, all ranks | without resources | 0.5000 s | +0.00% | +0.00% to +0.00% |"
-        in (tmp_path / "a.md").read_text()
-    )
+    monkeypatch.setattr(benchmark, "train", lambda *_: training(part))
+    assert benchmark.main(["--out", str(tmp_path / "out.md")]) == code
+    assert f"by the processor's seconds: {verdict}" in (tmp_path / "out.md").read_text()

@@ -29,24 +29,34 @@ def bucket_groups(chunks: Chunks) -> list[Any]:
 
 
 class Overlap:
-    """Watches this rank's bucket groups. Costs a few function calls a parameter and micro-batch."""
+    """Watches this rank's bucket groups.
+
+    Two of megatron-core's methods are called for each parameter and micro-batch. They are watched only as
+    long as a call can tell something; watched always, the evidence cost about 1 % of a step on a CPU.
+    """
 
     def __init__(self, chunks: Chunks) -> None:
         self._finishing: Any = None  # the group whose gather is needed now
-        self._reset()
         param_and_grad_buffer._coalescing_manager = _watching(param_and_grad_buffer._coalescing_manager)
+        self._registers: list[tuple[Any, Callable[..., None]]] = []
+        self._finishes: list[tuple[Any, Callable[..., None]]] = []
         for group in bucket_groups(chunks):
             self._watch(group)
+        self._reset()
 
     def _reset(self) -> None:
         self._begun = self._early = self._ahead = 0
         self._waits: list[_WatchedHandle] = []
+        for group, finish in self._finishes:
+            group.finish_param_sync = finish
 
     def _watch(self, group: Any) -> None:
         group.start_grad_sync = functools.partial(self._start_grad_sync, group, group.start_grad_sync)
-        group.register_grad_ready = functools.partial(self._register_grad_ready, group.register_grad_ready)
         group.start_param_sync = functools.partial(self._start_param_sync, group, group.start_param_sync)
-        group.finish_param_sync = functools.partial(self._finish_param_sync, group, group.finish_param_sync)
+        register = functools.partial(self._register_grad_ready, group.register_grad_ready)
+        self._registers.append((group, register))
+        finish = functools.partial(self._finish_param_sync, group, group.finish_param_sync)
+        self._finishes.append((group, finish))
 
     def _start_grad_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
         outstanding = group.grad_reduce_handle
@@ -54,9 +64,13 @@ class Overlap:
         if _is_under_way(group.grad_reduce_handle, outstanding):
             group.grad_reduce_handle = _watched(group.grad_reduce_handle, self._waits.append)
             self._begun += 1
+            for each, register in self._registers:
+                each.register_grad_ready = register
 
     def _register_grad_ready(self, register: Any, *args: Any, **kwargs: Any) -> None:
         self._early = self._begun  # backward goes on, so all that had begun before began early
+        for group, _ in self._registers:
+            vars(group).pop("register_grad_ready", None)  # until another one begins
         register(*args, **kwargs)
 
     def _start_param_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
@@ -65,8 +79,10 @@ class Overlap:
 
         def waited(handle: _WatchedHandle) -> None:
             self._waits.append(handle)
-            # Counted when its use waits for it: a gather that nobody waits for proves nothing.
-            self._ahead += not on_demand and self._finishing is group
+            if self._finishing is group:
+                # Counted when its use waits for it: a gather that nobody waits for proves nothing.
+                self._ahead += not on_demand
+                vars(group).pop("finish_param_sync", None)  # gathered for the rest of the step
 
         if _is_under_way(group.param_gather_handle, outstanding):
             group.param_gather_handle = _watched(group.param_gather_handle, waited)
