@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks import phase, platforms, preparation, subject  # noqa: E402
+from tasks import bytecode, phase, platforms, preparation, subject  # noqa: E402
 from tasks.events import read_log_times  # noqa: E402
 from tasks.exits import TrainingFailed, exit_with  # noqa: E402
 from tasks.golden import Card, read_events  # noqa: E402
@@ -84,7 +84,7 @@ def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
     if program == TORCHRUN:
         setup = prepared([*words, "--megatron-lm", str(checkout)])
         env |= {**setup.platform.env_vars, **setup.case.env_vars}
-        env["PYTHONPYCACHEPREFIX"] = str(subject.BYTECODE)  # no file of the checkout is written
+        env["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)  # no file of the checkout is written
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={setup.platform.world_size}", str(RANK_PROGRAM), str(checkout)]
         command += phase.phase_words(setup, 1, None)

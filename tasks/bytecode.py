@@ -2,6 +2,8 @@
 
 A container's image often says ``PYTHONDONTWRITEBYTECODE=1`` and was installed without bytecode: every process
 that starts then compiles torch and megatron anew, 10 s of the 18 s of imports on an H100's host.
+
+Only the standard library is imported: the noxfile reads ``subject``, which keeps a checkout's here, too.
 """
 
 from __future__ import annotations
@@ -10,9 +12,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from tasks.case import REPOSITORY
-
-FOLDER = REPOSITORY / "data" / "bytecode"
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "bytecode"
 
 
 def keep(package: str = "torch", folder: Path = FOLDER) -> bool:

@@ -70,8 +70,7 @@ class Daemon:
             self.join(say)
         elif self._note and os.environ.get(PIPES):
             say(f"note: ranks that are started again leave the CUDA MPS daemon of {PIPES}, and take turns")
-            for name in (PIPES, LOGS):
-                os.environ.pop(name, None)
+            _point_nowhere()
 
     def stop(self) -> None:
         """End the daemon; returns when it has ended."""
@@ -82,8 +81,13 @@ class Daemon:
             self._guard.wait(timeout=2 * STOP_TIMEOUT_S)
         self._guard.stdout.close()
         if os.environ.get(PIPES) == os.environ.get(LOGS):  # else they are the user's
-            os.environ.pop(PIPES, None)
-            os.environ.pop(LOGS, None)
+            _point_nowhere()
+
+
+def _point_nowhere() -> None:
+    """Processes started from now on know no daemon."""
+    for name in (PIPES, LOGS):
+        os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

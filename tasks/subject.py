@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import platforms
+from tasks import bytecode, platforms
 from tasks.case_rules import METRICS
 from tasks.exits import UsageError
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # NumPy is not needed to read a command line
 
 OWN, MEGATRON = "own", "megatron"
 PROGRAM = "pretrain_gpt.py"
-BYTECODE = Path(__file__).resolve().parent.parent / "data" / "bytecode"
 # Of a case's METRICS, what only our own program measures.
 MEASURED_BY_US = frozenset({"mem-growth-bytes"})
 MEASURED_BY_US_PREFIXES = ("relative-", "overlap-")
@@ -120,9 +119,9 @@ class Subject:
         if any(name == "megatron" or name.startswith("megatron.") for name in sys.modules):
             raise RuntimeError("megatron was imported before the checkout could be put in front of the wheel")
         sys.path.insert(1, str(self.checkout))  # behind this repository: a checkout has a package tasks, too
-        sys.pycache_prefix = str(BYTECODE)
+        sys.pycache_prefix = str(bytecode.FOLDER)
         # For processes that are spawned, as checkpoint workers on GPUs.
-        os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)
 
     def program(self) -> Callable[..., None]:
         """What a rank runs. Imports it, and with it torch and megatron."""

@@ -134,7 +134,8 @@ def test_neither_help_nor_a_comparison_imports_what_is_slow():
         "import tasks.judge, tasks.report\n"
         "assert not {'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules), 'at a comparison'\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(

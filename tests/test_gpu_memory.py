@@ -46,7 +46,8 @@ def test_platforms_ask_for_what_the_full_size_needs() -> None:
 
 def test_fits_on_a_free_h100(monkeypatch: pytest.MonkeyPatch) -> None:
     set_free_mib(monkeypatch, 81079)
-    gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
+    need = gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
+    assert need == gpu_memory.estimate(arguments())
 
 
 def test_refused_when_others_use_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
