@@ -276,9 +276,6 @@ def prepare(session: nox.Session) -> None:
     # pip compiles nothing, the first import of a module does: without, importing megatron takes 11 s, not 5
     session.env["PYTHONDONTWRITEBYTECODE"] = None
     gpu = ["--gpu"] if on_gpus() else []
-    if gpu and "CUDNN_HOME" not in os.environ:
-        # Transformer Engine loads the system's cuDNN, if there is one, unless it is told of the pinned one.
-        session.env["CUDNN_HOME"] = str(pinned_cudnn(environment.location))
     verify = ["python", "-m", "tasks.environment", "verify", *gpu]
     try:
         if environment.is_filled():
@@ -294,12 +291,6 @@ def prepare(session: nox.Session) -> None:
         finish(session, exits.CANNOT_RUN)
     finally:
         environment.lock.close()
-
-
-def pinned_cudnn(environment: str) -> Path:
-    """Where the cuDNN lies that torch brings along."""
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return Path(environment, "lib", python, "site-packages", "nvidia", "cudnn").resolve()
 
 
 def install_gpu_packages(session: nox.Session) -> None:

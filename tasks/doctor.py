@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import mps, nccl, platforms
+from tasks import cudnn, mps, nccl, platforms
 from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -24,7 +24,9 @@ FREE_DISK_BYTES = 2 * GIB  # dataset, checkpoints and logs of a run at full size
 OPEN_FILES = 1024
 SHARED_MEMORY_BYTES = GIB // 2  # NCCL's buffers between ranks; containers often start with 64 MiB
 NEEDED_PACKAGES = ("torch", "megatron-core", "numpy", "tensorboard")
-GPU_PACKAGES = ("transformer-engine", "transformer-engine-torch", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
+ENGINE = "transformer-engine"
+# Shown, and not asked for: a container brings what is in them without these names.
+GPU_PACKAGES = (ENGINE, "transformer-engine-torch", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Facts:
     packages: Mapping[str, str | None]
     torch_cuda: str | None
     nccl: tuple[int, int, int] | None
+    cudnn: str | None
     mps: bool
 
 
@@ -69,6 +72,7 @@ def read_facts() -> Facts:
         packages={name: platforms.installed_version(name) for name in (*NEEDED_PACKAGES, *GPU_PACKAGES)},
         torch_cuda=torch_cuda_version(),
         nccl=nccl.version(nccl.library()),
+        cudnn=cudnn.version(),
         mps=shutil.which(mps.CONTROL) is not None,
     )
 
@@ -120,10 +124,13 @@ def _cpu_candidate(facts: Facts) -> tuple[str, Platform | None, tuple[str, ...]]
 def gpu_lacks(facts: Facts, platform: Platform) -> tuple[str, ...]:
     """What keeps the GPUs of this machine from running a case."""
     lacks = [obstacle] if (obstacle := platforms.gpu_obstacle(facts.gpus, facts.environment)) else []
-    lacks += [f"{name} (not installed)" for name in GPU_PACKAGES if not facts.packages.get(name)]
+    if not facts.packages.get(ENGINE):
+        lacks.append(f"{ENGINE} (not installed)")
+    libraries = {"NCCL": facts.nccl, "cuDNN": facts.cudnn}
+    lacks += [f"{name} (no library found)" for name, found in libraries.items() if found is None]
     if facts.packages.get("torch") and facts.torch_cuda is None:
         lacks.append("a CUDA build of torch")
-    if platform.ranks_per_gpu > 1 and (facts.nccl is None or facts.nccl[:2] < nccl.OLDEST_SHARING):
+    if platform.ranks_per_gpu > 1 and facts.nccl and facts.nccl[:2] < nccl.OLDEST_SHARING:
         lacks.append("NCCL 2.31 or later, for several ranks on a GPU")
     if facts.shared_memory_bytes < SHARED_MEMORY_BYTES:
         lacks.append(
@@ -182,6 +189,7 @@ def facts_table(facts: Facts) -> list[tuple[str, str]]:
     return [
         *rows,
         ("NCCL of the ranks", nccl.text(facts.nccl)),
+        ("cuDNN of the ranks", facts.cudnn or "none"),
         ("CUDA MPS", "there" if facts.mps else "not there"),
     ]
 

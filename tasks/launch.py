@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import attempts, bytecode, collectives, failures, infrastructure, mps, nccl
+from tasks import attempts, bytecode, collectives, cudnn, failures, infrastructure, mps, nccl
 from tasks import nodes as nodes_module
 from tasks.case import Kill
 from tasks.checkpoints import list_checkpoints
@@ -126,6 +126,7 @@ def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
         portable_math.install()
     else:
         nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
+        cudnn.put_in_front()
     for name in _SHARED_MODULES:
         importlib.import_module(name)
     subject.preload(device)

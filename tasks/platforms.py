@@ -334,9 +334,10 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
         facts["gpu"] = f"{len(platform.gpus)} x {platform.gpus[0].name}"
         facts["driver"] = platform.gpus[0].driver
         facts["ranks per gpu"] = str(platform.ranks_per_gpu)
-        from tasks import nccl  # it reads the environment, which reads this module
+        from tasks import cudnn, nccl  # the latter reads the environment, which reads this module
 
         facts["nccl"] = nccl.text(nccl.version(nccl.library()))
+        facts["cudnn"] = cudnn.version() or "none"
     return facts
 
 

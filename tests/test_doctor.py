@@ -29,6 +29,7 @@ LAPTOP_CPU = Facts(
     packages={**INSTALLED, **dict.fromkeys(ON_GPUS)},
     torch_cuda=None,
     nccl=None,
+    cudnn=None,
     mps=False,
 )
 GPU_HOST = dataclasses.replace(
@@ -37,6 +38,7 @@ GPU_HOST = dataclasses.replace(
     packages={**INSTALLED, **ON_GPUS},
     torch_cuda="13.0",
     nccl=(2, 31, 2),
+    cudnn="9.19.0",
     mps=True,
 )
 
@@ -74,12 +76,18 @@ def test_hosts_with_gpus_run_both() -> None:
         (ONE_H100, {"shared_memory_bytes": 64 * 2**20}, "/dev/shm: 0.1 GiB of 0.5 GiB"),
         (ONE_H100, {"environment": "lts"}, "GPUs need Python 3.12"),
         (ONE_H100, {"packages": INSTALLED}, "transformer-engine (not installed)"),
+        (ONE_H100, {"nccl": None, "cudnn": None}, "NCCL (no library found); cuDNN (no library found)"),
     ],
 )
 def test_what_gpus_lack(text: str, changes: dict, expected: str) -> None:
     by_platform = lacks(host(text, **changes))
     (name,) = [name for name in by_platform if name.startswith("gpu1_") and name != "gpu1_*"]
     assert expected in by_platform[name]
+
+
+def test_a_container_brings_its_libraries_without_the_packages_of_the_pins() -> None:
+    container = host(ONE_H100, packages={**INSTALLED, doctor.ENGINE: "2.20.2"})
+    assert lacks(container)["gpu1_h100"] == ""
 
 
 def test_eight_gpus_need_no_newer_nccl() -> None:

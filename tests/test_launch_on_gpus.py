@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import environment, launch, nccl
+from tasks import bytecode, cudnn, environment, launch, nccl
 from tasks.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,6 +32,8 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 return False
 
     monkeypatch.setattr(nccl, "put_in_front", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
+    monkeypatch.setattr(bytecode, "keep", lambda: None)  # whether this Python writes any is not the question
+    monkeypatch.setattr(cudnn, "put_in_front", lambda: order.append("cudnn"))
     monkeypatch.setattr(launch.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)
     monkeypatch.setitem(sys.modules, "tasks.ranks.warm_up", WarmUp)
@@ -40,9 +42,9 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return order
 
 
-def test_nccl_is_in_front_before_torch_is_imported(preloaded: list[str]) -> None:
+def test_nccl_and_cudnn_are_in_front_before_torch_is_imported(preloaded: list[str]) -> None:
     launch._preload("cuda", 8)
-    assert preloaded[0] == "nccl 8"
+    assert preloaded[:2] == ["nccl 8", "cudnn"]
     assert preloaded[-1] == "compilers"
 
 

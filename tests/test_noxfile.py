@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import re
 import subprocess
@@ -184,23 +183,6 @@ def test_one_environment_is_filled_once_and_made_anew_when_the_pins_change(check
     changed = nox(checkout, "-s", "doctor", no_venv=False)
     assert "Creating virtual environment" in changed.stdout
     assert not (checkout / f".nox/{name}/leftover").exists()
-
-
-def test_sessions_on_gpus_use_the_pinned_cudnn_unless_told_of_another(checkout: Path) -> None:
-    assert nox(checkout, "-s", "doctor", no_venv=False).returncode == 0
-    assert (checkout / "cudnn-home.txt").read_text() == "none"
-    with (checkout / "tasks/platforms.py").open("a") as platforms:
-        platforms.write("\n\ndef on_gpus():\n    return True\n")
-    pins = [(checkout / name).read_bytes() for name in ("requirements.txt", "requirements-gpu.txt")]
-    (stamp,) = checkout.glob(".nox/*/pins.sha256")
-    stamp.write_text(hashlib.sha256(sys.version.encode() + b"".join(pins)).hexdigest())
-    outcome = nox(checkout, "-s", "doctor", no_venv=False)
-    assert outcome.returncode == 0, outcome.stdout
-    pinned = Path((checkout / "cudnn-home.txt").read_text())
-    assert pinned.is_relative_to(stamp.parent)
-    assert pinned.parts[-3:] == ("site-packages", "nvidia", "cudnn")
-    nox(checkout, "-s", "doctor", no_venv=False, CUDNN_HOME="/theirs")
-    assert (checkout / "cudnn-home.txt").read_text() == "/theirs"
 
 
 def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import platforms
+from tasks import cudnn, platforms
 from tasks.case import load_case
 from tasks.exits import CannotRun, UsageError
 from tasks.platforms import Platform, choose, parse_gpus, parse_processor
@@ -232,12 +232,14 @@ def test_nothing_here_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_fingerprint_names_what_a_result_depends_on() -> None:
+def test_fingerprint_names_what_a_result_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "version", lambda: "9.19.0")
     case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
     facts = platforms.fingerprint(case, "abc", platform=chosen(DGX_A100))
     assert facts["platform"] == "dgx_a100"
     assert facts["gpu"] == "8 x NVIDIA A100-SXM4-80GB"
     assert facts["driver"] == "580.95.05"
+    assert facts["cudnn"] == "9.19.0"  # the one that is loaded, whatever is installed
     assert facts["case"] == case.digest()
     assert facts["corpus"] == "abc"
     assert {"torch", "megatron-core", "numpy", "cpu", "commit", "environment", "python"} <= set(facts)

@@ -12,9 +12,9 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from megatron.core.distributed import param_and_grad_buffer
 
+from tasks.ranks.event_pool import EventPool
 from tasks.ranks.model import Chunks
 
 GRAD_BUCKETS = "overlap-grad-buckets"
@@ -37,7 +37,8 @@ class Overlap:
 
     def __init__(self, chunks: Chunks) -> None:
         self._finishing: Any = None  # the group whose gather is needed now
-        param_and_grad_buffer._coalescing_manager = _watching(param_and_grad_buffer._coalescing_manager)
+        self._events = EventPool()
+        param_and_grad_buffer._coalescing_manager = self._watching(param_and_grad_buffer._coalescing_manager)
         self._registers: list[tuple[Any, Callable[..., None]]] = []
         self._finishes: list[tuple[Any, Callable[..., None]]] = []
         for group in bucket_groups(chunks):
@@ -62,7 +63,7 @@ class Overlap:
         outstanding = group.grad_reduce_handle
         start(*args, **kwargs)
         if _is_under_way(group.grad_reduce_handle, outstanding):
-            group.grad_reduce_handle = _watched(group.grad_reduce_handle, self._waits.append)
+            group.grad_reduce_handle = self._watched(group.grad_reduce_handle, self._waits.append)
             self._begun += 1
             for each, register in self._registers:
                 each.register_grad_ready = register
@@ -85,7 +86,7 @@ class Overlap:
                 vars(group).pop("finish_param_sync", None)  # gathered for the rest of the step
 
         if _is_under_way(group.param_gather_handle, outstanding):
-            group.param_gather_handle = _watched(group.param_gather_handle, waited)
+            group.param_gather_handle = self._watched(group.param_gather_handle, waited)
 
     def _finish_param_sync(self, group: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
         before, self._finishing = self._finishing, group
@@ -106,30 +107,56 @@ class Overlap:
             HIDDEN_TIME: sum(handle.hidden_s for handle in self._waits),
             EXPOSED_TIME: sum(handle.exposed_s for handle in self._waits),
         }
+        for handle in self._waits:
+            self._events.take_back(handle.events)
         self._reset()
         return values
+
+    def _watching(self, coalescing_manager: Callable[..., Any]) -> Callable[..., Any]:
+        """megatron-core's communications of a group, with handles that are watched from the beginning."""
+
+        @contextlib.contextmanager
+        def manage(*args: Any, **kwargs: Any) -> Iterator[_WatchedHandle]:
+            with coalescing_manager(*args, **kwargs) as manager:
+                yield _WatchedHandle(manager, self._events)
+
+        return manage
+
+    def _watched(self, handle: Any, on_wait: Callable[[_WatchedHandle], object]) -> _WatchedHandle:
+        watched = handle if isinstance(handle, _WatchedHandle) else _WatchedHandle(handle, self._events)
+        watched.on_wait = on_wait
+        return watched
 
 
 class _WatchedHandle:
     """A handle of an asynchronous communication that remembers when it began and how it was waited for."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: Any, events: EventPool) -> None:
+        self._handle, self._events = handle, events
         self.on_wait: Callable[[_WatchedHandle], object] = lambda _: None
-        self.was_waited_for = False
-        self._begun, self._asked, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-        self._begun.record()
+        self._begun = events.record()
+        self._asked = self._done = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        self._asked.record()
+        if self.was_waited_for:
+            return self._handle.wait(*args, **kwargs)
+        self._asked = self._events.record()
         answer = self._handle.wait(*args, **kwargs)
-        self._done.record()
-        self.was_waited_for = True
+        self._done = self._events.record()
         self.on_wait(self)
         return answer
+
+    @property
+    def was_waited_for(self) -> bool:
+        return self._done is not None
+
+    @property
+    def events(self) -> tuple[Any, Any, Any]:
+        """Of its beginning, of the wait, and of the end of the wait."""
+        return self._begun, self._asked, self._done
 
     @property
     def hidden_s(self) -> float:
@@ -138,24 +165,6 @@ class _WatchedHandle:
     @property
     def exposed_s(self) -> float:
         return self._asked.elapsed_time(self._done) / 1000.0
-
-
-def _watching(coalescing_manager: Callable[..., Any]) -> Callable[..., Any]:
-    """megatron-core's communications of a group, with handles that are watched from the beginning."""
-
-    @contextlib.contextmanager
-    def manage(*args: Any, **kwargs: Any) -> Iterator[_WatchedHandle]:
-        with coalescing_manager(*args, **kwargs) as manager:
-            handle = _WatchedHandle(manager)
-            yield handle
-
-    return manage
-
-
-def _watched(handle: Any, on_wait: Callable[[_WatchedHandle], object]) -> _WatchedHandle:
-    watched = handle if isinstance(handle, _WatchedHandle) else _WatchedHandle(handle)
-    watched.on_wait = on_wait
-    return watched
 
 
 def _is_under_way(handle: Any, outstanding: Any) -> bool:

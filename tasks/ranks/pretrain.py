@@ -28,6 +28,7 @@ from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.arguments import parse_arguments
+from tasks.ranks.event_pool import EventPool
 from tasks.ranks.warm_up import warm_up
 from tasks.ranks.whole_state import whole_state_digests
 
@@ -198,6 +199,7 @@ class Trainer:
         self.sums = scalars.SumsOverRanks()
         self.overlap = overlap.Overlap(self.chunks)
         self.resources = resources.Resources(args)
+        self.events = EventPool()
         for chunk in self.chunks:
             chunk.train()
         # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
@@ -249,8 +251,7 @@ class Trainer:
         """One iteration: forward and backward over all micro-batches, optimizer, schedule, scalars."""
         args = self.args
         self._note("forward and backward")
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        begin = self.events.record()
         self.resources.begin_step()
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -272,16 +273,17 @@ class Trainer:
         self.resources.end_step()
         self.iteration += 1
         self.consumed_samples += args.global_batch_size
-        self._log(losses, grad_norm, num_zeros, begin, end)
+        self._log(losses, grad_norm, num_zeros, begin)
+        self.events.take_back([begin])
         self.resources.compute_piece()
 
-    def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any, end: Any) -> None:
+    def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any) -> None:
         self._note("logging")
         self._keep_for_sums()
         if not losses:
             return
         loss = float(scalars.mean_loss(losses))
-        end.record()
+        end = self.events.record()
         end.synchronize()
         values = {
             "lm loss": loss,
@@ -292,6 +294,7 @@ class Trainer:
             values["num-zeros"] = num_zeros
         if self.args.log_memory_to_tensorboard:
             values |= scalars.memory_scalars()
+        self.events.take_back([end])
         self.scalars.write(self.iteration, values)
         self._note("logging", loss)
         scalars.refuse_bad_loss(loss, self.iteration)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional
 from megatron.core.pipeline_parallel import schedules
 
+from tasks.ranks.event_pool import EventPool
+
 MEMORY_GROWTH = "mem-growth-bytes"
 RELATIVE_FORWARD_TIME = "relative-forward-time"
 RELATIVE_BACKWARD_TIME = "relative-backward-time"
@@ -31,15 +33,11 @@ class _Stopwatch:
     """Seconds of computing between ``start`` and ``stop``, over all pairs of them since ``take``."""
 
     def __init__(self) -> None:
-        self._cuda = torch.cuda.is_available()
+        self._events = EventPool() if torch.cuda.is_available() else None
         self._pairs: list[list[Any]] = []
 
     def _now(self) -> Any:
-        if not self._cuda:
-            return time.thread_time()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return self._events.record() if self._events else time.thread_time()
 
     def start(self) -> None:
         self._pairs.append([self._now()])
@@ -50,8 +48,10 @@ class _Stopwatch:
     def take(self) -> float:
         """The device must have done all of it: the gradient norm, of which the host waits, comes after."""
         pairs, self._pairs = self._pairs, []
-        if self._cuda:
-            return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000.0
+        if self._events:
+            milliseconds = sum(begin.elapsed_time(end) for begin, end in pairs)
+            self._events.take_back(event for pair in pairs for event in pair)
+            return milliseconds / 1000.0
         return sum(end - begin for begin, end in pairs)
 
 

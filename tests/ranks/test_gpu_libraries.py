@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-from types import SimpleNamespace
-
-import pytest
-
 from tasks.ranks import gpu_libraries
 
 ENGINE = {"transformer-engine-cu13"}
-
-
-@pytest.mark.parametrize(("number", "version"), [(23102, (2, 31, 2)), (22809, (2, 28, 9))])
-def test_version_of_nccl(number: int, version: tuple[int, int, int]) -> None:
-    def get_version(pointer: object) -> None:
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = number
-
-    assert gpu_libraries.nccl_version(SimpleNamespace(ncclGetVersion=get_version)) == version
 
 
 def test_what_fits_together() -> None:

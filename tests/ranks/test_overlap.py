@@ -117,3 +117,24 @@ def test_a_reduction_that_is_waited_for_at_once_is_not_early() -> None:
 def test_a_gather_that_its_use_does_not_wait_for_does_not_count() -> None:
     _, counts = three_steps(REPOSITORY / "tests" / "faults" / "parameters_used_before_gathered.py")
     assert counted("overlap-param-gathers", counts) == [0, 0, 0]
+
+
+def test_a_handle_that_is_waited_for_twice_counts_once() -> None:
+    program = (
+        "from tasks.ranks import cuda_on_cpu; cuda_on_cpu.install()\n"
+        "from tasks.ranks.event_pool import EventPool\n"
+        "from tasks.ranks.overlap import _WatchedHandle\n"
+        "class Handle:\n"
+        "    waits = 0\n"
+        "    def wait(self):\n"
+        "        self.waits += 1\n"
+        "handle, seen = Handle(), []\n"
+        "watched = _WatchedHandle(handle, EventPool())\n"
+        "watched.on_wait = seen.append\n"
+        "watched.wait(), watched.wait()\n"
+        "assert handle.waits == 2 and seen == [watched], (handle.waits, seen)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -26,7 +26,8 @@ for iteration in (7, 8):
     part = torch.tensor(0.1 * iteration, dtype=torch.float64)
     sums.add(iteration, {"count": rank + iteration, "places": [0, 0] if rank else [5, 0], "part": part})
 first, second = sums.take(), sums.take()
-print(json.dumps([nothing, first, second, collectives]))
+print(json.dumps([nothing, first, second, collectives]), flush=True)
+torch.distributed.destroy_process_group()
 """
 
 

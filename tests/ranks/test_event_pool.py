@@ -1,0 +1,30 @@
+"""Events are made once and recorded again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tasks.ranks.event_pool import EventPool
+
+
+class Event:
+    """Counts how often it is recorded."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.recorded = 0
+
+    def record(self) -> None:
+        self.recorded += 1
+
+
+def test_only_what_was_taken_back_is_recorded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    pool = EventPool()
+    first, second = pool.record(), pool.record()
+    assert first is not second
+    pool.take_back([second])
+    assert pool.record() is second
+    assert pool.record() not in (first, second)
+    assert (first.recorded, second.recorded) == (1, 2)

@@ -1,0 +1,96 @@
+"""Which cuDNN is put in front, seen with libraries made here."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks import cudnn
+from tasks.exits import CannotRun
+
+
+class Package:
+    """A distribution that lies in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def locate_file(self, path: str) -> Path:
+        return self._folder / path
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment whose torch brings a cuDNN in three files, of which only the names count."""
+    folder = tmp_path / "site-packages"
+    (folder / "nvidia/cudnn/lib").mkdir(parents=True)
+    for name in ("libcudnn_ops.so.9", "libcudnn.so.9", "libcudnn_graph.so.9", "notes.txt"):
+        (folder / "nvidia/cudnn/lib" / name).touch()
+    monkeypatch.delenv("CUDNN_HOME", raising=False)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Package(folder))
+    return folder / "nvidia/cudnn"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Names and modes of what is loaded, without loading it."""
+    calls: list[tuple[str, int]] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode=0: calls.append((Path(path).name, mode)))
+    return calls
+
+
+def test_every_library_of_torchs_own_is_loaded_for_all_to_see(
+    environment: Path, loaded: list[tuple[str, int]]
+) -> None:
+    cudnn.put_in_front()
+    names = ("libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn_ops.so.9")
+    assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in names]
+    assert os.environ["CUDNN_HOME"] == str(environment)  # where Transformer Engine looks first
+
+
+def test_the_one_that_the_user_names_comes_first(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, int]]
+) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "lib64").mkdir(parents=True)
+    (theirs / "lib64/libcudnn.so.9.30.0").touch()
+    monkeypatch.setenv("CUDNN_HOME", str(theirs))
+    cudnn.put_in_front()
+    assert [name for name, _ in loaded] == ["libcudnn.so.9.30.0"]
+
+
+def test_a_folder_without_one_is_refused(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDNN_HOME", "/nowhere")
+    with pytest.raises(CannotRun, match="CUDNN_HOME=/nowhere holds no lib"):
+        cudnn.put_in_front()
+    assert os.environ["CUDNN_HOME"] == "/nowhere"
+
+
+def test_where_torch_brings_none_the_systems_is_left_to_be_found(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, int]]
+) -> None:
+    def missing(name: str) -> Package:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    cudnn.put_in_front()
+    assert loaded == []
+    assert "CUDNN_HOME" not in os.environ
+
+
+def test_the_version_is_what_the_library_says(environment: Path, tmp_path: Path) -> None:
+    assert cudnn.version() is None  # an empty file is no library
+    if not (compiler := shutil.which("cc")):
+        pytest.skip("no C compiler")
+    source = tmp_path / "cudnn.c"
+    source.write_text("unsigned long cudnnGetVersion(void) { return 91900; }\n")
+    library = environment / "lib/libcudnn.so.9"
+    library.unlink()
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    assert cudnn.version() == "9.19.0"
