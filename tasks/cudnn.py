@@ -13,12 +13,17 @@ HOME_VARIABLE = "CUDNN_HOME"
 
 
 def home() -> Path | None:
-    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` says, else the one that torch brings along.
-
-    None: torch brings none, as in a container where it was built with the system's.
+    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` says, else ``torchs_own``, else None: the
+    one that the system's loader finds.
     """
-    if chosen := os.environ.get(HOME_VARIABLE):
-        return Path(chosen)
+    chosen = os.environ.get(HOME_VARIABLE)
+    return Path(chosen) if chosen else torchs_own()
+
+
+def torchs_own() -> Path | None:
+    """The folder of the one that torch brings along; None where it was built with the system's, as in a
+    container.
+    """
     try:
         package = importlib.metadata.distribution("nvidia-cudnn-cu13")
     except importlib.metadata.PackageNotFoundError:

@@ -58,12 +58,17 @@ class CannotRun(TaskError):
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed."""
+    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed; after
+    a Ctrl-C with the shell's code for it.
+    """
     try:
         code = main()
     except TaskError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        code = 128 + signal.SIGINT
     sys.exit(code)
 
 

@@ -337,7 +337,8 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
         from tasks import cudnn, nccl  # the latter reads the environment, which reads this module
 
         facts["nccl"] = nccl.text(nccl.version(nccl.library()))
-        facts["cudnn"] = cudnn.version() or "none"
+        if cudnn.home() is None or cudnn.home() != cudnn.torchs_own():  # else its package's version says it
+            facts["cudnn"] = cudnn.version() or "none"
     return facts
 
 

@@ -17,6 +17,16 @@ def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: p
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+
+
 SESSION = '''
 import os, subprocess, sys
 task = """

@@ -232,18 +232,29 @@ def test_nothing_here_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_fingerprint_names_what_a_result_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cudnn, "version", lambda: "9.19.0")
+def test_fingerprint_names_what_a_result_depends_on() -> None:
     case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
     facts = platforms.fingerprint(case, "abc", platform=chosen(DGX_A100))
     assert facts["platform"] == "dgx_a100"
     assert facts["gpu"] == "8 x NVIDIA A100-SXM4-80GB"
     assert facts["driver"] == "580.95.05"
-    assert facts["cudnn"] == "9.19.0"  # the one that is loaded, whatever is installed
     assert facts["case"] == case.digest()
     assert facts["corpus"] == "abc"
     assert {"torch", "megatron-core", "numpy", "cpu", "commit", "environment", "python"} <= set(facts)
     assert all(isinstance(value, str) for value in facts.values())
+
+
+@pytest.mark.parametrize(
+    ("home", "own", "expected"),
+    [("/own", "/own", None), ("/theirs", "/own", "9.30.0"), (None, None, "9.30.0")],
+)
+def test_fingerprint_names_a_cudnn_that_is_not_the_packages(
+    monkeypatch: pytest.MonkeyPatch, home: str | None, own: str | None, expected: str | None
+) -> None:
+    for name, answer in (("home", home), ("torchs_own", own), ("version", "9.30.0")):
+        monkeypatch.setattr(cudnn, name, lambda answer=answer: answer)
+    case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
+    assert platforms.fingerprint(case, "abc", platform=chosen(DGX_A100)).get("cudnn") == expected
 
 
 def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:
