@@ -58,8 +58,8 @@ class CannotRun(TaskError):
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed; after
-    a Ctrl-C with the shell's code for it.
+    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed.
+    A Ctrl-C ends it with the shell's code for that.
     """
     try:
         code = main()
