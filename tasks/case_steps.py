@@ -16,7 +16,7 @@ from tasks import nodes, subject
 from tasks.exits import MEANINGS, MISMATCH, PASSED, TRAINING_FAILED
 
 # Only comparing can say "does not match"; Python itself exits with the same code after a crash.
-_TRAINING_TASKS = ("train", "resume")
+TRAINING_TASKS = ("train", "resume")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,5 +86,5 @@ def exit_code(codes: Sequence[int]) -> int:
 
 def code_of(task: str, return_code: int) -> int:
     """What the end of a task's process means. A crash, or a signal, is no verdict: training failed."""
-    crashed = return_code not in (PASSED, *MEANINGS) or (return_code == MISMATCH and task in _TRAINING_TASKS)
+    crashed = return_code not in (PASSED, *MEANINGS) or (return_code == MISMATCH and task in TRAINING_TASKS)
     return TRAINING_FAILED if crashed else return_code

@@ -18,7 +18,7 @@ from typing import IO
 
 from tasks import case_steps, clean
 from tasks.case_steps import Step
-from tasks.exits import SESSION_VARIABLE
+from tasks.step_process import StepProcess, start_anew
 
 OUTPUT_FILE = "output.log"  # of a run directory: what its steps said
 STOP_WITHIN_S = 6.0  # what steps have to end their ranks before they are killed
@@ -27,15 +27,18 @@ _POLL_S = 0.05
 
 @dataclass
 class Job:
-    """A case on its way. ``quiet``: its output is kept in the run directory instead of being shown."""
+    """A case on its way. ``quiet``: its output is kept in the run directory instead of being shown.
+    ``start``: makes a process of a step, with its output where that is kept.
+    """
 
     case: str
     steps: Sequence[Step]
     run_dir: Path
     quiet: bool
+    start: Callable[[Step, IO[str] | None], StepProcess] = start_anew
     codes: list[int] = field(default_factory=list)
     seconds: float = 0.0
-    _process: subprocess.Popen | None = None
+    _process: StepProcess | None = None
     _output: IO[str] | None = None
     _begun_s: float = 0.0
     _resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -75,15 +78,7 @@ class Job:
 
     def _start(self, step: Step) -> None:
         print(f"$ python {shlex.join(step.words)}", file=self._output or sys.stdout, flush=True)
-        # In a session of its own: Ctrl-C reaches this process alone, which asks each step once.
-        self._process = subprocess.Popen(
-            [sys.executable, *step.words],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT if self._output else None,
-            env={**os.environ, SESSION_VARIABLE: str(os.getpid())},
-            start_new_session=True,
-        )
+        self._process = self.start(step, self._output)
 
     def ask_to_stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

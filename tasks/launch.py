@@ -1,16 +1,10 @@
-"""One phase: an elastic agent in this process that imports torch and megatron once and forks the ranks.
-
-Importing costs seconds in every process; a fork shares what the parent imported. CUDA is never initialised
-here: a forked process cannot use the CUDA of its parent.
-"""
+"""One phase: an elastic agent in this process that imports torch and megatron once and forks the ranks."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import faulthandler
-import gc
-import importlib
 import logging
 import multiprocessing
 import os
@@ -19,13 +13,12 @@ import signal
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks import attempts, bytecode, collectives, cudnn, failures, infrastructure, mps, nccl
+from tasks import attempts, collectives, failures, infrastructure, mps
 from tasks import nodes as nodes_module
 from tasks.case import Kill
 from tasks.checkpoints import list_checkpoints
@@ -33,18 +26,11 @@ from tasks.exits import Hang
 from tasks.killer import Killed, Killer
 from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.nodes import ALONE, Nodes
+from tasks.preload import Surroundings, preload
 from tasks.progress import ProgressBoard
 from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
 
-# What every rank would import for itself otherwise.
-_SHARED_MODULES = (
-    "multiprocessing.managers",  # megatron's asynchronous checkpoint writer
-    "torch._dynamo",  # megatron's fused functions
-    "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
-    "torch.distributed.launcher.api",
-    "torch.utils.tensorboard",
-)
 _FORK_POLL_S = 0.005
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -70,6 +56,16 @@ class Phase:
     kills: tuple[Kill, ...] = ()
     checkpoints: Path | None = None  # where a restarted attempt finds the newest one
     nodes: Nodes = ALONE
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What its ranks find imported."""
+        return Surroundings(
+            device=self.device,
+            ranks_per_gpu=self.ranks_per_gpu,
+            subject=self.subject,
+            env_vars=self.env_vars,
+        )
 
     @property
     def local_ranks(self) -> int:
@@ -99,7 +95,7 @@ def launch(phase: Phase) -> Outcome:
         os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
-        _preload(phase.device, phase.ranks_per_gpu, phase.subject)
+        preload(phase.surroundings)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
@@ -112,34 +108,6 @@ def launch(phase: Phase) -> Outcome:
         start_s=(first_note or time.monotonic()) - begin,
         total_s=time.monotonic() - begin,
     )
-
-
-def _preload(device: str, ranks_per_gpu: int, subject: Subject = OURS) -> None:
-    """Import in the parent everything that the ranks share; on a CPU, put the stand-in for CUDA in force."""
-    bytecode.keep()
-    warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
-    if device == "cpu":
-        from tasks.ranks import cuda_on_cpu, portable_math
-
-        cuda_on_cpu.install()
-        portable_math.install()
-    else:
-        nccl.put_in_front(ranks_per_gpu=ranks_per_gpu)
-        cudnn.put_in_front()
-    for name in _SHARED_MODULES:
-        importlib.import_module(name)
-    subject.preload(device)
-    import torch
-
-    if device == "cpu":
-        cuda_on_cpu.finish_install()
-    elif subject.own:
-        sys.modules["tasks.ranks.warm_up"].import_compilers()
-    if device == "cuda" and torch.cuda.is_initialized():
-        raise RuntimeError("CUDA was initialised in the process that forks the ranks")
-    gc.collect()
-    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
 def _newest_checkpoint(phase: Phase) -> int | None:

@@ -15,6 +15,7 @@ from tasks import case_steps, family, family_record, jobs, menu, quarantine, ses
 from tasks.exits import exit_with, run_to_end
 from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
 from tasks.family_record import Record
+from tasks.shared_parent import SharedParent
 
 
 def main(words: list[str] | None = None) -> int:
@@ -47,10 +48,20 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
         if reason := menu.reason_to_skip(case):
             print(f"{case}: skipped, since {reason}", flush=True)
             record.note(case, state=SKIPPED, reason=reason)
-            continue
+        else:
+            waiting.append(case)
+    parent = SharedParent(waiting, options)
+    parent.import_once()
+
+    def job_of(case: str) -> jobs.Job:
         run_dir = family.run_directory(case, options)
-        steps = case_steps.steps(case, options, run_dir)
-        waiting.append(jobs.Job(case=case, steps=steps, run_dir=run_dir, quiet=options.jobs > 1))
+        return jobs.Job(
+            case=case,
+            steps=case_steps.steps(case, options, run_dir),
+            run_dir=run_dir,
+            quiet=options.jobs > 1,
+            start=functools.partial(parent.start, case),
+        )
 
     def began(job: jobs.Job) -> None:
         record.note(job.case, state=RUNNING, run_dir=job.run_dir)
@@ -63,7 +74,7 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
         print(f"{job.case}: {outcome.verdict(today)}{code} after {job.seconds:.0f} s", flush=True)
         return not (options.fail_fast and outcome.failed(today))
 
-    jobs.run(waiting, options.jobs, began=began, ended=ended)
+    jobs.run([job_of(case) for case in waiting], options.jobs, began=began, ended=ended)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import bytecode, cudnn, environment, launch, nccl
+from tasks import bytecode, cudnn, environment, nccl, preload
 from tasks.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
+from tasks.preload import Surroundings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 H100 = Gpu(index=0, uuid="GPU-1", name="NVIDIA H100", memory_mib=81559, compute_capability=9.0, driver="580")
@@ -34,22 +35,23 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(nccl, "put_in_front", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
     monkeypatch.setattr(bytecode, "keep", lambda: None)  # whether this Python writes any is not the question
     monkeypatch.setattr(cudnn, "put_in_front", lambda: order.append("cudnn"))
-    monkeypatch.setattr(launch.importlib, "import_module", order.append)
+    monkeypatch.setattr(preload.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)
     monkeypatch.setitem(sys.modules, "tasks.ranks.warm_up", WarmUp)
-    monkeypatch.setattr(launch.gc, "freeze", lambda: None)
+    monkeypatch.setattr(preload.gc, "freeze", lambda: None)
+    monkeypatch.setattr(preload, "_done", [])
     monkeypatch.delitem(sys.modules, "tasks.ranks.cuda_on_cpu", raising=False)
     return order
 
 
 def test_nccl_and_cudnn_are_in_front_before_torch_is_imported(preloaded: list[str]) -> None:
-    launch._preload("cuda", 8)
+    preload.preload(Surroundings(device="cuda", ranks_per_gpu=8))
     assert preloaded[:2] == ["nccl 8", "cudnn"]
     assert preloaded[-1] == "compilers"
 
 
 def test_the_stand_in_for_the_cpu_is_nowhere_in_sight(preloaded: list[str]) -> None:
-    launch._preload("cuda", 1)
+    preload.preload(Surroundings(device="cuda", ranks_per_gpu=1))
     assert "tasks.ranks.cuda_on_cpu" not in sys.modules
     assert not [name for name in preloaded if "cuda_on_cpu" in name]
 
@@ -68,7 +70,7 @@ def test_cuda_in_the_forking_process_is_an_error(
 ) -> None:
     monkeypatch.setattr(sys.modules["torch"].cuda, "is_initialized", lambda: True)
     with pytest.raises(RuntimeError, match="CUDA was initialised"):
-        launch._preload("cuda", 8)
+        preload.preload(Surroundings(device="cuda", ranks_per_gpu=8))
 
 
 def test_variables_of_one_gpu() -> None:

@@ -1,0 +1,77 @@
+"""What all ranks share, imported once in the process that forks them: torch, megatron, the training program.
+
+Importing costs seconds in every process; a fork shares what its parent imported. CUDA is never initialised
+here: a forked process cannot use the CUDA of its parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+from tasks import bytecode, cudnn, nccl
+from tasks.subject import OURS, Subject
+
+# What every rank would import for itself otherwise.
+_SHARED_MODULES = (
+    "multiprocessing.managers",  # megatron's asynchronous checkpoint writer
+    "torch._dynamo",  # megatron's fused functions
+    "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
+    "torch.distributed.launcher.api",
+    "torch.utils.tensorboard",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What an import depends on. ``env_vars`` must be in force before it begins: torch reads them once."""
+
+    device: str  # "cpu" or "cuda"
+    ranks_per_gpu: int = 0
+    subject: Subject = OURS
+    env_vars: dict[str, str] = field(default_factory=dict)
+
+
+_done: list[Surroundings] = []
+
+
+def preload(wanted: Surroundings) -> None:
+    """Import everything; on a CPU, put the stand-in for CUDA in force. A second time, nothing is left to do.
+
+    Raises:
+        CannotRun: a library of the GPU's is missing or too old.
+        RuntimeError: this process has done so for other surroundings, which cannot be taken back.
+    """
+    if _done:
+        if _done[0] != wanted:
+            raise RuntimeError(f"this process has imported torch for {_done[0]}, not for {wanted}")
+        return
+    bytecode.keep()
+    warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
+    if wanted.device == "cpu":
+        from tasks.ranks import cuda_on_cpu, portable_math
+
+        cuda_on_cpu.install()
+        portable_math.install()
+    else:
+        nccl.put_in_front(ranks_per_gpu=wanted.ranks_per_gpu)
+        cudnn.put_in_front()
+    for name in _SHARED_MODULES:
+        importlib.import_module(name)
+    wanted.subject.preload(wanted.device)
+    import torch
+
+    if wanted.device == "cpu":
+        cuda_on_cpu.finish_install()
+    elif wanted.subject.own:
+        sys.modules["tasks.ranks.warm_up"].import_compilers()
+    if wanted.device == "cuda" and torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was initialised in the process that forks the ranks")
+    _done.append(wanted)
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks

@@ -1,0 +1,117 @@
+"""One parent for what several cases train: it imports torch and megatron once and forks their training tasks.
+
+The ranks are forked from the task in turn, as ever. Only for our own program on a CPU, on one machine; a
+case for which that does not hold, or whose environment variables are others, is started anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from tasks import platforms, subject
+from tasks.case import load_case
+from tasks.case_steps import TRAINING_TASKS, Step
+from tasks.exits import SESSION_VARIABLE, TaskError
+from tasks.preload import Surroundings, preload
+from tasks.step_process import StepProcess, start_anew
+
+_POLL_S = 0.02
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class SharedParent:
+    """This process, as far as it is the parent of what the cases train. ``cases``: those that it can fork."""
+
+    def __init__(self, cases: Sequence[str], options: argparse.Namespace) -> None:
+        surroundings = {case: _surroundings(case, options) for case in cases}
+        self._wanted = next(filter(None, surroundings.values()), None)
+        self.cases = [case for case, each in surroundings.items() if each and each == self._wanted]
+
+    def import_once(self) -> None:
+        """Import what the ranks share, if there is anything to fork."""
+        if not self.cases:
+            return
+        before = dict(os.environ)
+        os.environ.update(self._wanted.env_vars)  # in force for the import; the steps set what they need
+        try:
+            preload(self._wanted)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start(self, case: str, step: Step, output: IO[str] | None) -> StepProcess:
+        """A step of ``case``: forked from here where that is possible, else ``start_anew``."""
+        if case in self.cases and step.task in TRAINING_TASKS:
+            return _Forked(step, output)
+        return start_anew(step, output)
+
+
+def _surroundings(case: str, options: argparse.Namespace) -> Surroundings | None:
+    """What the case's ranks are to find imported; None when they cannot be forked from here."""
+    alone = not (options.nodes.several or options.retries or options.baseline)
+    try:
+        platform = platforms.detect()
+        if platform.device != "cpu" or not alone or not subject.choose(options).own:
+            return None
+        loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
+    except TaskError:
+        return None  # the task says what is wrong
+    return Surroundings(device=platform.device, env_vars={**platform.env_vars, **loaded.env_vars})
+
+
+class _Forked:
+    """A task in a process forked from this one; used like a ``subprocess.Popen``."""
+
+    def __init__(self, step: Step, output: IO[str] | None) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_run, args=(step, output, os.getpid()))
+        # A stop that came between the fork and the child's own handlers would be noted there, and forgotten.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises ``subprocess.TimeoutExpired`` when it still runs after ``timeout`` seconds."""
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise subprocess.TimeoutExpired(self._process.name, timeout)
+            time.sleep(_POLL_S)
+        return code
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+
+def _run(step: Step, output: IO[str] | None, parent: int) -> None:
+    """Runs in the forked process: the task, as ``python -m`` would run it."""
+    os.setsid()
+    for number in _STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    for stream in (1, 2) if output else ():
+        os.dup2(output.fileno(), stream)
+    os.environ[SESSION_VARIABLE] = str(parent)
+    module = f"tasks.{step.task}"
+    sys.argv = [module, *step.arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
