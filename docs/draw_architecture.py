@@ -32,8 +32,8 @@ BOXES = {
     "launch": (
         *(1, 2, MODULES, "tasks/launch.py"),
         (
-            "torch's elastic agent forks the ranks;",
-            "tasks/watchdog.py sees hangs;",
+            "tasks/preload.py imports, an elastic",
+            "agent forks; tasks/watchdog.py; GPUs:",
             "tasks/mps.py, tasks/nccl.py",
         ),
     ),

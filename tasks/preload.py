@@ -13,7 +13,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 
-from tasks import bytecode, cudnn, nccl
+from tasks import bytecode
 from tasks.subject import OURS, Subject
 
 # What every rank would import for itself otherwise.
@@ -59,6 +59,8 @@ def preload(wanted: Surroundings) -> None:
         cuda_on_cpu.install()
         portable_math.install()
     else:
+        from tasks import cudnn, nccl
+
         nccl.put_in_front(ranks_per_gpu=wanted.ranks_per_gpu)
         cudnn.put_in_front()
     for name in _SHARED_MODULES:

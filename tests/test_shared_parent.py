@@ -1,0 +1,212 @@
+"""Training tasks forked from one parent: which, how they end, and that torch is imported once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from tasks import platforms, preload, session_options, shared_parent
+from tasks.case import REPOSITORY
+from tasks.case_steps import Step
+from tasks.exits import SESSION_VARIABLE
+from tasks.preload import Surroundings
+from tasks.shared_parent import SharedParent
+from tests.short_run import SHORT
+from tests.test_platforms import ONE_H100, chosen
+
+CASES = ["gpt3_pp4", "gpt3_pp4_resume"]
+TRAIN = Step(task="train", arguments=("gpt3_pp4", "--run-dir", "nowhere"))
+
+
+def options(*words: str) -> argparse.Namespace:
+    return session_options.read_of_family(argparse.ArgumentParser(), words)
+
+
+# ---- which cases ----
+
+
+def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SharedParent(CASES, options()).cases == CASES
+    env_vars = {"gpt3_pp4": {"A": "1"}, "other": {"A": "2"}, "gpt3_pp4_resume": {"A": "1"}}
+    monkeypatch.setattr(
+        shared_parent, "load_case", lambda name, **_: SimpleNamespace(env_vars=env_vars[name])
+    )
+    assert SharedParent(list(env_vars), options()).cases == CASES
+
+
+@pytest.mark.parametrize("words", [["--megatron-lm", "."], ["--retries", "1"], ["--baseline", "."]])
+def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(words: list[str]) -> None:
+    assert SharedParent(CASES, options(*words)).cases == []
+
+
+def test_on_gpus_everything_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "detect", lambda: chosen(ONE_H100))
+    parent = SharedParent(CASES, options())
+    assert parent.cases == []
+    monkeypatch.setattr(shared_parent, "preload", lambda wanted: pytest.fail("imported for nobody"))
+    parent.import_once()
+
+
+def test_a_case_that_cannot_be_read_is_left_to_its_task_to_tell() -> None:
+    assert SharedParent(["gpt3_pp4", "no_such_case"], options()).cases == ["gpt3_pp4"]
+
+
+def test_only_training_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_parent, "_Forked", lambda step, output: "forked")
+    monkeypatch.setattr(shared_parent, "start_anew", lambda step, output: "anew")
+    parent = SharedParent(["gpt3_pp4"], options())
+    diff = Step(task="diff", arguments=("gpt3_pp4",))
+    assert [parent.start(*each, None) for each in (("gpt3_pp4", TRAIN), ("gpt3_pp4", diff))] == [
+        "forked",
+        "anew",
+    ]
+    assert parent.start("another", TRAIN, None) == "anew"
+
+
+# ---- what is imported ----
+
+
+def test_variables_are_in_force_for_the_import_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(shared_parent, "preload", lambda wanted: seen.append(dict(os.environ)))
+    before = dict(os.environ)
+    SharedParent(CASES, options()).import_once()
+    assert seen[0]["OMP_NUM_THREADS"] == "1"
+    assert seen[0]["CUDA_DEVICE_MAX_CONNECTIONS"] == "1", "the case's own"
+    assert dict(os.environ) == before
+
+
+def test_a_process_imports_for_one_kind_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"})
+    monkeypatch.setattr(preload, "_done", [wanted])
+    monkeypatch.setattr(preload.gc, "freeze", lambda: pytest.fail("done a second time"))
+    preload.preload(Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"}))
+    for other in (Surroundings(device="cpu"), Surroundings(device="cuda", env_vars=wanted.env_vars)):
+        with pytest.raises(RuntimeError, match="has imported torch for"):
+            preload.preload(other)
+
+
+# ---- the forked process ----
+
+
+@pytest.fixture
+def fork(monkeypatch: pytest.MonkeyPatch) -> Callable[..., shared_parent._Forked]:
+    """Forks a process that does this instead of a task."""
+
+    def forked(work: Callable[[], object], output: object = None) -> shared_parent._Forked:
+        monkeypatch.setattr(runpy, "run_module", lambda *_, **__: work())
+        return shared_parent._Forked(TRAIN, output)
+
+    return forked
+
+
+def leave(code: int) -> Callable[[], object]:
+    return lambda: sys.exit(code)
+
+
+def test_exit_codes_are_those_of_a_new_process(fork, capfd: pytest.CaptureFixture) -> None:
+    assert [fork(leave(code)).wait(20) for code in (0, 4)] == [0, 4]
+    assert fork(lambda: 1 // 0).wait(20) == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert fork(lambda: os.kill(os.getpid(), signal.SIGKILL)).wait(20) == -signal.SIGKILL
+
+
+def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None:
+    def say() -> None:
+        said = f"{sys.argv} {os.environ[SESSION_VARIABLE]} {os.getsid(0) == os.getpid()}"
+        os.write(1, f"{said}\n".encode())  # not sys.stdout, which is pytest's here
+        os.write(2, b"that\n")
+
+    with (tmp_path / "output").open("w") as file:
+        assert fork(say, file).wait(20) == 0
+    argv = ["tasks.train", *TRAIN.arguments]
+    assert (tmp_path / "output").read_text() == f"{argv} {os.getpid()} True\nthat\n"
+
+
+def test_the_task_itself_is_run_as_a_program() -> None:
+    assert shared_parent._Forked(Step(task="train", arguments=("--help",)), None).wait(20) == 0
+    assert shared_parent._Forked(Step(task="train", arguments=("no_such",)), None).wait(20) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_it_although_its_parent_only_notes_stops(fork, number: int) -> None:
+    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        forked = fork(lambda: time.sleep(60))
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked.wait(0.2)
+        assert forked.poll() is None
+        if number == signal.SIGTERM:
+            forked.terminate()
+        else:
+            os.kill(forked.pid, number)
+        assert forked.wait(20) == (-number if number == signal.SIGTERM else 1)  # 1: KeyboardInterrupt
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+PARENT = """
+import runpy, time
+from tasks import shared_parent
+from tasks.case_steps import Step
+from tasks.exits import run_to_end
+runpy.run_module = lambda *_, **__: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
+shared_parent._Forked(Step(task="train", arguments=()), None).wait()
+"""
+
+
+def test_a_killed_parent_takes_it_along() -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        (forked,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        psutil.wait_procs([forked], timeout=10)
+        assert not forked.is_running() or forked.status() == psutil.STATUS_ZOMBIE
+
+
+# ---- for real ----
+
+WHO_IMPORTS_TORCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            with open(os.environ["WHO"], "a") as file:
+                print(os.getpid(), file=file)
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.training
+def test_a_family_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WHO_IMPORTS_TORCH)
+    environment = {"CRASH_TEST_DEVICE": "cpu", "PYTHONPATH": str(tmp_path), "WHO": str(tmp_path / "who")}
+    words = ["--only", "gpt3_pp4", "--only", "gpt3_pp4_resume", "--run-dir", str(tmp_path / "runs"), *SHORT]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tasks.regress", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as family:
+        printed, _ = family.communicate(timeout=300)
+    assert family.returncode == 1, printed  # four steps are not what the cards hold
+    for case in CASES:
+        for number in (1, 2):
+            assert (tmp_path / f"runs/{case}/actual_phase{number}.json").is_file(), printed
+    assert set((tmp_path / "who").read_text().split()) == {str(family.pid)}
