@@ -139,7 +139,9 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
     sys.stderr.flush()
     try:
         first_rank = phase.nodes.rank * phase.local_ranks
-        with _all_exit_codes(first_rank, after_failure=lambda: daemon.renew(print)) as exit_codes:
+        with _all_exit_codes(
+            first_rank, restarts=phase.max_restarts, before_restart=lambda: daemon.renew(print)
+        ) as exit_codes:
             elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
     except ChildFailedError as error:
         if dog.hang_report is not None:
@@ -159,12 +161,14 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
 
 
 @contextlib.contextmanager
-def _all_exit_codes(first_rank: int, *, after_failure: Callable[[], object]) -> Iterator[dict[int, int]]:
+def _all_exit_codes(
+    first_rank: int, *, restarts: int, before_restart: Callable[[], object]
+) -> Iterator[dict[int, int]]:
     """The exit codes of all ranks that failed by themselves in the last attempt, once it has ended.
 
     torch reports one of those that had ended when it looked. A rank that was killed can say nothing itself:
     when another one is reported, that lost its connection to it, the connection is taken for the cause.
-    ``after_failure`` is called once for each attempt that failed, before another one is started.
+    ``before_restart`` is called once for each attempt that failed, when ``restarts`` allow another one.
     """
     from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
@@ -181,7 +185,8 @@ def _all_exit_codes(first_rank: int, *, after_failure: Callable[[], object]) -> 
         close(context, *args, **keywords)
         if codes and context not in told:
             told.append(context)
-            after_failure()
+            if len(told) <= restarts:
+                before_restart()
 
     MultiprocessContext._close = note_and_close
     try:

@@ -186,10 +186,11 @@ def attempt(*exit_codes: int | None) -> object:
     return context
 
 
-def test_each_attempt_that_failed_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_attempt_that_failed_is_told_once_as_long_as_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MultiprocessContext, "_close", lambda *_: None)
     told: list[dict[int, int]] = []
-    with launch._all_exit_codes(4, after_failure=lambda: told.append(dict(codes))) as codes:
-        for ended in ((0, -signal.SIGKILL), (1, -signal.SIGTERM), (0, 0)):
+    with launch._all_exit_codes(4, restarts=2, before_restart=lambda: told.append(dict(codes))) as codes:
+        for ended in ((0, -signal.SIGKILL), (1, -signal.SIGTERM), (3, 0)):
             closed(attempt(*ended))
     assert told == [{5: -signal.SIGKILL}, {4: 1}]
+    assert codes == {4: 3}, "those of the last attempt are known all the same"
