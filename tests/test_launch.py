@@ -186,7 +186,7 @@ def attempt(*exit_codes: int | None) -> object:
     return context
 
 
-def test_each_attempt_that_failed_is_told_once_as_long_as_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_failed_attempt_is_told_once_if_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MultiprocessContext, "_close", lambda *_: None)
     told: list[dict[int, int]] = []
     with launch._all_exit_codes(4, restarts=2, before_restart=lambda: told.append(dict(codes))) as codes:
