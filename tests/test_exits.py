@@ -38,11 +38,16 @@ subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESS
 '''
 
 
+def child_ends_with_its_killed_parent(program: str) -> bool:
+    """Whether the one child that this parent has, once it said "ready", ends when the parent is killed."""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        psutil.wait_procs([child], timeout=10)
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_killed_session_takes_its_task_along() -> None:
-    command = [sys.executable, "-c", SESSION]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as session:
-        assert session.stdout.readline() == "ready\n"
-        (task,) = psutil.Process(session.pid).children()
-        session.kill()
-        psutil.wait_procs([task], timeout=10)
-        assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE
+    assert child_ends_with_its_killed_parent(SESSION)

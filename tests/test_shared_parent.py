@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from tasks import platforms, preload, session_options, shared_parent
@@ -23,6 +22,7 @@ from tasks.exits import SESSION_VARIABLE
 from tasks.preload import Surroundings
 from tasks.shared_parent import SharedParent
 from tests.short_run import SHORT
+from tests.test_exits import child_ends_with_its_killed_parent
 from tests.test_platforms import ONE_H100, chosen
 
 CASES = ["gpt3_pp4", "gpt3_pp4_resume"]
@@ -169,13 +169,7 @@ shared_parent._Forked(Step(task="train", arguments=()), None).wait()
 
 
 def test_a_killed_parent_takes_it_along() -> None:
-    command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout.readline() == "ready\n"
-        (forked,) = psutil.Process(parent.pid).children()
-        parent.kill()
-        psutil.wait_procs([forked], timeout=10)
-        assert not forked.is_running() or forked.status() == psutil.STATUS_ZOMBIE
+    assert child_ends_with_its_killed_parent(PARENT)
 
 
 # ---- for real ----
