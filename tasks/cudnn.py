@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tasks.exits import CannotRun
 
-HOME_VARIABLE = "CUDNN_HOME"
+HOME_VARIABLES = ("CUDNN_HOME", "CUDNN_PATH")  # as Transformer Engine reads them, the first that is set
 
 
 def home() -> Path | None:
-    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` says, else ``torchs_own``, else None: the
-    one that the system's loader finds.
+    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` or ``CUDNN_PATH`` says, else
+    ``torchs_own``, else None: the one that the system's loader finds.
     """
-    chosen = os.environ.get(HOME_VARIABLE)
+    chosen = next(filter(None, map(os.environ.get, HOME_VARIABLES)), None)
     return Path(chosen) if chosen else torchs_own()
 
 
@@ -33,19 +33,22 @@ def torchs_own() -> Path | None:
 
 
 def libraries(folder: Path) -> list[Path]:
-    """All of its libraries, the one that loads the others when they are needed first."""
-    return sorted(folder.glob("lib*/libcudnn*.so.[0-9]*"))
+    """All of its libraries, the one that loads the others when they are needed first. Debian keeps them one
+    folder deeper.
+    """
+    found = [path for place in ("lib*", "lib*/*") for path in folder.glob(f"{place}/libcudnn*.so.[0-9]*")]
+    return sorted(found, key=lambda path: path.name)
 
 
 def version() -> str | None:
     """``9.19.0``, as cuDNN itself says; None where there is none. Loads it."""
     folder = home()
-    found = libraries(folder) if folder else []
+    found = libraries(folder) if folder else [Path("libcudnn.so.9")]
     try:
-        loaded = ctypes.CDLL(str(found[0]) if found else "libcudnn.so.9")
+        loaded = ctypes.CDLL(str(found[0]))
         loaded.cudnnGetVersion.restype = ctypes.c_size_t
         number = loaded.cudnnGetVersion()
-    except (OSError, AttributeError):
+    except (IndexError, OSError, AttributeError):
         return None
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
@@ -58,14 +61,16 @@ def put_in_front() -> None:
     two; torch refuses that at its first convolution, and attention is computed by another version than the
     pinned one. What is loaded already is not looked for.
 
-    Errors: ``CannotRun`` when ``CUDNN_HOME`` holds no cuDNN.
+    Errors: ``CannotRun`` when the folder that the environment names holds no cuDNN.
     """
     folder = home()
     if folder is None:
         return
     found = libraries(folder)
     if not found:
-        raise CannotRun(f"{HOME_VARIABLE}={folder} holds no lib*/libcudnn*.so: correct it, or unset it")
+        raise CannotRun(
+            f"{folder} holds no lib*/libcudnn*.so.*: correct {' or '.join(HOME_VARIABLES)}, or unset it"
+        )
     for library in found:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    os.environ[HOME_VARIABLE] = str(folder)
+    os.environ[HOME_VARIABLES[0]] = str(folder)

@@ -78,13 +78,20 @@ def run_to_end(task: Callable[[], int]) -> int:
     """
     if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a session that is killed cannot say stop
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         return task()
     except KeyboardInterrupt as stop:
-        print(f"error: {stop or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
+        print(f"error: {str(stop) or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
         return 128 + signal.SIGINT
     except TaskError:
         raise
     except Exception:  # Python would exit with 1, which says that something did not match
         traceback.print_exc()
         return TRAINING_FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")

@@ -77,3 +77,14 @@ def preload(wanted: Surroundings) -> None:
     _done.append(wanted)
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
+
+
+def new_random_state() -> None:
+    """Seed anew what a process draws from that nobody seeds: a fork would draw what its siblings draw, and
+    two phases that ought to be seeded and are not would look alike.
+    """
+    import numpy
+    import torch
+
+    torch.default_generator.seed()
+    numpy.random.seed()

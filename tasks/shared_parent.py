@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from typing import IO
 
@@ -21,7 +22,7 @@ from tasks import platforms, subject
 from tasks.case import load_case
 from tasks.case_steps import TRAINING_TASKS, Step
 from tasks.exits import SESSION_VARIABLE, TaskError
-from tasks.preload import Surroundings, preload
+from tasks.preload import Surroundings, new_random_state, preload
 from tasks.step_process import StepProcess, start_anew
 
 _POLL_S = 0.02
@@ -37,13 +38,18 @@ class SharedParent:
         self.cases = [case for case, each in surroundings.items() if each and each == self._wanted]
 
     def import_once(self) -> None:
-        """Import what the ranks share, if there is anything to fork."""
+        """Import what the ranks share, if there is anything to fork. Where that fails, nothing is: each task
+        started anew tells the error as its own.
+        """
         if not self.cases:
             return
         before = dict(os.environ)
         os.environ.update(self._wanted.env_vars)  # in force for the import; the steps set what they need
         try:
             preload(self._wanted)
+        except Exception:
+            traceback.print_exc()
+            self.cases = []
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -109,8 +115,11 @@ def _run(step: Step, output: IO[str] | None, parent: int) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     for stream in (1, 2) if output else ():
         os.dup2(output.fileno(), stream)
+    new_random_state()
     os.environ[SESSION_VARIABLE] = str(parent)
     module = f"tasks.{step.task}"
     sys.argv = [module, *step.arguments]

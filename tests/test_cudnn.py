@@ -32,7 +32,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "nvidia/cudnn/lib").mkdir(parents=True)
     for name in ("libcudnn_ops.so.9", "libcudnn.so.9", "libcudnn_graph.so.9", "notes.txt"):
         (folder / "nvidia/cudnn/lib" / name).touch()
-    monkeypatch.delenv("CUDNN_HOME", raising=False)
+    for name in cudnn.HOME_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Package(folder))
     return folder / "nvidia/cudnn"
 
@@ -54,22 +55,35 @@ def test_every_library_of_torchs_own_is_loaded_for_all_to_see(
     assert os.environ["CUDNN_HOME"] == str(environment)  # where Transformer Engine looks first
 
 
+@pytest.mark.parametrize("variable", cudnn.HOME_VARIABLES)
+@pytest.mark.parametrize("place", ["lib64", "lib/x86_64-linux-gnu"])
 def test_the_one_that_the_user_names_comes_first(
-    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, int]]
+    environment: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: list[tuple[str, int]],
+    variable: str,
+    place: str,
 ) -> None:
     theirs = tmp_path / "theirs"
-    (theirs / "lib64").mkdir(parents=True)
-    (theirs / "lib64/libcudnn.so.9.30.0").touch()
-    monkeypatch.setenv("CUDNN_HOME", str(theirs))
+    (theirs / place).mkdir(parents=True)
+    (theirs / place / "libcudnn.so.9.30.0").touch()
+    monkeypatch.setenv(variable, str(theirs))
     cudnn.put_in_front()
     assert [name for name, _ in loaded] == ["libcudnn.so.9.30.0"]
 
 
-def test_a_folder_without_one_is_refused(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_one_is_refused_and_has_no_version(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDNN_HOME", "/nowhere")
-    with pytest.raises(CannotRun, match="CUDNN_HOME=/nowhere holds no lib"):
+    with pytest.raises(CannotRun, match=r"/nowhere holds no lib.*correct CUDNN_HOME or CUDNN_PATH"):
         cudnn.put_in_front()
     assert os.environ["CUDNN_HOME"] == "/nowhere"
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda path: pytest.fail(f"the system's is none of the ranks': {path}")
+    )
+    assert cudnn.version() is None
 
 
 def test_where_torch_brings_none_the_systems_is_left_to_be_found(

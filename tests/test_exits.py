@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -25,6 +28,22 @@ def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
         exits.exit_with(interrupted)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped by Ctrl-C")]
+)
+def test_a_stop_before_there_are_ranks_is_told_in_a_line_too(
+    capsys: pytest.CaptureFixture, number: int, told: str
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert exits.run_to_end(lambda: os.kill(os.getpid(), number) or time.sleep(20)) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == f"error: {told}; the ranks have ended\n"
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 SESSION = '''

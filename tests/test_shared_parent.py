@@ -15,12 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import platforms, preload, session_options, shared_parent
+from tasks import platforms, preload, session_options, shared_parent, subject
 from tasks.case import REPOSITORY
 from tasks.case_steps import Step
 from tasks.exits import SESSION_VARIABLE
 from tasks.preload import Surroundings
 from tasks.shared_parent import SharedParent
+from tasks.subject import Subject
 from tests.short_run import SHORT
 from tests.test_exits import child_ends_with_its_killed_parent
 from tests.test_platforms import ONE_H100, chosen
@@ -45,9 +46,21 @@ def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.Monk
     assert SharedParent(list(env_vars), options()).cases == CASES
 
 
-@pytest.mark.parametrize("words", [["--megatron-lm", "."], ["--retries", "1"], ["--baseline", "."]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--retries", "1"],
+        ["--baseline", "."],
+        ["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "here:1", "--run-dir", "runs"],
+    ],
+)
 def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(words: list[str]) -> None:
     assert SharedParent(CASES, options(*words)).cases == []
+
+
+def test_another_training_program_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "choose", lambda _: Subject(trainer=subject.MEGATRON, name="theirs"))
+    assert SharedParent(CASES, options("--megatron-lm", "somewhere")).cases == []
 
 
 def test_on_gpus_everything_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +101,18 @@ def test_variables_are_in_force_for_the_import_alone(monkeypatch: pytest.MonkeyP
     assert dict(os.environ) == before
 
 
+def test_where_the_import_fails_each_task_is_started_anew_and_tells_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_parent, "preload", lambda wanted: 1 // 0)
+    before = dict(os.environ)
+    parent = SharedParent(CASES, options())
+    parent.import_once()
+    assert parent.cases == []
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert dict(os.environ) == before
+
+
 def test_a_process_imports_for_one_kind_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"})
     monkeypatch.setattr(preload, "_done", [wanted])
@@ -107,6 +132,7 @@ def fork(monkeypatch: pytest.MonkeyPatch) -> Callable[..., shared_parent._Forked
 
     def forked(work: Callable[[], object], output: object = None) -> shared_parent._Forked:
         monkeypatch.setattr(runpy, "run_module", lambda *_, **__: work())
+        monkeypatch.setattr(shared_parent, "new_random_state", lambda: None)  # it would import torch here
         return shared_parent._Forked(TRAIN, output)
 
     return forked
@@ -158,18 +184,61 @@ def test_a_stop_ends_it_although_its_parent_only_notes_stops(fork, number: int) 
             signal.signal(each, handler)
 
 
+def test_a_stop_that_its_parent_ignores_it_ignores_too(fork) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert fork(lambda: sys.exit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)).wait(20) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 PARENT = """
-import runpy, time
+import os, runpy, signal, sys, time
 from tasks import shared_parent
 from tasks.case_steps import Step
 from tasks.exits import run_to_end
-runpy.run_module = lambda *_, **__: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
-shared_parent._Forked(Step(task="train", arguments=()), None).wait()
+shared_parent.new_random_state = lambda: None
+def fork(work):
+    runpy.run_module = lambda *_, **__: work()
+    return shared_parent._Forked(Step(task="train", arguments=()), None)
+"""
+KILLED = 'fork(lambda: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))).wait()\n'
+STOPPED_AT_ONCE = """
+signal.signal(signal.SIGTERM, lambda *_: None)
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+sys.exit(fork(lambda: time.sleep(60)).wait(20) != -signal.SIGTERM)
 """
 
 
 def test_a_killed_parent_takes_it_along() -> None:
-    assert child_ends_with_its_killed_parent(PARENT)
+    assert child_ends_with_its_killed_parent(PARENT + KILLED)
+
+
+def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
+    command = [sys.executable, "-c", PARENT + STOPPED_AT_ONCE]
+    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
+
+
+RANDOM = """
+import runpy
+from tasks import preload, shared_parent
+from tasks.case_steps import Step
+import numpy, torch
+def draw(*_, **__):
+    print(torch.initial_seed(), numpy.random.random(), flush=True)
+runpy.run_module = draw
+for _ in range(2):
+    shared_parent._Forked(Step(task="train", arguments=()), None).wait()
+"""
+
+
+@pytest.mark.training
+def test_what_nobody_seeds_is_not_the_same_in_two_phases() -> None:
+    command = [sys.executable, "-c", RANDOM]
+    drawn = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout
+    (seed, number), (other_seed, other_number) = (line.split() for line in drawn.splitlines())
+    assert seed != other_seed
+    assert number != other_number
 
 
 # ---- for real ----

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 
-import torch
-
 from tasks import cudnn, nccl
 from tasks.environment import newer_nccl
 from tasks.exits import CannotRun, exit_with
@@ -43,6 +41,7 @@ def cudnn_problem(version: Callable[[], int | None]) -> str | None:
 def main() -> int:
     """Print what was loaded; exit 5 when it does not fit."""
     cudnn.put_in_front()
+    import torch
     import transformer_engine.pytorch  # noqa: F401  its extension is what has to load
 
     if torch.version.cuda is None:
