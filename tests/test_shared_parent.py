@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -161,9 +162,21 @@ def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None
     assert (tmp_path / "output").read_text() == f"{argv} {os.getpid()} True\nthat\n"
 
 
+AS_PROGRAM = """
+from tasks import shared_parent
+from tasks.case_steps import Step
+shared_parent.new_random_state = lambda: None
+for argument in ("--help", "no_such"):
+    print(shared_parent._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
+"""
+
+
 def test_the_task_itself_is_run_as_a_program() -> None:
-    assert shared_parent._Forked(Step(task="train", arguments=("--help",)), None).wait(20) == 0
-    assert shared_parent._Forked(Step(task="train", arguments=("no_such",)), None).wait(20) == 2
+    # In a process that has not imported it, as its parent in a family has not: runpy would warn.
+    command = [sys.executable, "-W", "error", "-c", AS_PROGRAM]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "usage: python -m tasks.train" in finished.stdout
+    assert re.findall(r"^\d$", finished.stdout, re.MULTILINE) == ["0", "2"], finished.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
