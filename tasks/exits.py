@@ -16,6 +16,7 @@ USAGE = 2
 TRAINING_FAILED = 3
 HANG = 4
 CANNOT_RUN = 5
+INTERRUPTED = 128 + signal.SIGINT  # the shell's code for what a Ctrl-C ended
 MEANINGS = {
     MISMATCH: "does not match",
     USAGE: "bad usage or input",
@@ -68,7 +69,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         code = error.exit_code
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        code = INTERRUPTED
     sys.exit(code)
 
 
@@ -83,7 +84,7 @@ def run_to_end(task: Callable[[], int]) -> int:
         return task()
     except KeyboardInterrupt as stop:
         print(f"error: {str(stop) or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return INTERRUPTED
     except TaskError:
         raise
     except Exception:  # Python would exit with 1, which says that something did not match

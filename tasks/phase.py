@@ -84,7 +84,7 @@ def run_phase(
             device=setup.platform.device,
             ranks_per_gpu=setup.platform.ranks_per_gpu,
             steps=steps,
-            env_vars={**setup.platform.env_vars, **setup.case.env_vars},
+            env_vars=setup.platform.variables(setup.case),
             rank_plugins=setup.rank_plugins,
             origin=origin,
             expected=expected or origin,

@@ -87,6 +87,10 @@ class Platform:
     env_vars: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def variables(self, case: Case) -> dict[str, str]:
+        """What must be in force before anything of the ranks is imported: a case's own come last."""
+        return {**self.env_vars, **case.env_vars}
+
 
 def environment() -> Literal["lts", "dev"]:
     """The pinned software set of this interpreter."""
@@ -337,7 +341,7 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
         from tasks import cudnn, nccl  # the latter reads the environment, which reads this module
 
         facts["nccl"] = nccl.text(nccl.version(nccl.library()))
-        if cudnn.home() is None or cudnn.home() != cudnn.torchs_own():  # else its package's version says it
+        if (home := cudnn.home()) is None or home != cudnn.torchs_own():  # else its package's version says it
             facts["cudnn"] = cudnn.version() or "none"
     return facts
 

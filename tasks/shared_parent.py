@@ -7,6 +7,7 @@ case for which that does not hold, or whose environment variables are others, is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -22,6 +23,7 @@ from tasks import platforms, subject
 from tasks.case import load_case
 from tasks.case_steps import TRAINING_TASKS, Step
 from tasks.exits import SESSION_VARIABLE, TaskError
+from tasks.platforms import Platform
 from tasks.preload import Surroundings, new_random_state, preload
 from tasks.step_process import StepProcess, start_anew
 
@@ -33,9 +35,9 @@ class SharedParent:
     """This process, as far as it is the parent of what the cases train. ``cases``: those that it can fork."""
 
     def __init__(self, cases: Sequence[str], options: argparse.Namespace) -> None:
-        surroundings = {case: _surroundings(case, options) for case in cases}
-        self._wanted = next(filter(None, surroundings.values()), None)
-        self.cases = [case for case, each in surroundings.items() if each and each == self._wanted]
+        surroundings = _surroundings(cases, options)
+        self._wanted = next(iter(surroundings.values()), None)
+        self.cases = [case for case, each in surroundings.items() if each == self._wanted]
 
     def import_once(self) -> None:
         """Import what the ranks share, if there is anything to fork. Where that fails, nothing is: each task
@@ -61,17 +63,23 @@ class SharedParent:
         return start_anew(step, output)
 
 
-def _surroundings(case: str, options: argparse.Namespace) -> Surroundings | None:
-    """What the case's ranks are to find imported; None when they cannot be forked from here."""
-    alone = not (options.nodes.several or options.retries or options.baseline)
-    try:
+def _surroundings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, Surroundings]:
+    """What the ranks of each case are to find imported; without those that cannot be forked from here."""
+    platform, found = _platform_to_share(options), {}
+    for case in cases if platform else ():
+        with contextlib.suppress(TaskError):  # its task says what is wrong
+            loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
+            found[case] = Surroundings(device=platform.device, env_vars=platform.variables(loaded))
+    return found
+
+
+def _platform_to_share(options: argparse.Namespace) -> Platform | None:
+    if options.nodes.several or options.retries or options.baseline:
+        return None
+    with contextlib.suppress(TaskError):  # the tasks say what is wrong
         platform = platforms.detect()
-        if platform.device != "cpu" or not alone or not subject.choose(options).own:
-            return None
-        loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
-    except TaskError:
-        return None  # the task says what is wrong
-    return Surroundings(device=platform.device, env_vars={**platform.env_vars, **loaded.env_vars})
+        return platform if platform.device == "cpu" and subject.choose(options).own else None
+    return None
 
 
 class _Forked:
@@ -98,6 +106,7 @@ class _Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Raises ``subprocess.TimeoutExpired`` when it still runs after ``timeout`` seconds."""
         deadline_s = None if timeout is None else time.monotonic() + timeout
+        # Not "join": it waits for a pipe that descendants of the task, too, hold open.
         while (code := self.poll()) is None:
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise subprocess.TimeoutExpired(self._process.name, timeout)
@@ -121,6 +130,5 @@ def _run(step: Step, output: IO[str] | None, parent: int) -> None:
         os.dup2(output.fileno(), stream)
     new_random_state()
     os.environ[SESSION_VARIABLE] = str(parent)
-    module = f"tasks.{step.task}"
-    sys.argv = [module, *step.arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = step.words[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

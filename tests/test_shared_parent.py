@@ -234,7 +234,7 @@ def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
 
 RANDOM = """
 import runpy
-from tasks import preload, shared_parent
+from tasks import shared_parent
 from tasks.case_steps import Step
 import numpy, torch
 def draw(*_, **__):
