@@ -55,7 +55,8 @@ def failure_of(
 ) -> TaskError:
     """The error that says which rank failed first, and why; ``failure.json`` says it, too.
 
-    ``exit_codes``: of the ranks that had ended when the agent looked; negative: the signal that killed it.
+    ``exit_codes``: of the ranks that had ended when the agent looked; negative: the signal that killed it;
+    0: it left without finishing.
     ``kills_wanted``: the case kills ranks, so that a killed one is no failure of the surroundings.
     """
     failures = {rank: RankFailure(exit_code=code) for rank, code in exit_codes.items()}
@@ -106,12 +107,12 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
-    """The rank that failed first, and why; ranks that were killed could not say so themselves."""
+    """The rank that failed first, and why; those that were killed or left at once said nothing themselves."""
     noted = {rank: failure for rank, failure in failures.items() if failure.error is not None}
     ended = [
         rank
         for rank, failure in failures.items()
-        if rank not in noted and (failure.exit_code or 0) < 0 and failure.exit_code != -signal.SIGTERM
+        if rank not in noted and failure.exit_code not in (None, -signal.SIGTERM)
     ]
     if noted and not ended:
         # what all others say when one has failed is no cause
@@ -120,7 +121,9 @@ def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
         return rank, f"failed: {(noted[rank].error or '').strip().splitlines()[0]}"
     rank = min(ended or failures)
     code = failures[rank].exit_code or 0
-    return rank, f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code < 0:
+        return rank, f"was killed by {signal.Signals(-code).name}"
+    return rank, f"ended with exit code {code} before it had finished, and did not say why"
 
 
 def _tail(log: Path, lines: int = 12) -> str:

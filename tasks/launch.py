@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.nodes import ALONE, Nodes
 from tasks.preload import Surroundings, preload
 from tasks.progress import ProgressBoard
+from tasks.rank_exits import all_exit_codes
 from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
 
@@ -139,7 +140,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
     sys.stderr.flush()
     try:
         first_rank = phase.nodes.rank * phase.local_ranks
-        with _all_exit_codes(
+        with all_exit_codes(
             first_rank, restarts=phase.max_restarts, before_restart=lambda: daemon.renew(print)
         ) as exit_codes:
             elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
@@ -158,46 +159,6 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
         raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
-
-
-@contextlib.contextmanager
-def _all_exit_codes(
-    first_rank: int, *, restarts: int, before_restart: Callable[[], object]
-) -> Iterator[dict[int, int]]:
-    """The exit codes of all ranks that failed by themselves in the last attempt, once it has ended.
-
-    torch reports one of those that had ended when it looked. A rank that was killed can say nothing itself:
-    when another one is reported, that lost its connection to it, the connection is taken for the cause.
-    ``before_restart`` is called once for each attempt that failed, when ``restarts`` allow another one.
-    """
-    from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
-
-    codes: dict[int, int] = {}
-    told: list[Any] = []  # torch closes an attempt that failed twice
-    close = MultiprocessContext._close
-
-    def note_and_close(context: Any, *args: Any, **keywords: Any) -> None:
-        ended = {} if context._pc is None else dict(enumerate(context._pc.processes, first_rank))
-        codes.clear()
-        codes.update(
-            {rank: process.exitcode for rank, process in ended.items() if _failed_by_itself(process)}
-        )
-        close(context, *args, **keywords)
-        if codes and context not in told:
-            told.append(context)
-            if len(told) <= restarts:
-                before_restart()
-
-    MultiprocessContext._close = note_and_close
-    try:
-        yield codes
-    finally:
-        MultiprocessContext._close = close
-
-
-def _failed_by_itself(process: Any) -> bool:
-    """Not one that goes on, finished, or was ended by torch because another one had failed."""
-    return process.exitcode not in (None, 0, -signal.SIGTERM)
 
 
 def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
@@ -229,15 +190,16 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     flight_recorder.answer(collectives.record_file(phase.directory, rank))
     _wait_for_forks(board)
     try:
-        run(
-            phase.words,
-            evidence=attempts.evidence_folder(phase.directory, attempt),
-            rank_plugins=phase.rank_plugins,
-            board=board,
-            attempt=attempt,
-            origin=phase.origin,
-            expected=phase.expected,
-        )
+        with _no_exit_is_success():
+            run(
+                phase.words,
+                evidence=attempts.evidence_folder(phase.directory, attempt),
+                rank_plugins=phase.rank_plugins,
+                board=board,
+                attempt=attempt,
+                origin=phase.origin,
+                expected=phase.expected,
+            )
     except BaseException as error:
         traceback.print_exc()
         failures.note(phase.directory, rank, error)
@@ -245,6 +207,15 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
         for child in multiprocessing.active_children():
             child.kill()
         raise
+
+
+@contextlib.contextmanager
+def _no_exit_is_success() -> Iterator[None]:
+    """A program that has done its work returns; torch takes ``sys.exit(0)`` for success, wherever it is."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise RuntimeError(f"it ended itself before it had finished: sys.exit({stop.code!r})") from stop
 
 
 def _wait_for_forks(board: ProgressBoard) -> None:

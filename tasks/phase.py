@@ -134,6 +134,7 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
+    _refuse_early_end(setup.case, int(losses.steps[-1]), directory)
     logged = read_attempts(directory / "tensorboard")
     every = attempts.records(directory, logged, setup.platform.world_size)
     every = [attempt | {"subject": setup.subject.name} for attempt in every]
@@ -161,6 +162,15 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
+
+
+def _refuse_early_end(case: Case, step: int, directory: Path) -> None:
+    last = case.last_iteration()
+    if step < last - last % int(case.model_args.get("--log-interval") or 1):
+        raise TrainingFailed(
+            f"the ranks ended after step {step} of {last}, without an error;"
+            f" see their logs: {directory}/rank<N>.log"
+        )
 
 
 def check_same_run(setup: Setup) -> None:

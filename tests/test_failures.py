@@ -27,6 +27,8 @@ NO_SPACE_LEFT = "OSError: [Errno 28] No space left on device"
         ({0: LOST}, {2: -9}, 3, "killed rank: rank 2 was killed by SIGKILL"),
         ({0: LOST}, {2: -11}, 3, "rank 2 was killed by SIGSEGV"),
         ({}, {1: 7, 2: -15}, 3, "rank 1 ended with exit code 7"),
+        ({0: LOST}, {2: 0}, 3, "rank 2 ended with exit code 0 before it had finished"),
+        ({0: LOST}, {0: 1, 2: 7}, 3, "rank 2 ended with exit code 7 before it had finished"),
     ],
 )
 def test_a_failure_has_the_exit_code_of_its_kind(

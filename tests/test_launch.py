@@ -8,12 +8,9 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
-from tasks import launch
 from tasks.case import REPOSITORY
 from tests import short_run
 
@@ -46,6 +43,17 @@ def deadlock(*args, **kwargs):
     lock.acquire()
 if os.environ["RANK"] == "3":
     FileSystemWriterAsync.write_preloaded_data = staticmethod(deadlock)
+"""
+
+LEAVING = """
+import os, sys
+from tasks.ranks import pretrain
+step = pretrain.Trainer.step
+def leaving(self):
+    step(self)
+    if self.iteration == 2 and {who}:
+        {leave}
+pretrain.Trainer.step = leaving
 """
 
 
@@ -90,6 +98,27 @@ def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.parametrize(
+    ("who", "leave", "said"),
+    [
+        ("self.args.rank == 5", "os._exit(0)", "rank 5 ended with exit code 0 before it had finished"),
+        ("True", "os._exit(0)", "ended with exit code 0 before it had finished"),
+        ("True", "sys.exit(0)", "RuntimeError: it ended itself before it had finished: sys.exit(0)"),
+        ("True", "self.args.train_iters = 2", "the ranks ended after step 2 of 4, without an error"),
+    ],
+)
+def test_ranks_that_leave_early_without_an_error_are_no_success(
+    tmp_path: Path, who: str, leave: str, said: str
+) -> None:
+    plugin = tmp_path / "leave.py"
+    plugin.write_text(LEAVING.format(who=who, leave=leave))
+    ran = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin, timeout=50)
+    assert ran.returncode == 3, ran.stdout
+    assert said in ran.stdout
+    assert not (tmp_path / "run/actual_phase1.json").exists()
+    assert_nothing_runs(tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
@@ -171,26 +200,3 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     values = [(tmp_path / name / "actual_phase1.json").read_text() for name in ("one", "two")]
     losses = [text.partition('"lm loss"')[2].partition("}")[0] for text in values]
     assert losses[0] == losses[1]
-
-
-def closed(context: object) -> None:
-    """As torch does with an attempt that failed: when it sees that, and before the next one."""
-    context._close(signal.SIGTERM)
-    context._close(signal.SIGTERM)
-
-
-def attempt(*exit_codes: int | None) -> object:
-    """torch's context of an attempt whose processes ended so."""
-    context = MultiprocessContext.__new__(MultiprocessContext)
-    context._pc = SimpleNamespace(processes=[SimpleNamespace(exitcode=code) for code in exit_codes])
-    return context
-
-
-def test_each_failed_attempt_is_told_once_if_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MultiprocessContext, "_close", lambda *_: None)
-    told: list[dict[int, int]] = []
-    with launch._all_exit_codes(4, restarts=2, before_restart=lambda: told.append(dict(codes))) as codes:
-        for ended in ((0, -signal.SIGKILL), (1, -signal.SIGTERM), (3, 0)):
-            closed(attempt(*ended))
-    assert told == [{5: -signal.SIGKILL}, {4: 1}]
-    assert codes == {4: 3}, "those of the last attempt are known all the same"
