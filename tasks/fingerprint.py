@@ -41,7 +41,7 @@ class Change:
         return not self.configuration and all(_VERSION.fullmatch(value) for value in known)
 
     def __str__(self) -> str:
-        return f"{self.field} {_short(self.golden)} → {_short(self.actual)}"
+        return f"{self.field} {short(self.golden)} → {short(self.actual)}"
 
 
 def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[Change]:
@@ -102,8 +102,8 @@ def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str,
             comparison=GOLDEN,
             metric=f"digest: {change.field}",
             check=CHECK_EQUAL,
-            golden=_short(change.golden),
-            actual=_short(change.actual),
+            golden=short(change.golden),
+            actual=short(change.actual),
             verdict=REGRESSION,
             passed=False,
             note=f"the card was recorded for another {CONFIGURATION[change.field]}",
@@ -117,7 +117,9 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _short(value: str | None) -> str:
+def short(value: str | None) -> str:
+    """A field's value to be read: of a digest the beginning, and what was put behind it (``-dirty``)."""
     if value is None:
         return "(none)"
-    return f"{value[:12]}…" if re.fullmatch(r"[0-9a-f]{32,}.*", value) else value
+    digest = re.match(r"[0-9a-f]{32,}", value)
+    return f"{value[:12]}…{value[digest.end() :]}" if digest else value

@@ -227,8 +227,10 @@ def summary(
     """Markdown, ready for a pull request."""
     from tabulate import tabulate
 
+    from tasks.fingerprint import short
+
     begin = "New golden card" if old is None else "Golden card changes"
-    kept = ", ".join(f"{field} {str(value)[:12]}" for field, value in run.fingerprint.items())
+    kept = ", ".join(f"{field} {short(str(value))}" for field, value in run.fingerprint.items())
     lines = [f"### {begin}: `{run.case_name}/{name}`", "", f"Reason: {reason}", ""]
     lines += [f"From {count} {'run' if count == 1 else 'equal runs'} · {kept}", ""]
     if old is None:

@@ -28,6 +28,7 @@ class Rule:
         deterministic: equal to the last bit when the run is deterministic and the fingerprints agree.
         absolute: tolerance of the approximate check in the metric's own unit, on top of ``relative``.
         one_sided: only more (slower, bigger) fails; less by more than the tolerance is an improvement.
+        positive: a value of 0 or less is no improvement: nothing was measured.
         median: one median over the steady steps is compared, not every step.
         judged: False shows the numbers and passes.
         why_not: why it is not judged.
@@ -39,6 +40,7 @@ class Rule:
     absolute: float = 0.0
     deterministic: bool = False
     one_sided: bool = False
+    positive: bool = False
     median: bool = False
     judged: bool = True
     why_not: str = ""
@@ -49,9 +51,10 @@ class Rule:
 # Evidence of overlap: what is counted is compared exactly, also where losses may drift; times are shown.
 OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
 OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
+MEMORY = Rule(relative=0.05, one_sided=True, positive=True)
 # Above the growth of the golden run. How these tolerances were found: docs/faults.md, docs/speed.md.
 MEMORY_GROWTH = Rule(relative=0.0, absolute=4 * 2**20, one_sided=True)
-RELATIVE_TIME = Rule(relative=0.25, one_sided=True, median=True, same_processor=True)
+RELATIVE_TIME = Rule(relative=0.25, one_sided=True, positive=True, median=True, same_processor=True)
 RELATIVE_BACKWARD_TIME = dataclasses.replace(RELATIVE_TIME, relative=0.15)  # the steadiest of the three
 RELATIVE_TIME_ON_GPU = dataclasses.replace(
     RELATIVE_TIME, judged=False, why_not="its tolerance was found on CPUs; iteration-time is judged here"
@@ -64,10 +67,10 @@ RULES = {
     "params-norm": Rule(relative=0.01, deterministic=True),
     "learning-rate": Rule(relative=1e-6, deterministic=True),
     "decoupled-learning-rate": Rule(relative=1e-6, deterministic=True),
-    "mem-allocated-bytes": Rule(relative=0.05, one_sided=True),
-    "mem-max-allocated-bytes": Rule(relative=0.05, one_sided=True),
+    "mem-allocated-bytes": MEMORY,
+    "mem-max-allocated-bytes": MEMORY,
     "mem-growth-bytes": MEMORY_GROWTH,
-    "iteration-time": Rule(relative=0.05, one_sided=True, median=True),
+    "iteration-time": Rule(relative=0.05, one_sided=True, positive=True, median=True),
     "relative-forward-time": RELATIVE_TIME_ON_GPU,
     "relative-backward-time": RELATIVE_TIME_ON_GPU,
     "relative-step-time": RELATIVE_TIME_ON_GPU,
@@ -80,8 +83,8 @@ RULES = {
 OTHER = Rule(relative=0.05, deterministic=True)
 # The memory of a process (resident bytes without files) is less steady than that of a device.
 CPU_RULES = {
-    "mem-allocated-bytes": Rule(relative=0.10, one_sided=True),
-    "mem-max-allocated-bytes": Rule(relative=0.10, one_sided=True),
+    "mem-allocated-bytes": dataclasses.replace(MEMORY, relative=0.10),
+    "mem-max-allocated-bytes": dataclasses.replace(MEMORY, relative=0.10),
     "iteration-time": Rule(
         relative=0.05, median=True, judged=False, why_not="other work on a CPU changes it"
     ),
@@ -91,7 +94,7 @@ CPU_RULES = {
 }
 # Eight ranks take turns on one GPU, at the pace of the host's processor: medians of equal runs on three hosts
 # lay between 0.174 and 0.256 s. Without MPS a step takes 1.7 s.
-SHARED_GPU_RULES = {"iteration-time": Rule(relative=1.0, one_sided=True, median=True)}
+SHARED_GPU_RULES = {"iteration-time": Rule(relative=1.0, one_sided=True, positive=True, median=True)}
 PLATFORM_RULES = {"cpu_": CPU_RULES, "gpu1_": SHARED_GPU_RULES}
 # What a restart is for is state. Its first steps are slow, and a card's time is compared with phase 1.
 RESUME_RULES = {
@@ -325,6 +328,11 @@ def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
         if lost.size and rule.judged:
             index = int(lost[0])
             return REGRESSION, f"{side} value at step {metric.steps[index]} is {metric.shown(index)}"
+        unmeasured = np.flatnonzero(metric.values <= 0) if rule.positive and rule.judged else ()
+        if len(unmeasured):
+            index = int(unmeasured[0])
+            value = f"{metric.shown(index)} at step {metric.steps[index]}"
+            return REGRESSION, f"{side} value is {value}: nothing was measured"
     if differences.equal.all():
         return EXACT, ""
     if check == CHECK_EXACT or _beyond(differences, rule).any():

@@ -67,3 +67,9 @@ def test_only_the_same_processor_is_known_to_be_the_same():
     assert basis(FINGERPRINT, FINGERPRINT).same_processor
     assert not basis({**FINGERPRINT, "cpu": "Intel Xeon"}, FINGERPRINT).same_processor
     assert not basis(None, FINGERPRINT).same_processor
+
+
+def test_a_commit_with_changes_is_told_from_the_commit():
+    commit = "5c88fced" * 5
+    (change,) = changes({"commit": commit}, {"commit": f"{commit}-dirty"})
+    assert str(change) == "commit 5c88fced5c88… → 5c88fced5c88…-dirty"

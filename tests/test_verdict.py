@@ -99,6 +99,29 @@ def test_less_memory_is_an_improvement_and_more_a_regression():
     assert row(golden, [94.0, *golden[1:]], name="mem-allocated-bytes").tolerance == "+0.05"
 
 
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        ("cpu_x86_64", "relative-forward-time"),
+        ("cpu_x86_64", "mem-allocated-bytes"),
+        ("gpu1_h100", "iteration-time"),
+        ("gpu1_h100", "mem-max-allocated-bytes"),
+        ("dgx_a100", "iteration-time"),
+        ("dgx_a100", "mem-allocated-bytes"),
+    ],
+)
+def test_a_time_or_memory_of_0_was_not_measured(platform, name):
+    rule = rule_for(name, platform=platform)
+    some, none = ([value] * 50 for value in (1.0, 0.0))
+    for golden, actual, side in ((some, none, "actual"), (none, some, "golden"), (none, none, "actual")):
+        metrics = [metric_from(range(1, 51), values) for values in (golden, actual)]
+        basis = Basis(check="exact", reason="")
+        result = strict_row("golden", name, *metrics, rule=rule, basis=basis)
+        assert (result.verdict, result.passed) == ("regression", False)
+        assert result.note.startswith(f"{side} value is 0.0 at step ")
+        assert result.note.endswith(": nothing was measured")
+
+
 def test_iteration_time_is_a_median_that_one_slow_step_does_not_move():
     golden = [1.0] * 100
     one_slow = [*golden[:34], 50.0, *golden[35:]]
@@ -207,6 +230,7 @@ def test_relative_times_are_judged_on_a_cpu_of_the_same_kind_only():
     assert relative_time(24.0 * 1.14).passed
     assert not relative_time(24.0 * 1.3).passed
     assert relative_time(24.0 * 0.5).verdict == "improvement"
+    assert relative_time(0.0).note == "actual value is 0.0 at step 5: nothing was measured"
     assert relative_time(24.0 * 1.3, same_processor=False).verdict == "not judged"
     assert relative_time(24.0 * 1.3, platform="dgx_a100").verdict == "not judged"
 

@@ -1,0 +1,106 @@
+"""Restarts again and again in one process, and says how often a restart parted from the first one, and where.
+
+A fault that one restart in a hundred has is not found by restarting once. For ``tasks.resume``: after three
+steps the checkpoint is loaded again, ``$RESTARTS`` times (20), about a second and a half each; then the phase
+goes on to its end. Compared are exact sums of the bits of every pass's output, of the gradients and of the
+parameters, made on the device without the host waiting for them. The ranks' logs have the answer.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import schedules
+
+from tasks.ranks import pretrain
+from tasks.ranks.pretrain import Trainer
+
+RESTARTS = int(os.environ.get("RESTARTS", "20"))
+STEPS = 3  # the second one gathers parameters for the first time
+AS_INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+
+noted: list[tuple[str, torch.Tensor]] = []
+
+
+def note(name: str, values: Any) -> None:
+    """Keep the sum of the bits of a tensor, or of each of several."""
+    if isinstance(values, list | tuple):
+        for index, each in enumerate(values):
+            note(f"{name}[{index}]", each)
+    elif isinstance(values, torch.Tensor):
+        integers = values.detach().contiguous().view(AS_INTEGERS.get(values.dtype, values.dtype))
+        noted.append((name, integers.sum(dtype=torch.int64)))
+
+
+class Restarts:
+    """Of one rank; the first one is what the others are compared with."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.first_step = trainer.iteration + 1
+        self.made = self.parted = 0
+        self.reference: dict[str, int] = {}
+        self.step, self.optimizer_step = trainer.step, trainer.optimizer.step
+        self.forward_step = schedules.forward_step
+        trainer.step, trainer.optimizer.step = self.step_and_restart, self.optimizer_step_and_note
+        schedules.forward_step = self.forward_and_note
+
+    def forward_and_note(self, *args: Any, **keywords: Any) -> Any:
+        answer = self.forward_step(*args, **keywords)
+        note(f"step {self.trainer.iteration + 1}: pass {len(noted)}", answer[0])
+        return answer
+
+    def optimizer_step_and_note(self) -> Any:
+        step = self.trainer.iteration + 1
+        for index, chunk in enumerate(self.trainer.chunks):
+            note(f"step {step}: gradients of chunk {index}", [buffer.grad_data for buffer in chunk.buffers])
+        answer = self.optimizer_step()
+        for index, chunk in enumerate(self.trainer.chunks):
+            note(f"step {step}: parameters of chunk {index}", [buffer.param_data for buffer in chunk.buffers])
+        return answer
+
+    def step_and_restart(self) -> None:
+        self.step()
+        if self.trainer.iteration < self.first_step + STEPS - 1:
+            return
+        self.compare()
+        if self.made <= RESTARTS:
+            self.restart()
+            return
+        print(f"{RESTARTS} more restarts of this rank, {self.parted} parted from the first", flush=True)
+        self.trainer.step, self.trainer.optimizer.step = self.step, self.optimizer_step
+        schedules.forward_step = self.forward_step
+
+    def compare(self) -> None:
+        sums = dict(
+            zip([name for name, _ in noted], torch.stack([s for _, s in noted]).tolist(), strict=True)
+        )
+        noted.clear()
+        self.reference = self.reference or sums
+        parted = [name for name in self.reference if sums.get(name) != self.reference[name]]
+        if parted:
+            self.parted += 1
+            print(f"restart {self.made} parted at {parted[0]}, and at {len(parted) - 1} more", flush=True)
+        self.made += 1
+
+    def restart(self) -> None:
+        trainer = self.trainer
+        trainer.sums.take()  # else the steps would be recorded more than once
+        trainer._disable_gather_hooks(param_sync=True)
+        trainer.config.param_sync_func = None
+        trainer.iteration = self.first_step - 1
+        trainer.scheduler.num_steps = 0  # loading adds to it
+        trainer.consumed_samples = trainer.checkpoints.load(trainer.iteration)
+        trainer.begin()
+
+
+def begin_and_watch(trainer: Trainer) -> None:
+    """In the place of ``Trainer.train``, where the phase restarts."""
+    if trainer.iteration:
+        Restarts(trainer)
+    train(trainer)
+
+
+train, pretrain.Trainer.train = pretrain.Trainer.train, begin_and_watch
