@@ -39,20 +39,24 @@ class Restarts:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.first_step = trainer.iteration + 1
+        self.loaded = trainer.iteration
         self.made = self.parted = 0
+        self.ended = False
         self.reference: dict[str, int] = {}
         self.step, self.optimizer_step = trainer.step, trainer.optimizer.step
         self.forward_step = schedules.forward_step
-        trainer.step, trainer.optimizer.step = self.step_and_restart, self.optimizer_step_and_note
+        trainer.step, trainer.optimizer.step = self.restart_and_step, self.optimizer_step_and_note
         schedules.forward_step = self.forward_and_note
 
     def forward_and_note(self, *args: Any, **keywords: Any) -> Any:
         answer = self.forward_step(*args, **keywords)
-        note(f"step {self.trainer.iteration + 1}: pass {len(noted)}", answer[0])
+        if not self.ended:
+            note(f"step {self.trainer.iteration + 1}: pass {len(noted)}", answer[0])
         return answer
 
     def optimizer_step_and_note(self) -> Any:
+        if self.ended:
+            return self.optimizer_step()
         step = self.trainer.iteration + 1
         for index, chunk in enumerate(self.trainer.chunks):
             note(f"step {step}: gradients of chunk {index}", [buffer.grad_data for buffer in chunk.buffers])
@@ -61,17 +65,17 @@ class Restarts:
             note(f"step {step}: parameters of chunk {index}", [buffer.param_data for buffer in chunk.buffers])
         return answer
 
-    def step_and_restart(self) -> None:
+    def restart_and_step(self) -> None:
+        if self.trainer.iteration == self.loaded + STEPS and not self.ended:
+            self.compare()
+            if self.made <= RESTARTS:
+                self.restart()
+            else:
+                self.ended = True
+                print(
+                    f"{RESTARTS} more restarts of this rank, {self.parted} parted from the first", flush=True
+                )
         self.step()
-        if self.trainer.iteration < self.first_step + STEPS - 1:
-            return
-        self.compare()
-        if self.made <= RESTARTS:
-            self.restart()
-            return
-        print(f"{RESTARTS} more restarts of this rank, {self.parted} parted from the first", flush=True)
-        self.trainer.step, self.trainer.optimizer.step = self.step, self.optimizer_step
-        schedules.forward_step = self.forward_step
 
     def compare(self) -> None:
         sums = dict(
@@ -90,7 +94,7 @@ class Restarts:
         trainer.sums.take()  # else the steps would be recorded more than once
         trainer._disable_gather_hooks(param_sync=True)
         trainer.config.param_sync_func = None
-        trainer.iteration = self.first_step - 1
+        trainer.iteration = self.loaded
         trainer.scheduler.num_steps = 0  # loading adds to it
         trainer.consumed_samples = trainer.checkpoints.load(trainer.iteration)
         trainer.begin()
