@@ -130,7 +130,7 @@ def gpu_lacks(facts: Facts, platform: Platform) -> tuple[str, ...]:
     lacks += [f"{name} (no library found)" for name, found in libraries.items() if found is None]
     if facts.packages.get("torch") and facts.torch_cuda is None:
         lacks.append("a CUDA build of torch")
-    if platform.ranks_per_gpu > 1 and facts.nccl and facts.nccl[:2] < nccl.OLDEST_SHARING:
+    if platform.ranks_per_gpu > 1 and facts.nccl and not nccl.can_share(facts.nccl):
         lacks.append("NCCL 2.31 or later, for several ranks on a GPU")
     if facts.shared_memory_bytes < SHARED_MEMORY_BYTES:
         lacks.append(

@@ -48,6 +48,11 @@ def text(found: Version | None) -> str:
     return ".".join(map(str, found)) if found else "none"
 
 
+def can_share(found: Version | None) -> bool:
+    """Whether this NCCL puts several ranks on one GPU."""
+    return found is not None and found[:2] >= OLDEST_SHARING
+
+
 def put_in_front(*, ranks_per_gpu: int) -> None:
     """Load the NCCL of ``library``, so that torch, imported later, calls it and not an older one of its own.
 
@@ -58,7 +63,7 @@ def put_in_front(*, ranks_per_gpu: int) -> None:
     """
     path = library()
     found = version(path)
-    if ranks_per_gpu > 1 and (found is None or found[:2] < OLDEST_SHARING):
+    if ranks_per_gpu > 1 and not can_share(found):
         raise CannotRun(
             f"{ranks_per_gpu} ranks on a GPU need NCCL 2.31 or later, this is {text(found)} ({path}): install"
             " the pinned one beside torch's own (nox does), or put one in front with LD_PRELOAD"

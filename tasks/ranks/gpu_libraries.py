@@ -18,8 +18,8 @@ def disagreements(
     major = torch_cuda.split(".")[0]
     if f"transformer-engine-cu{major}" not in engine_packages:
         lines.append(f"torch is built for CUDA {torch_cuda}, Transformer Engine is {sorted(engine_packages)}")
-    if newer is not None and newer[:2] < nccl.OLDEST_SHARING:
-        lines.append(f"the NCCL to preload is {newer}, several ranks on a GPU need 2.31")
+    if newer is not None and not nccl.can_share(newer):
+        lines.append(f"the NCCL to preload is {nccl.text(newer)}, several ranks on a GPU need 2.31")
     return lines
 
 
