@@ -37,6 +37,7 @@ class Overlap:
 
     def __init__(self, chunks: Chunks) -> None:
         self._finishing: Any = None  # the group whose gather is needed now
+        self._of_a_step = True  # not, while parameters are gathered for a check or a checkpoint
         self._events = EventPool()
         param_and_grad_buffer._coalescing_manager = self._watching(param_and_grad_buffer._coalescing_manager)
         self._registers: list[tuple[Any, Callable[..., None]]] = []
@@ -48,6 +49,7 @@ class Overlap:
     def _reset(self) -> None:
         self._begun = self._early = self._ahead = 0
         self._waits: list[_WatchedHandle] = []
+        self._at_once: list[tuple[Any, Any]] = []  # events before and after a synchronous communication
         for group, finish in self._finishes:
             group.finish_param_sync = finish
 
@@ -76,7 +78,9 @@ class Overlap:
 
     def _start_param_sync(self, group: Any, start: Any, *args: Any, **kwargs: Any) -> None:
         outstanding, on_demand = group.param_gather_handle, self._finishing is group
+        self._of_a_step = not kwargs.get("force_sync", False)
         start(*args, **kwargs)
+        self._of_a_step = True
 
         def waited(handle: _WatchedHandle) -> None:
             self._waits.append(handle)
@@ -99,16 +103,19 @@ class Overlap:
         """This rank's counts and seconds since the last call; call it when the step's device work is done.
 
         Hidden is the time from the beginning of a communication to the wait for it, exposed the time in the
-        wait: on the compute stream of a GPU, on the processor of a CPU.
+        wait: on the compute stream of a GPU, on the processor of a CPU. All of a synchronous one is exposed.
         """
+        at_once = [begun.elapsed_time(done) / 1000.0 for begun, done in self._at_once]
         values = {
             GRAD_BUCKETS: self._early,
             PARAM_GATHERS: self._ahead,
             HIDDEN_TIME: sum(handle.hidden_s for handle in self._waits),
-            EXPOSED_TIME: sum(handle.exposed_s for handle in self._waits),
+            EXPOSED_TIME: sum(handle.exposed_s for handle in self._waits) + sum(at_once),
         }
         for handle in self._waits:
             self._events.take_back(handle.events)
+        for events in self._at_once:
+            self._events.take_back(events)
         self._reset()
         return values
 
@@ -118,7 +125,10 @@ class Overlap:
         @contextlib.contextmanager
         def manage(*args: Any, **kwargs: Any) -> Iterator[_WatchedHandle]:
             with coalescing_manager(*args, **kwargs) as manager:
-                yield _WatchedHandle(manager, self._events)
+                handle = _WatchedHandle(manager, self._events)
+                yield handle
+            if self._of_a_step and not kwargs.get("async_ops", False):
+                self._at_once.append((handle.events[0], self._events.record()))
 
         return manage
 

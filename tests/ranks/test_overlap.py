@@ -47,6 +47,9 @@ for _ in range(3):
     chunk.finish_grad_sync()
     digest = float(sum(parameter.main_grad.double().sum() for parameter in layers.parameters()))
     steps.append([digest, watch.take() if watch else None])
+chunk.start_param_sync(force_sync=True)  # as for a checkpoint: of no step
+if watch:
+    assert watch.take()["overlap-exposed-time"] == 0
 print(json.dumps([len(overlap.bucket_groups([chunk])), steps]))
 """
 
@@ -101,6 +104,12 @@ def test_reductions_without_overlap_are_not_early() -> None:
     _, counts = three_steps(grad=False, buckets=1)
     assert counted("overlap-grad-buckets", counts) == [0, 0, 0]
     assert counted("overlap-param-gathers", counts) == [0, 0, 0]
+
+
+def test_all_of_a_synchronous_communication_is_exposed() -> None:
+    _, counts = three_steps(grad=False, gather=False, buckets=1)
+    assert counted("overlap-hidden-time", counts) == [0, 0, 0]
+    assert all(0 < seconds < 10 for seconds in counted("overlap-exposed-time", counts))
 
 
 def test_gathers_without_overlap_are_not_ahead() -> None:
