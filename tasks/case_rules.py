@@ -106,7 +106,9 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if "MODEL_ARGS" not in content:
         errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
     errors += _check_layer(content, where="")
-    if content.get("TEST_TYPE", "regular") not in TEST_TYPES:
+    if "TEST_TYPE" not in content:
+        errors.append(f"TEST_TYPE: is missing; one of {', '.join(TEST_TYPES)}")
+    elif content["TEST_TYPE"] not in TEST_TYPES:
         test_type = content["TEST_TYPE"]
         errors.append(f"TEST_TYPE: {test_type!r} is none. {did_you_mean(str(test_type), TEST_TYPES)}")
     errors += _check_metrics(content.get("METRICS"))

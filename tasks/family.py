@@ -63,8 +63,10 @@ def check(options: argparse.Namespace) -> None:
 def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
     """The cases that are named, in their usual order; all of them when none is.
 
-    Errors: ``UsageError`` for a name that is no case.
+    Errors: ``UsageError`` for a name that is no case, and when there is none at all.
     """
+    if not cases:
+        raise UsageError("there is no case to run: test_cases/ holds no <case>/model_config.yaml")
     for name in only:
         if name not in cases:
             close = difflib.get_close_matches(name, cases, n=1)
@@ -130,10 +132,12 @@ class Outcome:
 
 
 def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: bool) -> int:
-    """Of the session: that of the first case, in the table's order, with a failure that counts."""
-    skipped = any(outcome.state == SKIPPED for outcome in outcomes)
+    """Of the session: that of the first case, in the table's order, with a failure that counts. What was not
+    run is no pass: one case at least must have been, and with ``require`` every one.
+    """
     codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
-    return codes[0] if codes else CANNOT_RUN if require and skipped else PASSED
+    ran = [outcome.state == ENDED for outcome in outcomes]
+    return codes[0] if codes else PASSED if (all if require else any)(ran) and ran else CANNOT_RUN
 
 
 def table(outcomes: Sequence[Outcome], today: datetime.date) -> str:

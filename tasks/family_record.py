@@ -53,6 +53,8 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
         return family.choose(cases, options.only)
     path = path_for(options)
     rows = {row["case"]: row for row in read(path)}
+    if not rows:
+        raise UsageError(f"{path}: is of a regress that ran no case: run nox -s regress")
     not_passed = [case for case, row in rows.items() if row.get("exit_code") != PASSED]
     if gone := [case for case in not_passed if case not in cases]:
         raise UsageError(f"{path}: {gone[0]} did not pass, and is no case any more: run nox -s regress")

@@ -235,6 +235,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="default: runs/faults/<time>")
     options = parser.parse_args(words)
     faults = chosen_faults(options.names, known_faults())
+    if not faults:
+        raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
     if work_dir.exists() and any(work_dir.iterdir()):
         raise UsageError(f"{work_dir} is not empty: choose another --work-dir, or remove it")

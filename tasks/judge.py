@@ -133,7 +133,12 @@ def judge_run(
         rows=rows,
         changes=changes,
         sentences=triage.explain(rows, golden=card, run=run, changes=changes),
-        notes=_notes(card, provenance, run.actual1, rows) + apart + _tries(run) + _held_to(basis, options),
+        notes=[
+            *_notes(card, provenance, run.actual1, rows),
+            *apart,
+            *_of_the_run(run),
+            *_held_to(basis, options),
+        ],
         golden_card=card,
         **common,
     )
@@ -364,8 +369,10 @@ def _notes(card: Card, provenance: Mapping[str, object], actual: Card, rows: lis
     return notes
 
 
-def _tries(run: Run) -> list[str]:
-    return [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
+def _of_the_run(run: Run) -> list[str]:
+    tries = [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
+    plugins = ", ".join(Path(path).name for path in run.rank_plugins)
+    return [*tries, f"trained with rank plugins: {plugins}"] if plugins else tries
 
 
 def _held_to(basis: verdict.Basis, options: Options) -> list[str]:

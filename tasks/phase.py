@@ -69,6 +69,8 @@ def run_phase(
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
+    if meeting.first:
+        _forget_results(setup.run_dir, number)
     meeting.ready(setup.fingerprint)
     on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
@@ -162,6 +164,14 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     print(
         f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
     )
+
+
+def _forget_results(run_dir: Path, number: int) -> None:
+    """What is judged must be of the phase that is launched now, also when that fails."""
+    for later in range(number, 3):
+        for pattern in (f"phase{later}.json", f"actual_phase{later}*.json", "report.*"):
+            for path in run_dir.glob(pattern):
+                path.unlink()
 
 
 def _refuse_early_end(case: Case, step: int, directory: Path) -> None:

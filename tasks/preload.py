@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from tasks import bytecode
+from tasks.import_watch import no_longer_than
 from tasks.subject import OURS, Subject
 
 # What every rank would import for itself otherwise.
@@ -36,6 +37,7 @@ class Surroundings:
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
+IMPORT_TIMEOUT_S = 600.0  # cold, from a slow disk, it takes a minute
 _done: list[Surroundings] = []
 
 
@@ -50,6 +52,14 @@ def preload(wanted: Surroundings) -> None:
         if _done[0] != wanted:
             raise RuntimeError(f"this process has imported torch for {_done[0]}, not for {wanted}")
         return
+    with no_longer_than(IMPORT_TIMEOUT_S, "importing torch and megatron"):
+        _import_all(wanted)
+    _done.append(wanted)
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
+
+
+def _import_all(wanted: Surroundings) -> None:
     bytecode.keep()
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
@@ -74,9 +84,6 @@ def preload(wanted: Surroundings) -> None:
         sys.modules["tasks.ranks.warm_up"].import_compilers()
     if wanted.device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
-    _done.append(wanted)
-    gc.collect()
-    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
 def new_random_state() -> None:

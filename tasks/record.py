@@ -121,9 +121,13 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
     first = runs[0]
     refuse_borrowed_card(first.case_name, first.golden_case)
     directories = [run.directory.resolve() for run in runs]
-    if len(set(directories)) != len(runs):
+    if min(len(set(directories)), len({(run.run_id, run.started) for run in runs})) != len(runs):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
     for run in runs:
+        if run.rank_plugins:
+            raise UsageError(
+                f"{run.directory}: trained with a rank plugin ({run.rank_plugins[0]}); record a run without"
+            )
         _refuse_failed_restart(run)
         _refuse_bad_values(run)
     for run in runs[1:]:

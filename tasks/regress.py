@@ -12,7 +12,7 @@ import functools
 import sys
 
 from tasks import case_steps, family, family_record, jobs, menu, quarantine, session_options
-from tasks.exits import exit_with, run_to_end
+from tasks.exits import PASSED, exit_with, run_to_end
 from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
 from tasks.family_record import Record
 from tasks.shared_parent import SharedParent
@@ -30,6 +30,9 @@ def main(words: list[str] | None = None) -> int:
     options = session_options.read_of_family(parser, sys.argv[1:] if words is None else words)
     today = datetime.date.today()
     chosen = family_record.select(menu.names(), options)
+    if not chosen:
+        print(f"all cases of {family_record.path_for(options)} passed: nothing to run again")
+        return PASSED
     outcomes = [Outcome(case=case, quarantine=quarantine.read(menu.file_of(case), today)) for case in chosen]
     path = family_record.path_for(options) if options.nodes.first else None
     earlier = family_record.read(path) if options.rerun_failed else ()

@@ -4,6 +4,7 @@ back.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from tasks.verdict import CHECK_EQUAL, EXACT, MISSING, REGRESSION, RESTART, Row
@@ -31,6 +32,8 @@ COMMON_STATE = (
     "consumed_samples",
 )
 
+# Digests of no bytes at all: of a rank that found nothing to look at, which proves nothing.
+OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 64)
 # Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
 NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 
@@ -168,7 +171,7 @@ def _listed(ranks: list[str]) -> str:
 
 def _digest(state: Mapping[str, object], rank: str, part: str) -> str | None:
     value = mapping(state.get(rank)).get(part)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and value not in OF_NOTHING else None
 
 
 def saved_states(record: Mapping[str, object]) -> dict[int, Mapping[str, object]]:

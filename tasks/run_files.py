@@ -44,6 +44,7 @@ class Run:
     failed_tries: tuple[Mapping[str, object], ...] = ()
     restart: Mapping[str, object] = field(default_factory=dict)
     origin: frozen.Origin | None = None
+    started: str = ""
     subject: str = ""  # of Megatron-LM; empty: our own training program
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
 
@@ -51,6 +52,12 @@ class Run:
     def card_name(self) -> str:
         """The folder of its cards below ``goldens/``: those of a subject are kept apart."""
         return f"{self.golden_case}@{self.subject}" if self.subject else self.golden_case
+
+    @property
+    def rank_plugins(self) -> list[str]:
+        """Their paths, of both phases."""
+        records = [record.get("rank_plugins") for record in (self.record1, self.record2) if record]
+        return sorted({path for found in records if isinstance(found, Mapping) for path in found})
 
     @property
     def deterministic(self) -> bool:
@@ -122,6 +129,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         environment=_text(content, "environment", case_file),
         platform=_text(content, "platform", case_file),
         run_id=str(content.get("run_id") or directory.name),
+        started=str(content.get("started", "")),
         model_args=model_args if isinstance(model_args, dict) else {},
         fingerprint=fingerprint if isinstance(fingerprint, dict) else {},
         record1=_optional(directory / "phase1.json", read_json_object),

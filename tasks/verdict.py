@@ -372,7 +372,7 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
             else "no steady steps to compare"
         )
         return _concluded(row, rule, MISSING, [*notes, what])
-    golden, actual = _median(golden, steps), _median(actual, steps)
+    golden, actual = _median(golden, steps, rule), _median(actual, steps, rule)
     differences = compare(golden, actual)
     shown = {**differences.shown(), "first_step": None, "worst_step": None}
     row = dataclasses.replace(row, steps=f"median {step_text(steps)}", **shown)
@@ -382,9 +382,11 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
     return _concluded(row, rule, verdict, [*notes, note])
 
 
-def _median(metric: Metric, steps: np.ndarray) -> Metric:
+def _median(metric: Metric, steps: np.ndarray, rule: Rule) -> Metric:
     values = metric.values[np.isin(metric.steps, steps)]
     middle = np.median(values) if np.isfinite(values).all() else np.nan
+    if rule.positive and (values <= 0).any():
+        middle = values.min()  # one that was not measured is told, not outvoted
     return dataclasses.replace(metric, steps=steps[:1], values=np.array([middle]), texts={})
 
 

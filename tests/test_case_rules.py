@@ -32,7 +32,7 @@ def test_a_restart_that_cannot_be_is_named(restart: object, error: str) -> None:
 def test_only_a_case_that_restarts_says_what_its_restart_changes() -> None:
     good = {"RANKS": 4, "MODEL_ARGS": {"--no-load-rng": True}}
     assert errors(RESTART=good, TEST_TYPE="ckpt-resume") == []
-    (found,) = errors(RESTART=good)
+    (found,) = errors(RESTART=good, TEST_TYPE="regular")
     assert found == "RESTART: TEST_TYPE regular has no restart in other processes; see ckpt-resume"
 
 
@@ -46,3 +46,8 @@ def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
     assert errors(CHECKPOINT="checkpoints/some_case", TEST_TYPE="frozen-resume") == []
     (found,) = errors(CHECKPOINT="checkpoints/some_case", TEST_TYPE="ckpt-resume")
     assert found == "CHECKPOINT: only of TEST_TYPE frozen-resume, not ckpt-resume"
+
+
+def test_a_case_says_of_which_type_it_is() -> None:
+    found = check_shape({"MODEL_ARGS": {}, "METRICS": ["lm loss"]})
+    assert found == ["TEST_TYPE: is missing; one of regular, ckpt-resume, crash-resume, frozen-resume"]

@@ -83,6 +83,16 @@ def test_a_quarantine_excuses_what_a_run_shows_and_nothing_else(code: int, count
     assert exit_code([ended(code, quarantine=OVER)], TODAY, require=False) == code
 
 
+def test_what_was_not_run_is_no_pass() -> None:
+    skipped = Outcome(case="x", state=SKIPPED)
+    for require in (False, True):
+        assert exit_code([], TODAY, require=require) == 5
+        assert exit_code([skipped, skipped], TODAY, require=require) == 5
+        assert exit_code([Outcome(case="x")], TODAY, require=require) == 5
+    with pytest.raises(UsageError, match="no case to run"):
+        choose([], [])
+
+
 def test_the_first_failure_that_counts_decides() -> None:
     skipped = Outcome(case="s", state=SKIPPED)
     outcomes = [ended(0), ended(4, quarantine=HELD), ended(3), ended(1), skipped]

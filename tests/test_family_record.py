@@ -82,6 +82,12 @@ def test_rows_of_cases_that_are_not_run_again_are_kept(tmp_path: Path) -> None:
     assert [(row["case"], row["seconds"]) for row in read(path)] == [("a", 3.0), ("b", None)]
 
 
+def test_a_record_without_cases_is_no_pass(tmp_path: Path) -> None:
+    (tmp_path / "regress.json").write_text('{"cases": []}')
+    with pytest.raises(UsageError, match="ran no case"):
+        select(["a"], again(tmp_path))
+
+
 def test_a_case_that_is_gone_is_told(tmp_path: Path) -> None:
     recorded(tmp_path, "a")
     with pytest.raises(UsageError, match="a did not pass, and is no case any more"):

@@ -54,6 +54,16 @@ def test_a_kept_checkpoint_of_a_cpu_is_skipped_on_gpus_by_its_heirs_too(
         assert menu.reason_to_skip("other", tmp_path) == ""
 
 
+def test_only_a_data_set_that_a_value_names_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    for name, text in (("told", "  # as ${DATA_PATH}, for one\n"), ("used", "  --data-path: ${DATA_PATH}\n")):
+        (tmp_path / "test_cases" / name).mkdir(parents=True)
+        (tmp_path / "test_cases" / name / "model_config.yaml").write_text(f"MODEL_ARGS:\n{text}")
+    assert [menu.needs_data(name, tmp_path) for name in ("told", "used")] == [False, True]
+
+
 def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
     monkeypatch.delenv("DATA_PATH", raising=False)

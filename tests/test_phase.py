@@ -59,6 +59,15 @@ def test_a_restart_on_fewer_ranks_shares_the_gpus_it_has(gpus: int, ranks_per_gp
     assert "--no-load-rng" in phase.phase_words(restarted, 2, 10)
 
 
+@pytest.mark.parametrize(("number", "left"), [(1, set()), (2, {"phase1.json", "actual_phase1.json"})])
+def test_results_of_an_earlier_launch_are_not_judged_again(tmp_path: Path, number: int, left: set) -> None:
+    names = [f"{name}{phase}.json" for name in ("phase", "actual_phase") for phase in (1, 2)]
+    for name in (*names, "actual_phase2_attempt1.json", "report.json", "case.json"):
+        (tmp_path / name).touch()
+    phase._forget_results(tmp_path, number)
+    assert {path.name for path in tmp_path.iterdir()} == {"case.json", *left}
+
+
 def test_a_case_without_another_layout_is_restarted_as_it_was_trained() -> None:
     trained = setup("gpt3_pp4_resume")
     assert trained.restarted() == trained

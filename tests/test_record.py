@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_provenance_tells_all(tmp_path):
     assert provenance["seeds"] == [1234]
     assert provenance["recorded"].endswith("+00:00")
     assert provenance["card_sha256"] == file_sha256(path_in(tmp_path))
+
+
+def test_a_copy_of_a_run_is_no_second_run(tmp_path):
+    run = write_run(tmp_path / "a")
+    shutil.copytree(run, tmp_path / "b")
+    with pytest.raises(UsageError, match="the same run is given twice"):
+        record(tmp_path, run, tmp_path / "b")
+
+
+def test_a_run_with_a_rank_plugin_becomes_no_card(tmp_path):
+    run = write_run(tmp_path / "a")
+    path = run / "phase2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rank_plugins": {"/my/plugin.py": "a" * 64}}))
+    with pytest.raises(UsageError, match=r"trained with a rank plugin \(/my/plugin.py\)"):
+        record(tmp_path, run)
+    write_golden(tmp_path)
+    assert "trained with rank plugins: plugin.py" in judge_run(run, root=tmp_path).notes
 
 
 @pytest.mark.parametrize("metric", ["lm loss", "num-zeros", "grad-norm"])

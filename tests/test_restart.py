@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from tasks.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, restart_rows
@@ -61,7 +63,7 @@ def test_one_rank_with_another_state_fails_and_is_named(part):
 
 
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("loss", ["rank", "part", "empty"])
+@pytest.mark.parametrize("loss", ["rank", "part", "empty", "of no bytes", "of no tensor"])
 def test_a_rank_or_part_that_is_not_recorded_fails(side, loss):
     ranks = state()
     if loss == "rank":
@@ -69,7 +71,8 @@ def test_a_rank_or_part_that_is_not_recorded_fails(side, loss):
     elif loss == "part":
         del ranks["7"]["rng"]
     else:
-        ranks["7"]["rng"] = ""
+        nothing = {"empty": "", "of no bytes": hashlib.sha256(b"").hexdigest(), "of no tensor": "0" * 64}
+        ranks["7"]["rng"] = nothing[loss]
     phases = [dict(PHASE_1), dict(PHASE_2)]
     phases[side]["state"] = {"50": ranks}
     rows = failed(*phases)

@@ -33,7 +33,7 @@ def test_the_restart_did_not_restore_all_state(tmp_path):
 
 
 def test_the_restart_parts_later_and_the_state_that_differs_is_named(tmp_path):
-    record = {"state": {str(SAVED): state(optimizer_steps="0" * 64)}}
+    record = {"state": {str(SAVED): state(optimizer_steps="e" * 64)}}
     sentences = said(tmp_path, phase2=card(51, change=from_step(52, "lm loss")), record2=record)
     assert (
         "equal to step 51, then parts: the restart did not restore all state: "
@@ -42,7 +42,7 @@ def test_the_restart_parts_later_and_the_state_that_differs_is_named(tmp_path):
 
 
 def test_state_that_differs_without_a_trace_in_the_values(tmp_path):
-    sentences = said(tmp_path, record2={"state": {str(SAVED): state(rng="0" * 64)}})
+    sentences = said(tmp_path, record2={"state": {str(SAVED): state(rng="e" * 64)}})
     assert sentences == [
         "values are equal: the restart did not restore all state: rng (rank 3: not what was saved)"
     ]

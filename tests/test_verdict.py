@@ -122,6 +122,11 @@ def test_a_time_or_memory_of_0_was_not_measured(platform, name):
         assert result.note.endswith(": nothing was measured")
 
 
+def test_one_steady_step_without_a_measured_time_is_told():
+    golden = [1.0] * 100
+    assert row(golden, [*golden[:34], 0.0, *golden[35:]], name="iteration-time").verdict == "regression"
+
+
 def test_iteration_time_is_a_median_that_one_slow_step_does_not_move():
     golden = [1.0] * 100
     one_slow = [*golden[:34], 50.0, *golden[35:]]
