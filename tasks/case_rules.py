@@ -106,11 +106,10 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if "MODEL_ARGS" not in content:
         errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
     errors += _check_layer(content, where="")
-    if "TEST_TYPE" not in content:
-        errors.append(f"TEST_TYPE: is missing; one of {', '.join(TEST_TYPES)}")
-    elif content["TEST_TYPE"] not in TEST_TYPES:
-        test_type = content["TEST_TYPE"]
-        errors.append(f"TEST_TYPE: {test_type!r} is none. {did_you_mean(str(test_type), TEST_TYPES)}")
+    test_type = content.get("TEST_TYPE")
+    if test_type not in TEST_TYPES:
+        why = "is missing." if test_type is None else f"{test_type!r} is none."
+        errors.append(f"TEST_TYPE: {why} {did_you_mean(str(test_type), TEST_TYPES)}")
     errors += _check_metrics(content.get("METRICS"))
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
@@ -118,9 +117,9 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if not isinstance(content.get("GOLDEN_CARD", ""), str):
         errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
     errors += _check_platforms(content.get("PLATFORMS"))
-    errors += _check_checkpoint(content.get("CHECKPOINT"), content.get("TEST_TYPE", "regular"))
+    errors += _check_checkpoint(content.get("CHECKPOINT"), test_type)
     if content.get("RESTART") is not None:
-        errors += _check_restart(content["RESTART"], content.get("TEST_TYPE", "regular"))
+        errors += _check_restart(content["RESTART"], test_type)
     return errors
 
 

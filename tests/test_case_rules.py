@@ -50,4 +50,4 @@ def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
 
 def test_a_case_says_of_which_type_it_is() -> None:
     found = check_shape({"MODEL_ARGS": {}, "METRICS": ["lm loss"]})
-    assert found == ["TEST_TYPE: is missing; one of regular, ckpt-resume, crash-resume, frozen-resume"]
+    assert found == ["TEST_TYPE: is missing. Known: regular, ckpt-resume, crash-resume, frozen-resume."]
