@@ -51,6 +51,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     checks = {"both": ("exact", "approximate")}.get(arguments.check, (arguments.check,))
     options = judge.Options(policy=arguments.policy, steps=parse_steps(arguments.steps), checks=checks)
     if arguments.run_dir:
+        report.forget_reports(arguments.run_dir)
         verdict = judge.judge_run(
             arguments.run_dir, case_name=arguments.case, golden_file=arguments.golden, options=options
         )

@@ -35,6 +35,7 @@ HEADERS = (
     "tolerance",
     "verdict",
 )
+REPORTS = ("report.txt", "report.json", "report.xml", "report.md")
 MARKS = {"exact": "=", "drift": "~", "improvement": "+", "not judged": "·", "regression": "✗", "missing": "✗"}
 COLOURS = {
     "exact": "32",
@@ -63,16 +64,19 @@ def render(verdict: Verdict, form: str, *, colour: bool = False) -> str:
 
 
 def write_reports(verdict: Verdict, directory: Path) -> None:
-    """Write report.txt, .json, .xml and .md into a run directory."""
+    """Write ``REPORTS`` into a run directory."""
     from tasks.golden import write_atomically
 
-    for name, text in (
-        ("report.txt", as_text(verdict)),
-        ("report.json", as_json(verdict)),
-        ("report.xml", as_junit(verdict)),
-        ("report.md", as_markdown(verdict)),
-    ):
-        write_atomically(directory / name, text)
+    for name, form in zip(REPORTS, (as_text, as_json, as_junit, as_markdown), strict=True):
+        write_atomically(directory / name, form(verdict))
+
+
+def forget_reports(directory: Path) -> None:
+    """Take away what an earlier comparison of a run wrote: where the next one finds bad input, it would still
+    stand.
+    """
+    for name in REPORTS if (directory / "case.json").is_file() else ():
+        (directory / name).unlink(missing_ok=True)
 
 
 def as_text(verdict: Verdict, *, colour: bool = False) -> str:

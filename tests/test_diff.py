@@ -53,6 +53,18 @@ def test_passing_run_prints_the_table_and_writes_all_reports(root, capsys):
     assert "| lm loss" in (run / "report.md").read_text()
 
 
+def test_a_run_that_cannot_be_judged_any_more_keeps_no_report(root, capsys):
+    run = write_run(root / "runs" / "r1")
+    assert diff.main([CASE, "--run-dir", str(run)]) == 0
+    (run / "actual_phase1.json").unlink()
+    (root / "report.md").write_text("of somebody else")
+    for directory in (run, root):
+        with pytest.raises(UsageError):
+            diff.main([CASE, "--run-dir", str(directory)])
+    assert not list(run.glob("report.*"))
+    assert (root / "report.md").read_text() == "of somebody else"
+
+
 def test_failing_run_names_metric_and_step_in_every_report(root, capsys):
     changed = card(
         change=lambda name, step, number: number + 1e-3 if (name, step) == ("lm loss", 37) else number
