@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -196,9 +197,11 @@ def _plugin_words(fault: Fault) -> list[str]:
 
 
 def _step_of(row: dict[str, object]) -> float:
-    """A row that has no step, of the state that was loaded for one, tells it before any step."""
+    """When it shows: state that was loaded before any step; a median over steps after all that has one."""
     step = row["first_step"]
-    return step if isinstance(step, int) else 0
+    if isinstance(step, int):
+        return step
+    return 0 if row["comparison"] == RESTART else math.inf
 
 
 def _last_step(run_dir: Path) -> int:

@@ -115,6 +115,20 @@ def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None
         runner.try_out(faults.chosen_faults(["memory_leak"], faults.known_faults())[1])
 
 
+def test_a_median_that_fails_too_does_not_tell_first() -> None:
+    rows = [
+        {"comparison": comparison, "metric": metric, "first_step": step}
+        for comparison, metric, step in (
+            ("golden", "relative-backward-time", None),
+            ("golden", "grad-norm", 4),
+            ("golden", "lm loss", 5),
+            ("restart", "state: rng", None),
+        )
+    ]
+    found = [row["metric"] for row in sorted(rows, key=faults._step_of)]
+    assert found == ["state: rng", "grad-norm", "lm loss", "relative-backward-time"]
+
+
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> faults.Runner:
     return faults.Runner("gpt3_pp4_resume", tmp_path_factory.mktemp("faults"), None)
