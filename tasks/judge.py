@@ -133,12 +133,7 @@ def judge_run(
         rows=rows,
         changes=changes,
         sentences=triage.explain(rows, golden=card, run=run, changes=changes),
-        notes=[
-            *_notes(card, provenance, run.actual1, rows),
-            *apart,
-            *_of_the_run(run),
-            *_held_to(basis, options),
-        ],
+        notes=_notes(card, provenance, run, rows) + apart + _held_to(basis, options),
         golden_card=card,
         **common,
     )
@@ -357,22 +352,19 @@ def _origin(path: Path) -> tuple[Mapping[str, object], str | None]:
     return facts, platform if isinstance(platform, str) else None
 
 
-def _notes(card: Card, provenance: Mapping[str, object], actual: Card, rows: list[Row]) -> list[str]:
+def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Row]) -> list[str]:
     notes = [f"golden card: {card.path.name}"]
     recorded = provenance.get("card_sha256")
     if recorded and recorded != golden.file_sha256(card.path):
         notes.append(f"{card.path.name} was edited after it was recorded")
     compared = {row.metric for row in rows if row.comparison == GOLDEN}
-    unknown = [name for name in actual.metrics if name not in compared]
+    unknown = [name for name in run.actual1.metrics if name not in compared]
     if unknown:
         notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
+    notes += [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
+    if plugins := ", ".join(Path(path).name for path in run.rank_plugins):
+        notes.append(f"trained with rank plugins: {plugins}")
     return notes
-
-
-def _of_the_run(run: Run) -> list[str]:
-    tries = [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
-    plugins = ", ".join(Path(path).name for path in run.rank_plugins)
-    return [*tries, f"trained with rank plugins: {plugins}"] if plugins else tries
 
 
 def _held_to(basis: verdict.Basis, options: Options) -> list[str]:
