@@ -94,6 +94,7 @@ class Restarts:
         trainer.sums.take()  # else the steps would be recorded more than once
         trainer._disable_gather_hooks(param_sync=True)
         trainer.config.param_sync_func = None
+        torch.cuda.empty_cache()  # a new process, too, asks for all its memory
         trainer.iteration = self.loaded
         trainer.scheduler.num_steps = 0  # loading adds to it
         trainer.consumed_samples = trainer.checkpoints.load(trainer.iteration)

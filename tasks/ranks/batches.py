@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from megatron.core import parallel_state
@@ -14,6 +14,8 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import get_blend_from_list
 
 Batch = dict[str, torch.Tensor]
+EMBEDDED = ("tokens", "position_ids")  # what the first chunk of the pipeline takes of a batch
+JUDGED = ("labels", "loss_mask")  # what the last chunk takes
 
 
 class ByteTokenizer:
@@ -51,14 +53,18 @@ def build_training_set(args: argparse.Namespace, *, reads_data: bool) -> GPTData
 
 
 class Batches(Iterator[Batch]):
-    """This replica's micro-batches from a given sample on, each of shape (micro-batch, sequence).
+    """This replica's micro-batches from a given sample on: the tensors of ``names``, each of shape
+    (micro-batch, sequence), in memory from which a device copies without the host waiting for it.
 
     Replica r of step s takes its micro-batches from a run of ``micro_batch_size * replicas`` samples, the
     r-th part of it, as Megatron's sequential sampler does.
     """
 
-    def __init__(self, dataset: GPTDataset, args: argparse.Namespace, consumed_samples: int) -> None:
+    def __init__(
+        self, dataset: GPTDataset, args: argparse.Namespace, consumed_samples: int, names: Sequence[str]
+    ) -> None:
         self._dataset = dataset
+        self._names = names
         self._size = args.micro_batch_size
         self._stride = args.micro_batch_size * args.data_parallel_size
         self._offset = parallel_state.get_data_parallel_rank() * args.micro_batch_size
@@ -67,7 +73,7 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         batch = self._read(self._position)
         self._position += self._stride
-        return batch
+        return {name: batch[name].pin_memory() for name in self._names}
 
     def _read(self, position: int) -> Batch:
         first = position + self._offset
@@ -82,14 +88,11 @@ class Batches(Iterator[Batch]):
 
 
 def build_iterators(args: argparse.Namespace, consumed_samples: int) -> list[Batches | None]:
-    """One iterator a chunk; only the first chunk (tokens) and the last (labels) of the pipeline read data."""
+    """One iterator a chunk; only the first chunk and the last one of the pipeline read data."""
     first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
     last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
-    chunk_count = args.virtual_pipeline_model_parallel_size or 1
-    iterators: list[Batches | None] = [None] * chunk_count
     dataset = build_training_set(args, reads_data=first or last)
-    if first:
-        iterators[0] = Batches(dataset, args, consumed_samples)
-    if last:
-        iterators[-1] = Batches(dataset, args, consumed_samples)
-    return iterators
+    names: list[tuple[str, ...]] = [()] * (args.virtual_pipeline_model_parallel_size or 1)
+    names[0] += EMBEDDED if first else ()
+    names[-1] += JUDGED if last else ()
+    return [Batches(dataset, args, consumed_samples, each) if each else None for each in names]

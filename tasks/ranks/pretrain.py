@@ -118,7 +118,7 @@ def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Te
     batch: dict[str, torch.Tensor | None] = {}
     if iterator is not None:
         device = torch.cuda.current_device()
-        batch = {name: values.to(device) for name, values in next(iterator).items()}
+        batch = {name: values.to(device, non_blocking=True) for name, values in next(iterator).items()}
     output = chunk(
         batch.get("tokens"),
         batch.get("position_ids"),
