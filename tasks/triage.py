@@ -28,6 +28,10 @@ from tasks.verdict import (
 GROWS, STAYS, SHRINKS = "grows", "stays", "shrinks"
 CLEARLY = 2.0  # a gap grows when its last third is on average this much larger than its first
 FEWEST_STEPS = 6  # fewer say nothing about a trend
+UNREPEATED = (
+    ", or a computation does not repeat: every digest of the loaded state was right "
+    '(docs/determinism.md, "Again and again", tells which)'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +160,8 @@ def _resume_cause(rows: list[Row], courses: list[Course], loaded: int | None) ->
         for row in rows
         if row.comparison == RESTART and row.verdict == MISSING and row.note.startswith("nothing")
     ]
-    state = [
-        row
-        for row in rows
-        if row.comparison == RESTART and row.metric.startswith("state: ") and not row.passed
-    ]
+    digests = [row for row in rows if row.comparison == RESTART and row.metric.startswith("state: ")]
+    state = [row for row in digests if not row.passed]
     failed = [
         row for row in rows if row.comparison == RESUME and row.verdict == REGRESSION and _deterministic(row)
     ]
@@ -174,7 +175,7 @@ def _resume_cause(rows: list[Row], courses: list[Course], loaded: int | None) ->
     first = min((course.first for course in parted), default=None)
     equal_to = first - 1 if first is not None else loaded
     which = ", ".join(f"{row.metric.removeprefix('state: ')} ({row.note})" for row in state)
-    hint = f": {which}" if which else ""
+    hint = f": {which}" if which else UNREPEATED if digests else ""
     begin = f"equal to step {equal_to}, then parts" if first is not None else "values are equal"
     return [*causes, f"{begin}: the restart did not restore all state{hint}"]
 

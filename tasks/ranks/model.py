@@ -30,8 +30,8 @@ from megatron.core.transformer.module import Float16Module
 
 Chunks = list[DistributedDataParallel]
 
-# Megatron frees what a stage has sent on. The interleaved schedule of megatron-core 0.16 does so without waiting
-# for the overlapped send, which may still read it: the next stage then computes with something else.
+# Megatron frees what a stage has sent on. The interleaved schedule of megatron-core 0.16 does so without
+# waiting for the overlapped send, which may still read it: the next stage then computes with something else.
 SENDS_ARE_WAITED_FOR = tuple(map(int, megatron.core.__version__.split(".")[:2])) >= (0, 19)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def build(name, rank):
         "group": config.microbatch_group_size_per_vp_stage,
         "per token": config.calculate_per_token_loss,
         "warm-up": config.overlap_p2p_comm_warmup_flush,
+        "frees": config.deallocate_pipeline_outputs,
         "ddp": {
             key: getattr(chunks[0].ddp_config, key)
             for key in ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
@@ -102,6 +104,11 @@ def test_the_plain_case_ties_its_embeddings_and_overlaps_nothing(models: dict) -
     assert not any(last["ddp"].values())
     assert last["overrides"] == [{"wd_mult": 0.0}]
     assert (last["group"], last["per token"], last["warm-up"]) == (4, False, False)
+
+
+def test_what_was_sent_is_freed_where_the_schedule_waits_for_it(models: dict) -> None:
+    waits = importlib.metadata.version("megatron-core") != "0.16.1"
+    assert [built["frees"] for built in models.values()] == [waits] * len(models)
 
 
 def test_stages_of_different_sizes_share_all_layers_between_them(models: dict) -> None:

@@ -1,0 +1,73 @@
+"""Which samples a replica reads, in which order, and which of their tensors a chunk of the pipeline gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tasks.case import REPOSITORY
+
+PROGRAM = """
+import argparse, json
+import torch
+from tasks.ranks import batches
+
+names = batches.EMBEDDED + batches.JUDGED
+samples = [
+    {name: torch.full((4,), 10 * sample + place) for place, name in enumerate(names)} for sample in range(13)
+]
+args = argparse.Namespace(micro_batch_size=2, data_parallel_size=3, virtual_pipeline_model_parallel_size=3)
+pinned = []
+torch.Tensor.pin_memory = lambda values: pinned.append(int(values[0, 0])) or values
+groups = batches.parallel_state
+groups.get_data_parallel_rank = lambda: 1
+batches.build_training_set = lambda args, *, reads_data: samples
+found = {"read": [], "chunks": {}}
+for batch in batches.Batches(samples, args, 0, batches.EMBEDDED):
+    found["read"].append({name: values.tolist() for name, values in batch.items()})
+found["pinned"] = list(pinned)
+later = [batches.Batches(samples, args, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)]
+found["digests"] = [read.next_digest() for read in later]
+found["then"] = next(later[1])["labels"].tolist()
+for stage in ("first", "middle", "last"):
+    groups.is_pipeline_first_stage = lambda *, ignore_virtual: stage == "first"
+    groups.is_pipeline_last_stage = lambda *, ignore_virtual: stage == "last"
+    reads = batches.build_iterators(args, 0)
+    found["chunks"][stage] = [list(next(read)) if read else None for read in reads]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """Of 13 samples, micro-batches of 2, and the second of three replicas."""
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_a_replica_reads_its_part_of_every_run_of_samples_until_there_is_no_whole_one(found: dict) -> None:
+    assert [batch["tokens"] for batch in found["read"]] == [[[20] * 4, [30] * 4], [[80] * 4, [90] * 4]]
+
+
+def test_only_what_the_chunk_takes_is_read_and_lies_where_a_device_copies_by_itself(found: dict) -> None:
+    assert [set(batch) for batch in found["read"]] == [{"tokens", "position_ids"}] * 2
+    assert sorted(found["pinned"]) == [20, 21, 80, 81]
+
+
+def test_it_goes_on_where_samples_were_consumed_and_a_digest_consumes_none(found: dict) -> None:
+    assert found["then"] == [[82] * 4, [92] * 4]
+    assert found["digests"][0] == found["digests"][1]
+
+
+def test_only_the_first_and_the_last_chunk_of_the_pipeline_read(found: dict) -> None:
+    assert found["chunks"] == {
+        "first": [["tokens", "position_ids"], None, None],
+        "middle": [None, None, None],
+        "last": [None, None, ["labels", "loss_mask"]],
+    }
