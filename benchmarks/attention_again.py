@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tasks import cudnn, mps, platforms  # noqa: E402
 from tasks.case import load_case  # noqa: E402
-from tasks.exits import TrainingFailed, exit_with  # noqa: E402
+from tasks.exits import TrainingFailed, UsageError, exit_with  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -175,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
         for line in lines:
             print(f"process {process}: {line}")
     repetitions, parted = (sum(result[column] for result in results) for column in (1, 2))
+    if not repetitions:
+        raise UsageError("nothing was computed: give --processes and --seconds more than 0")
     computed_by = f"cuDNN {cudnn.version()}" if on_gpu else "torch on the CPU"
     print(f"{repetitions} repetitions in {options.processes} processes, {computed_by}: {parted} parted")
     return int(parted > 0)

@@ -56,25 +56,26 @@ def test_a_process_that_fails_fails_all(monkeypatch: pytest.MonkeyPatch) -> None
         benchmark.repeat_in_processes("cpu", OPTIONS)
 
 
-def test_on_a_cpu_nothing_parts() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "benchmarks/attention_again.py",
-            "--processes",
-            "2",
-            "--seconds",
-            "1",
-            "--sequence",
-            "32",
-        ],
+def on_a_cpu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "benchmarks/attention_again.py", "--sequence", "32", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"CRASH_TEST_DEVICE": "cpu"},
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def test_on_a_cpu_nothing_parts() -> None:
+    done = on_a_cpu("--processes", "2", "--seconds", "1")
     assert done.returncode == 0, done.stderr
     count, _, rest = done.stdout.partition(" ")
     assert int(count) >= 2
     assert rest == "repetitions in 2 processes, torch on the CPU: 0 parted\n"
+
+
+def test_nothing_computed_is_not_nothing_parted() -> None:
+    done = on_a_cpu("--processes", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing was computed: give --processes and --seconds more than 0" in done.stderr

@@ -2,12 +2,14 @@
 
 A fault that one restart in a hundred has is not found by restarting once. For ``tasks.resume``: after three
 steps the checkpoint is loaded again, ``$RESTARTS`` times (20), about a second and a half each; then the phase
-goes on to its end. Compared are exact sums of the bits of every pass's output, of the gradients and of the
-parameters, made on the device without the host waiting for them. The ranks' logs have the answer.
+goes on to its end. Compared are exact sums of the bits of what every module puts out in every pass, of the
+gradients and of the parameters, made on the device without the host waiting for them. The ranks' logs have
+the answer: the first that parted, modules in the order in which they finish.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -42,19 +44,26 @@ class Restarts:
         self.loaded = trainer.iteration
         self.made = self.parted = 0
         self.ended = False
+        self.passes = 0  # of this step, begun up to now
         self.reference: dict[str, int] = {}
         self.step, self.optimizer_step = trainer.step, trainer.optimizer.step
         self.forward_step = schedules.forward_step
         trainer.step, trainer.optimizer.step = self.restart_and_step, self.optimizer_step_and_note
-        schedules.forward_step = self.forward_and_note
+        schedules.forward_step = self.forward_and_count
+        for chunk in trainer.chunks:
+            for name, module in chunk.module.module.named_modules():
+                module.register_forward_hook(functools.partial(self.note_output, name or "all"))
 
-    def forward_and_note(self, *args: Any, **keywords: Any) -> Any:
-        answer = self.forward_step(*args, **keywords)
+    def forward_and_count(self, *args: Any, **keywords: Any) -> Any:
+        self.passes += 1
+        return self.forward_step(*args, **keywords)
+
+    def note_output(self, name: str, module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if not self.ended:
-            note(f"step {self.trainer.iteration + 1}: pass {len(noted)}", answer[0])
-        return answer
+            note(f"step {self.trainer.iteration + 1}: pass {self.passes}: {name}", output)
 
     def optimizer_step_and_note(self) -> Any:
+        self.passes = 0
         if self.ended:
             return self.optimizer_step()
         step = self.trainer.iteration + 1
