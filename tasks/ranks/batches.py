@@ -71,20 +71,20 @@ class Batches(Iterator[Batch]):
         self._position = consumed_samples
 
     def __next__(self) -> Batch:
-        batch = self._read(self._position)
+        batch = self._read(self._names)
         self._position += self._stride
-        return {name: batch[name].pin_memory() for name in self._names}
+        return {name: values.pin_memory() for name, values in batch.items()}
 
-    def _read(self, position: int) -> Batch:
-        first = position + self._offset
+    def _read(self, names: Sequence[str]) -> Batch:
+        first = self._position + self._offset
         if first + self._size > len(self._dataset):
             raise StopIteration
         samples = [self._dataset[index] for index in range(first, first + self._size)]
-        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return {name: torch.stack([sample[name] for sample in samples]) for name in names}
 
     def next_digest(self) -> str:
         """SHA-256 of the tokens of the batch that comes next, which is not consumed."""
-        return hashlib.sha256(self._read(self._position)["tokens"].numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self._read(["tokens"])["tokens"].numpy().tobytes()).hexdigest()
 
 
 def build_iterators(args: argparse.Namespace, consumed_samples: int) -> list[Batches | None]:
