@@ -20,7 +20,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tasks import platforms  # noqa: E402
 from tasks.exits import TrainingFailed, exit_with  # noqa: E402
 from tasks.golden import Card, read_card  # noqa: E402
-from tasks.verdict import WARM_UP_STEPS  # noqa: E402
+from tasks.tolerances import WARM_UP_STEPS  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 OFF = {"grads": "overlap-grad-reduce=false", "parameters": "overlap-param-gather=false"}

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from tasks.golden import Card, Metric
 from tasks.restart import equal_row, failed, first_step, last_step, mapping, saved_states, state_rows, whole
 from tasks.run_files import Run
-from tasks.verdict import CHECK_EXACT, MISSING, REGRESSION, RESUME, RESUME_RULES, Row, rule_for
+from tasks.tolerances import RESUME, RESUME_RULES, rule_for
+from tasks.verdict import CHECK_EXACT, MISSING, REGRESSION, Row
 
 
 def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]]) -> list[Row]:

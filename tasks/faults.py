@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tasks import golden, platforms
 from tasks.exits import CANNOT_RUN, MISMATCH, PASSED, TRAINING_FAILED, TaskError, UsageError, exit_with
-from tasks.verdict import GOLDEN, RESTART, RESUME
+from tasks.tolerances import GOLDEN, RESTART, RESUME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FAULTS = REPOSITORY / "tests" / "faults"

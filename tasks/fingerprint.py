@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, GOLDEN, REGRESSION, Basis, Row
+from tasks.tolerances import GOLDEN
+from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, REGRESSION, Basis, Row
 
 # Measured: equal to the last bit across x86-64 processors with the portable settings. What a commit changes
 # in the results is what the comparison is there to find.

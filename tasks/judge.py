@@ -13,16 +13,14 @@ from tasks import crash, fingerprint, golden, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
 from tasks.run_files import Run, read_run
+from tasks.tolerances import GOLDEN, RESTART, RESUME
 from tasks.verdict import (
     CHECK_APPROXIMATE,
     CHECK_EQUAL,
     CHECK_EXACT,
     CHECK_SHOWN,
-    GOLDEN,
     LAST_STEP,
     MISSING,
-    RESTART,
-    RESUME,
     Row,
 )
 

@@ -116,7 +116,7 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
     """
     import numpy as np
 
-    from tasks.verdict import rule_for
+    from tasks.tolerances import rule_for
 
     first = runs[0]
     refuse_borrowed_card(first.case_name, first.golden_case)

@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from tasks.verdict import CHECK_EQUAL, EXACT, MISSING, REGRESSION, RESTART, Row
+from tasks.tolerances import RESTART
+from tasks.verdict import CHECK_EQUAL, EXACT, MISSING, REGRESSION, Row
 
 # What every rank must have recorded at the checkpoint and again after loading it.
 STATE = (

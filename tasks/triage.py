@@ -11,19 +11,8 @@ from tasks.fingerprint import Change
 from tasks.golden import Card, Metric
 from tasks.restart import loaded_iteration
 from tasks.run_files import Run
-from tasks.verdict import (
-    CHECK_EQUAL,
-    DRIFT,
-    EXACT,
-    GOLDEN,
-    IMPROVEMENT,
-    MISSING,
-    REGRESSION,
-    RESTART,
-    RESUME,
-    Row,
-    rule_for,
-)
+from tasks.tolerances import GOLDEN, RESTART, RESUME, rule_for
+from tasks.verdict import CHECK_EQUAL, DRIFT, EXACT, IMPROVEMENT, MISSING, REGRESSION, Row
 
 GROWS, STAYS, SHRINKS = "grows", "stays", "shrinks"
 CLEARLY = 2.0  # a gap grows when its last third is on average this much larger than its first
