@@ -123,7 +123,7 @@ class Case:
 
     def last_iteration(self) -> int:
         """Where a phase ends: at ``--train-iters``, or before at a multiple of ``--exit-interval``."""
-        return _last_iteration(self.model_args)
+        return last_iteration(self.model_args)
 
     def restarted(self) -> Case:
         """The case as its restart runs it."""
@@ -240,7 +240,7 @@ def _checked(
         errors += [f"RESTART: {error}" for error in found]
     kills = content.get("CRASH") or []
     if kills and not errors:
-        last, interval = _last_iteration(model_args), int(model_args["--save-interval"])
+        last, interval = last_iteration(model_args), int(model_args["--save-interval"])
         errors = case_rules.check_kills(kills, last=last, interval=interval, ranks=world_size)
     if errors:
         raise _errors(path, [f"{error} (on {platform_name})" for error in errors])
@@ -325,7 +325,8 @@ def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:
     return str(name)
 
 
-def _last_iteration(model_args: Mapping[str, object]) -> int:
+def last_iteration(model_args: Mapping[str, object]) -> int:
+    """Where a phase with these flags ends."""
     train_iters, exit_interval = int(model_args["--train-iters"]), model_args.get("--exit-interval")
     return min(train_iters, int(exit_interval)) if exit_interval else train_iters
 

@@ -11,6 +11,9 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
+import numpy as np
+
+from tasks.events import SUMMED, SUMS_EVERY
 from tasks.golden import Card, Metric
 from tasks.restart import equal_row, failed, first_step, last_step, mapping, saved_states, state_rows, whole
 from tasks.run_files import Run
@@ -67,6 +70,8 @@ def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], str]:
         if last <= loaded:
             return [], f"attempts {numbers[0]} and {numbers[1]} have no step in common"
         first, second = (_untimed(card, run.platform).between(loaded + 1, last) for card in cards)
+        if lost := _not_logged(first, second, last):
+            return [], f"attempt {numbers[0]} logged no {lost}, which attempt {numbers[1]} trained again"
         pairs.append(_as_far_as_logged(first, second))
         if not pairs[-1][0].metrics:
             return (
@@ -183,6 +188,17 @@ def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
         if name in logged
     }
     return Card(metrics=logged), Card(metrics=again)
+
+
+def _not_logged(first: Card, second: Card, last: int) -> str:
+    """What the killed attempt must have logged up to ``last``, its last step, and has not."""
+    for name, again in second.metrics.items():
+        died = SUMS_EVERY if name.startswith(SUMMED) else 1
+        logged = first.metrics[name].steps if name in first.metrics else ()
+        lost = np.setdiff1d(again.steps[again.steps <= last - died], logged)
+        if lost.size:
+            return f"{name} at step {lost[0]}"
+    return ""
 
 
 def _without(metric: Metric, step: int) -> Metric:

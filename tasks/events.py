@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.case_rules import METRICS
 from tasks.exits import TrainingFailed, UsageError
 from tasks.golden import Card, Metric, metric_from
 
@@ -19,6 +20,10 @@ _CRC_POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
 ATTEMPT_SUFFIX = ".attempt{}"  # ends the name of an attempt's event file
 _ATTEMPT = re.compile(r"\.attempt(\d+)$")
+# How those begin that all ranks measure together, and after how many steps they add them up and log them:
+# what was not added up yet dies with a rank.
+SUMMED = ("overlap-", "relative-", "mem-growth-bytes", "params-norm")
+SUMS_EVERY = 10
 SAMPLES_SUFFIX = " vs samples"  # Megatron-LM writes these again with consumed samples in the place of steps
 
 
@@ -31,7 +36,8 @@ def read_events(tensorboard_dir: Path) -> Card:
         step on. A record cut off at the end of a file is what a killed writer leaves and ends that file.
 
     Raises:
-        TrainingFailed: no event file, or none with a scalar.
+        TrainingFailed: no event file, or none with a scalar; a metric of which one attempt logged a step
+            twice.
         UsageError: a damaged record before the end of a file.
     """
     card = _card_of(_event_files(tensorboard_dir))
@@ -86,23 +92,46 @@ def _card_of(files: list[Path]) -> Card:
     for path in files:
         events = [Event.FromString(record) for record in _records(path)]
         if events:
-            runs.append((events[0].wall_time, path.name, events))
-    scalars: dict[str, dict[int, float]] = {}
-    for _, _, events in sorted(runs, key=lambda run: run[:2]):
+            runs.append((events[0].wall_time, path, events))
+    scalars = _Scalars()
+    for _, path, events in sorted(runs, key=lambda run: (run[0], run[1].name)):
         for event in events:
             if event.session_log.status == SessionLog.START:
-                scalars = _before(scalars, event.step)
+                scalars.forget_from(event.step)
             for value in event.summary.value:
                 number = _number(value)
                 if number is not None and not value.tag.endswith(SAMPLES_SUFFIX):
-                    scalars.setdefault(value.tag, {})[event.step] = number
-    return Card(metrics={tag: _metric(steps) for tag, steps in scalars.items() if steps})
+                    scalars.take(path, value.tag, event.step, number)
+    return Card(metrics={tag: _metric(steps) for tag, steps in scalars.values.items() if steps})
 
 
-def _before(scalars: dict[str, dict[int, float]], first: int) -> dict[str, dict[int, float]]:
-    return {
-        tag: {step: value for step, value in steps.items() if step < first} for tag, steps in scalars.items()
-    }
+class _Scalars:
+    """What was logged, as it is read: of each tag and step the last value."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[int, float]] = {}
+        self._logged: set[tuple[str, str, int]] = set()
+
+    def forget_from(self, first: int) -> None:
+        """A session begins with step ``first``: what was logged from there on is superseded."""
+        self.values = {
+            tag: {step: value for step, value in steps.items() if step < first}
+            for tag, steps in self.values.items()
+        }
+        self._logged = {place for place in self._logged if place[-1] < first}
+
+    def take(self, path: Path, tag: str, step: int, value: float) -> None:
+        """Errors: ``TrainingFailed`` for a metric that the same attempt logged at this step before."""
+        attempt = _ATTEMPT.search(path.name)
+        # Other programs name no attempt: each file may be one. Not all that they log is a metric.
+        place = (attempt[0] if attempt else path.name, tag, step)
+        if place in self._logged and tag in METRICS:
+            raise TrainingFailed(
+                f"{path}: {tag!r}: step {step} was logged twice in one attempt: it was trained twice, or"
+                " another one was logged as it; see what logs it, and train again"
+            )
+        self._logged.add(place)
+        self.values.setdefault(tag, {})[step] = value
 
 
 def _metric(values: dict[int, float]) -> Metric:

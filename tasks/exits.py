@@ -60,7 +60,7 @@ class CannotRun(TaskError):
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed.
-    A Ctrl-C ends it with the shell's code for that.
+    A Ctrl-C ends it with the shell's code for that, any other error with that of bad input.
     """
     try:
         code = main()
@@ -70,6 +70,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         code = INTERRUPTED
+    except Exception:  # Python would exit with 1, which says that something was compared and does not match
+        traceback.print_exc()
+        code = USAGE
     sys.exit(code)
 
 

@@ -136,8 +136,9 @@ def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: boo
     run is no pass: one case at least must have been, and with ``require`` every one.
     """
     codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
-    ran = [outcome.state == ENDED for outcome in outcomes]
-    return codes[0] if codes else PASSED if (all if require else any)(ran) and ran else CANNOT_RUN
+    states = [outcome.state for outcome in outcomes]
+    whole = ENDED in states and set(states) <= ({ENDED} if require else {ENDED, SKIPPED})
+    return codes[0] if codes else PASSED if whole else CANNOT_RUN
 
 
 def table(outcomes: Sequence[Outcome], today: datetime.date) -> str:

@@ -6,8 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.tolerances import GOLDEN
-from tasks.verdict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, REGRESSION, Basis, Row
+from tasks.tolerances import GOLDEN, RESTART
+from tasks.verdict import (
+    CHECK_APPROXIMATE,
+    CHECK_EQUAL,
+    CHECK_EXACT,
+    EXACT,
+    MISSING,
+    REGRESSION,
+    Basis,
+    Row,
+)
 
 # Measured: equal to the last bit across x86-64 processors with the portable settings. What a commit changes
 # in the results is what the comparison is there to find.
@@ -18,6 +27,8 @@ CONFIGURATION = {"case": "configuration", "corpus": "corpus"}
 SURROUNDINGS = frozenset(
     {"environment", "platform", "python", "gpu", "driver", "nccl", "cuda", "cudnn", "ranks per gpu"}
 )
+# What a restart may change: the layout of its ranks belongs to the case.
+OF_THE_RESTART = frozenset({"case", "ranks per gpu"})
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 
@@ -92,6 +103,30 @@ def _excuse(found: list[Change]) -> str:
     if any(change.configuration for change in found):
         return ""
     return ", ".join(str(change) for change in found if change.surroundings)
+
+
+def between_phases(first: Mapping[str, object], second: Mapping[str, object]) -> list[Change]:
+    """What a restart must have in common with the training before it, and has not."""
+    return [
+        change
+        for change in changes(first, second)
+        if change.field not in OF_THE_RESTART and (change.surroundings or change.field == "corpus")
+    ]
+
+
+def phases_row(first: Mapping[str, object], second: object) -> Row:
+    """Whether phase 2 ran where phase 1 did. ``second``: its fingerprint, from its record."""
+    known = isinstance(second, Mapping) and bool(second)
+    parted = between_phases(first, second) if known else []
+    note = ", ".join(map(str, parted)) if known else "not recorded"
+    return Row(
+        comparison=RESTART,
+        metric="surroundings",
+        check=CHECK_EQUAL,
+        verdict=(REGRESSION if parted else EXACT) if known else MISSING,
+        passed=known and not parted,
+        note=note,
+    )
 
 
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:

@@ -12,6 +12,7 @@ import numpy as np
 from tasks import crash, fingerprint, golden, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
+from tasks.logged_steps import unlogged_rows
 from tasks.run_files import Run, read_run
 from tasks.tolerances import GOLDEN, RESTART, RESUME
 from tasks.verdict import (
@@ -105,7 +106,8 @@ def judge_run(
         provenance = golden.read_provenance(card.path) or {}
         recorded, _ = _origin(card.path)
     except UsageError as error:
-        if run.subject and isinstance(error, golden.NoGoldenCard) and resume_rows:
+        asked_for = golden_file or run.goldens
+        if run.subject and not asked_for and isinstance(error, golden.NoGoldenCard) and resume_rows:
             note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
             sentences = triage.explain(restart_rows + resume_rows, golden=None, run=run, changes=[])
             return Verdict(rows=resume_rows + restart_rows, notes=[note], sentences=sentences, **common)
@@ -208,10 +210,15 @@ def _compared(
     platform: str | None,
     options: Options,
 ) -> list[Row]:
+    begins = min(
+        (int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size), default=None
+    )
     card, actual = _restricted(card, options), _restricted(actual, options)
     if options.policy == MEGATRON:
         return megatron.judge_cards(comparison, card, actual, metrics=metrics, checks=options.checks)
-    return verdict.judge_cards(comparison, card, actual, metrics=metrics, basis=basis, platform=platform)
+    return verdict.judge_cards(
+        comparison, card, actual, metrics=metrics, basis=basis, platform=platform, begins=begins
+    )
 
 
 def _kept_rows(run: Run, options: Options) -> list[Row]:
@@ -284,7 +291,7 @@ def _within_run(
 def _restart_rows(run: Run, options: Options) -> list[Row]:
     if options.policy == MEGATRON:
         return []
-    return [*_evidence_rows(run), *map(_failed_try_row, run.failed_tries)]
+    return [*unlogged_rows(run, options.steps), *_evidence_rows(run), *map(_failed_try_row, run.failed_tries)]
 
 
 def _failed_try_row(failed: Mapping[str, object]) -> Row:
@@ -307,8 +314,11 @@ def _evidence_rows(run: Run) -> list[Row]:
     if run.goes_on_from_kept:
         return restart.restart_rows(run.origin.record, run.record1) if run.origin else []
     if run.resumes:
+        if run.record2 is None:
+            return []
         rows = restart.layout_rows if run.changes_layout else restart.restart_rows
-        return rows(run.record1, run.record2) if run.record2 is not None else []
+        surroundings = fingerprint.phases_row(run.fingerprint, run.record2.get("fingerprint"))
+        return [surroundings, *rows(run.record1, run.record2)]
     if run.crashes:
         return crash.crash_rows(run.record1, list(run.kills))
     return [restart.no_restart_row(run.record1)]

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from tasks import attempts, platforms
+from tasks import attempts, fingerprint, platforms
 from tasks.case import Case
 from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
@@ -69,9 +69,10 @@ def run_phase(
     words = phase_words(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
+    facts = setup.fingerprint  # now: a commit may follow while it trains
     if meeting.first:
         _forget_results(setup.run_dir, number)
-    meeting.ready(setup.fingerprint)
+    meeting.ready(facts)
     on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
@@ -101,7 +102,7 @@ def run_phase(
     if meeting.first:
         folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
         meeting.refresh(directory, directory / "evidence", *folders)
-        collect(setup, number, outcome)
+        collect(setup, number, outcome, facts)
 
 
 def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
@@ -127,9 +128,9 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
     return words
 
 
-def collect(setup: Setup, number: int, outcome: Outcome) -> None:
+def collect(setup: Setup, number: int, outcome: Outcome, facts: dict[str, str]) -> None:
     """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
-    ``actual_phase<N>_attempt<M>.json``, what each attempt logged.
+    ``actual_phase<N>_attempt<M>.json``, what each attempt logged. ``facts``: the phase's fingerprint.
     """
     directory = setup.run_dir / f"phase{number}"
     actual = setup.subject.judged(read_events(directory / "tensorboard"))
@@ -143,6 +144,7 @@ def collect(setup: Setup, number: int, outcome: Outcome) -> None:
     last = every[-1]
     record = {
         "phase": number,
+        "fingerprint": facts,
         **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
         "subject": setup.subject.name,
@@ -184,7 +186,7 @@ def _refuse_early_end(case: Case, step: int, directory: Path) -> None:
 
 
 def check_same_run(setup: Setup) -> None:
-    """Errors: ``UsageError`` when the run directory was made with another case or other data."""
+    """Errors: ``UsageError`` when the run directory was made with another case, other data or elsewhere."""
     case_file = setup.run_dir / "case.json"
     trained = read_json_object(case_file)
     for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
@@ -195,6 +197,9 @@ def check_same_run(setup: Setup) -> None:
             )
     if trained["fingerprint"].get("megatron-lm") != setup.fingerprint.get("megatron-lm"):
         raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
+    if parted := fingerprint.between_phases(trained["fingerprint"], setup.fingerprint):
+        changed = ", ".join(map(str, parted))
+        raise UsageError(f"{case_file}: phase 1 was trained elsewhere ({changed}): train again here")
 
 
 def fallbacks(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.case import golden_case
+from tasks.case import golden_case, list_cases, load_case
 from tasks.exits import CANNOT_RUN, HANG, PASSED, TRAINING_FAILED, USAGE, TaskError, UsageError, exit_with
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = 3
+RANKS = 8  # of a run that does not say how many it had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ def main(words: list[str] | None = None) -> int:
 
     runs = [read_run(directory, case_name=arguments.case) for directory in directories]
     refuse_unfit_runs(runs)
+    refuse_another_configuration(runs[0], arguments.root)
     card = card_of(runs)
     run = runs[0]
     path = golden.card_path(arguments.root, run.card_name, run.environment, run.platform)
@@ -116,20 +118,23 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
     """
     import numpy as np
 
+    from tasks.restart import processes
     from tasks.tolerances import rule_for
 
     first = runs[0]
     refuse_borrowed_card(first.case_name, first.golden_case)
-    directories = [run.directory.resolve() for run in runs]
-    if min(len(set(directories)), len({(run.run_id, run.started) for run in runs})) != len(runs):
+    directories = {run.directory.resolve() for run in runs}
+    begun = {(run.run_id, run.started) for run in runs}
+    ranks = [tuple(processes(run.record1 or {}).items()) for run in runs]
+    if min(len(directories), len(begun), len(set(ranks)) if all(ranks) else len(runs)) != len(runs):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
     for run in runs:
         if run.rank_plugins:
             raise UsageError(
                 f"{run.directory}: trained with a rank plugin ({run.rank_plugins[0]}); record a run without"
             )
-        _refuse_failed_restart(run)
         _refuse_bad_values(run)
+        _refuse_failed_restart(run)
     for run in runs[1:]:
         for what in ("environment", "platform", "fingerprint", "test_type"):
             if getattr(run, what) != getattr(first, what):
@@ -264,12 +269,30 @@ def summary(
     return "\n".join(lines).rstrip() + "\n"
 
 
+def refuse_another_configuration(run: Run, root: Path) -> None:
+    """A card is of the case as it is now: nobody else would get the values of another one.
+
+    Raises:
+        UsageError: the run was trained with ``--set``, or the case was changed since.
+    """
+    from tasks.restart import processes
+
+    if run.goldens or run.case_name not in list_cases(root):  # a file of Megatron-LM's
+        return
+    ranks = len(processes(run.record1 or {})) or RANKS
+    case = load_case(run.case_name, platform_name=run.platform, root=root, world_size=ranks)
+    same = run.fingerprint.get("case") == case.digest() and (run.subject or run.metrics == case.metrics)
+    if not same:
+        raise UsageError(
+            f"{run.directory}: was trained with another configuration than {case.path} has now: train it"
+            " again (without --set), or change the case first"
+        )
+
+
 def _refuse_failed_restart(run: Run) -> None:
     from tasks.judge import Options, restart_and_resume_rows
 
-    failed = [
-        row for row in restart_and_resume_rows(run, Options()) if not row.passed and row.check != "shown"
-    ]
+    failed = [row for row in restart_and_resume_rows(run, Options()) if not row.passed]
     if failed:
         row = failed[0]
         where = f" at step {row.first_step}" if row.first_step is not None else ""
@@ -283,18 +306,25 @@ def _refuse_bad_values(run: Run) -> None:
     import numpy as np
 
     from tasks.golden import header_fault
+    from tasks.tolerances import rule_for
+    from tasks.verdict import stays_at_0
 
     for name in run.metrics:
         if name not in run.actual1.metrics:
             raise UsageError(f"{run.directory}: the case's metric {name!r} is not among its values")
-    wanted = run.model_args.get("--train-iters")
+    wanted = run.model_args["--train-iters"]
     for name, metric in run.actual1.metrics.items():
         fault = header_fault(metric)
-        if isinstance(wanted, int) and metric.end_step != wanted:
+        if metric.end_step != wanted:
             fault = f"ends at step {metric.end_step}, the case trains {wanted}"
+        rule = rule_for(name)  # also of what is only shown on this platform
         if fault is None and not np.isfinite(metric.values).all():
             step = int(metric.steps[~np.isfinite(metric.values)][0])
             fault = f"step {step} is no finite number"
+        elif fault is None and (
+            (rule.positive and (metric.values <= 0).any()) or (rule.grows and stays_at_0(metric))
+        ):
+            fault = "is 0 where nothing was measured"
         if fault:
             raise UsageError(f"{run.actual1.name}: {name!r}: {fault}")
 

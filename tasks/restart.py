@@ -50,7 +50,8 @@ def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> l
     loaded = loaded_iteration(phase2)
     before = saved_states(phase1).get(loaded, {}) if loaded is not None else {}
     after = mapping(mapping(phase2.get("state")).get(str(loaded)))
-    return _course_rows(phase1, phase2) + [_common_row(part, before, after) for part in COMMON_STATE]
+    absent = bool({*processes(phase1)} - {*before} or {*processes(phase2)} - {*after})
+    return _course_rows(phase1, phase2) + [_common_row(part, before, after, absent) for part in COMMON_STATE]
 
 
 def _course_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
@@ -74,7 +75,7 @@ def state_rows(
     saves = saved.get(loaded, {}) if loaded is not None else {}
     wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not after.get("subject")]
     parts = [*wanted, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(wanted))]
-    return [_state_row(part, saves, loads) for part in parts]
+    return [_state_row(part, saves, loads, processes(after)) for part in parts]
 
 
 def no_restart_row(phase1: Mapping[str, object]) -> Row:
@@ -131,8 +132,17 @@ def _shown(row: Row, saved: str, loaded: str) -> Row:
     return Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
 
 
-def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, object]) -> Row:
-    ranks = sorted({*before, *after}, key=lambda rank: (len(rank), rank))
+def processes(record: Mapping[str, object]) -> Mapping[str, object]:
+    """Process ids by rank, of an attempt or of the last attempt of a phase: the ranks that took part."""
+    attempts = record.get("attempts")
+    last = attempts[-1] if isinstance(attempts, list) and attempts else record
+    return mapping(mapping(last).get("processes"))
+
+
+def _state_row(
+    part: str, before: Mapping[str, object], after: Mapping[str, object], started: Mapping[str, object]
+) -> Row:
+    ranks = sorted({*before, *after, *started}, key=lambda rank: (len(rank), rank))
     pairs = {rank: (_digest(before, rank, part), _digest(after, rank, part)) for rank in ranks}
     absent = [rank for rank, pair in pairs.items() if None in pair]
     parted = [rank for rank, (saved, loaded) in pairs.items() if rank not in absent and saved != loaded]
@@ -147,11 +157,11 @@ def _state_row(part: str, before: Mapping[str, object], after: Mapping[str, obje
     return row
 
 
-def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, object]) -> Row:
-    """One digest on each side, the same on every rank there."""
+def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, object], absent: bool) -> Row:
+    """One digest on each side, the same on every rank there; ``absent``: a rank recorded nothing at all."""
     row = _restored(part, f"{len(before)} to {len(after)} ranks")
     sides = [{_digest(side, rank, part) for rank in side} for side in (before, after)]
-    if None in sides[0] | sides[1] or not all(sides):
+    if absent or None in sides[0] | sides[1] or not all(sides):
         return failed(row, MISSING, "not recorded by every rank on both sides")
     if any(len(side) > 1 for side in sides):
         return failed(row, REGRESSION, "not the same on all ranks")
@@ -178,7 +188,7 @@ def _digest(state: Mapping[str, object], rank: str, part: str) -> str | None:
 def saved_states(record: Mapping[str, object]) -> dict[int, Mapping[str, object]]:
     """The ranks' digests in a phase's record, by iteration."""
     state = mapping(record.get("state"))
-    return {int(key): mapping(ranks) for key, ranks in state.items() if key.isdigit() and mapping(ranks)}
+    return {int(key): mapping(ranks) for key, ranks in state.items() if key.isdecimal() and mapping(ranks)}
 
 
 def first_step(record: Mapping[str, object]) -> int | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks import frozen
+from tasks.case_rules import TEST_TYPES
 from tasks.exits import UsageError
 from tasks.golden import Card, read_card, read_json_object
 from tasks.retries import read_retries
@@ -61,8 +62,8 @@ class Run:
 
     @property
     def deterministic(self) -> bool:
-        """Whether equality may be asked for. A record without flags does not excuse a difference."""
-        return not self.model_args or bool(self.model_args.get("--deterministic-mode"))
+        """Whether equality may be asked for."""
+        return bool(self.model_args.get("--deterministic-mode"))
 
     @property
     def resumes(self) -> bool:
@@ -121,6 +122,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
     model_args = case.get("model_args") if isinstance(case, dict) else None
     restart = case.get("restart") if isinstance(case, dict) else None
     fingerprint = content.get("fingerprint")
+    _refuse_contradictions(content, case_file)
     return Run(
         directory=directory,
         case_name=name,
@@ -132,8 +134,8 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         started=str(content.get("started", "")),
         model_args=model_args if isinstance(model_args, dict) else {},
         fingerprint=fingerprint if isinstance(fingerprint, dict) else {},
-        record1=_optional(directory / "phase1.json", read_json_object),
-        record2=_optional(directory / "phase2.json", read_json_object),
+        record1=_record(directory, 1),
+        record2=_record(directory, 2),
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
         restart=restart if isinstance(restart, dict) else {},
@@ -145,6 +147,40 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         subject=str(content.get("subject") or ""),
         goldens=Path(str(content["goldens"])) if content.get("goldens") else None,
     )
+
+
+def _refuse_contradictions(content: Mapping[str, object], path: Path) -> None:
+    """Errors: ``UsageError`` when the file does not say what was run, or says it twice, and differently."""
+    case, facts = (
+        content[name] if isinstance(content.get(name), dict) else {} for name in ("case", "fingerprint")
+    )
+    args = case.get("model_args")
+    twice = {
+        "environment": facts.get("environment"),
+        "platform": facts.get("platform"),
+        "test_type": case.get("test_type", content.get("test_type")),
+    }
+    problems = [
+        f"{name} is {content.get(name)!r} and {again!r}"
+        for name, again in twice.items()
+        if content.get(name) != again
+    ]
+    if case.get("digest", facts.get("case")) != facts.get("case"):
+        problems.append("its case has not the digest of its fingerprint")
+    if content.get("test_type") not in TEST_TYPES:
+        problems.append(f"test_type must be one of {', '.join(TEST_TYPES)}")
+    if not isinstance(args, dict) or not isinstance(args.get("--train-iters"), int):
+        problems.append("its case has no --train-iters")
+    if problems:
+        raise UsageError(f"{path}: does not tell what was run: {'; '.join(problems)}; run tasks.train again")
+
+
+def _record(directory: Path, number: int) -> Mapping[str, object] | None:
+    path = directory / f"phase{number}.json"
+    record = _optional(path, read_json_object)
+    if record is not None and record.get("phase") != number:
+        raise UsageError(f"{path}: is the record of phase {record.get('phase')!r}; run that phase again")
+    return record
 
 
 def _kills(case: object) -> tuple[Mapping[str, object], ...]:

@@ -70,9 +70,19 @@ class Basis:
 
 
 def strict_row(
-    comparison: str, name: str, golden: Metric | None, actual: Metric | None, *, rule: Rule, basis: Basis
+    comparison: str,
+    name: str,
+    golden: Metric | None,
+    actual: Metric | None,
+    *,
+    rule: Rule,
+    basis: Basis,
+    begins: int | None = None,
 ) -> Row:
-    """Judge one metric. None stands for a metric that a side does not have, which never passes."""
+    """Judge one metric. None stands for a metric that a side does not have, which never passes.
+
+    ``begins``: the first step after the restart, by default the first one of ``golden``.
+    """
     if rule.same_processor and not basis.same_processor:
         rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
     if basis.only_the_model:
@@ -95,7 +105,7 @@ def strict_row(
     if actual.full_precision and not golden.full_precision:
         actual = actual.rounded()
         notes.append("compared at 5 decimals")
-    if rule.first_step_apart:
+    if rule.first_step_apart and begins in (None, golden.steps[0]):
         first = int(golden.steps[0])
         golden, actual = golden.between(first + 1, LAST_STEP), actual.between(first + 1, LAST_STEP)
         notes.append(f"without step {first}: {rule.first_step_apart}")
@@ -103,7 +113,7 @@ def strict_row(
             return dataclasses.replace(row, note=f"no step to compare; {notes[-1]}")
     if rule.median:
         return _median_row(row, golden, actual, rule, notes)
-    gap = _step_gap(golden, actual)
+    gap = _step_gap(golden, actual, sparse=comparison == GOLDEN)
     differences = compare(golden, actual)
     row = dataclasses.replace(row, steps=step_text(differences.steps), **differences.shown())
     if gap and rule.judged:
@@ -132,9 +142,10 @@ def judge_cards(
     metrics: tuple[str, ...] | None = None,
     basis: Basis,
     platform: str | None = None,
+    begins: int | None = None,
 ) -> list[Row]:
     """A row a metric: those asked for first, then all others of the golden card. At least one row, or none
-    passes.
+    passes. ``begins``: as of ``strict_row``.
     """
     names = list(dict.fromkeys([*(metrics or ()), *golden.metrics]))
     return [
@@ -145,6 +156,7 @@ def judge_cards(
             actual.metrics.get(name),
             rule=rule_for(name, platform=platform, comparison=comparison),
             basis=basis,
+            begins=begins,
         )
         for name in names
     ]
@@ -201,9 +213,9 @@ def _absent(golden: Metric | None, actual: Metric | None, comparison: str) -> st
     return ""
 
 
-def _step_gap(golden: Metric, actual: Metric) -> tuple[int, str] | None:
-    """The first step that one side lacks. A sparse card (1, 5, 10, …) does not miss the steps between its
-    own.
+def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[int, str] | None:
+    """The first step that one side lacks. A ``sparse`` card (1, 5, 10, …) does not miss the steps between its
+    own; a run is never sparse.
     """
     if np.array_equal(golden.steps, actual.steps):
         return None
@@ -215,7 +227,7 @@ def _step_gap(golden: Metric, actual: Metric) -> tuple[int, str] | None:
     extra = actual.steps[
         (actual.steps <= golden.steps[0] - interval) | (actual.steps >= golden.steps[-1] + interval)
     ]
-    if not extra.size and interval == 1:
+    if not extra.size and (interval == 1 or not sparse):
         extra = np.setdiff1d(actual.steps, golden.steps, assume_unique=True)
     if extra.size:
         many = f" and {extra.size - 1} more" if extra.size > 1 else ""
@@ -236,7 +248,8 @@ def _judge(row: Row, differences: Differences, rule: Rule) -> tuple[str, str]:
             index = int(unmeasured[0])
             value = f"{metric.shown(index)} at step {metric.steps[index]}"
             return REGRESSION, f"{side} value is {value}: nothing was measured"
-    if rule.grows and (golden.values > 0).any() and _stays_at_0(actual):
+    # Not of a restart: one of a few steps may find in its caches all that it needs.
+    if row.comparison == GOLDEN and rule.grows and not stays_at_0(golden) and stays_at_0(actual):
         return REGRESSION, "actual value stays at 0: nothing was measured"
     if differences.equal.all():
         return EXACT, ""
@@ -248,7 +261,8 @@ def _judge(row: Row, differences: Differences, rule: Rule) -> tuple[str, str]:
     return DRIFT, ""
 
 
-def _stays_at_0(metric: Metric) -> bool:
+def stays_at_0(metric: Metric) -> bool:
+    """Whether a metric that grows has values beyond the warm-up, and none above 0."""
     grown = metric.values[WARM_UP_STEPS:]
     return grown.size > 0 and not (grown > 0).any()
 
@@ -270,7 +284,7 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
     finite = golden.steps[np.isfinite(golden.values)]
     steps = steady_steps(finite)
     if row.comparison == RESUME:
-        steps = finite[WARM_UP_STEPS:]
+        steps = golden.steps[WARM_UP_STEPS:]  # a time of phase 1 that is no number is told, not left out
         if finite.size and steps.size < STEADY_STEPS_NEEDED and rule.judged:
             why_not = f"a median of fewer than {STEADY_STEPS_NEEDED} steps after the warm-up is not steady"
             rule = dataclasses.replace(rule, judged=False, why_not=why_not)

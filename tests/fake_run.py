@@ -87,17 +87,14 @@ def write_run(
 ) -> Path:
     """A run directory, both phases equal unless cards are given."""
     directory.mkdir(parents=True)
+    flags = {"--deterministic-mode": True, "--seed": 1234} if model_args is None else model_args
+    fingerprint = {**fingerprint, "platform": platform}
     content = {
-        "case": {
-            "model_args": {"--deterministic-mode": True, "--seed": 1234}
-            if model_args is None
-            else model_args,
-            "restart": restart,
-        },
+        "case": {"model_args": {"--train-iters": 100, **flags}, "restart": restart},
         "case_name": CASE,
         "test_type": test_type,
         "metrics": metrics,
-        "environment": "lts",
+        "environment": fingerprint["environment"],
         "platform": platform,
         "fingerprint": fingerprint,
         "run_id": directory.name,
@@ -108,11 +105,19 @@ def write_run(
     saved = {str(SAVED): state(), "100": state()}
     write_json(
         directory / "phase1.json",
-        {"phase": 1, "steps": [1, 100], "loaded_iteration": None, "restarts": 0, "state": saved},
+        {
+            "phase": 1,
+            "fingerprint": fingerprint,
+            "steps": [1, 100],
+            "loaded_iteration": None,
+            "restarts": 0,
+            "state": saved,
+        },
     )
     if test_type == "ckpt-resume":
         write_card(directory / "actual_phase2.json", phase2 or card(51, 100))
-        loaded = {"phase": 2, "steps": [51, 100], "loaded_iteration": SAVED, "restarts": 0}
+        loaded = {"phase": 2, "fingerprint": fingerprint, "steps": [51, 100], "loaded_iteration": SAVED}
+        loaded["restarts"] = 0
         write_json(directory / "phase2.json", {**loaded, "state": {str(SAVED): state()}, **(record2 or {})})
     return directory
 

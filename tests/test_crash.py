@@ -10,7 +10,7 @@ import pytest
 from tasks.crash import crash_rows
 from tasks.golden import Card, metric_from, read_json_object, write_card
 from tasks.judge import judge_run
-from tests.fake_run import card, state, write_golden, write_json, write_run
+from tests.fake_run import METRICS, card, state, write_golden, write_json, write_run
 
 WANTED = [{"after_step": 73, "ranks": [2]}]
 PROCESSES = [{str(rank): 100 * attempt + rank for rank in range(8)} for attempt in range(3)]
@@ -27,6 +27,7 @@ def attempt(number: int, first: int, last: int, *, loaded: int | None, **states:
 
 
 RECORD = {
+    "phase": 1,
     "steps": [1, 100],
     "restarts": 1,
     "kills": [{"after_step": 73, "processes": {"2": 2}, "ended": True, "newest_checkpoint": 50}],
@@ -105,7 +106,7 @@ def test_a_later_kill_may_load_what_an_earlier_attempt_saved() -> None:
 def crash_run(directory: Path, *, first: object = None, second: object = None, kills: list = WANTED) -> Path:
     """A run of type crash-resume; ``first`` and ``second`` replace what the attempts logged."""
     run = write_run(directory, test_type="crash-resume")
-    content = {"kills": kills, "model_args": {"--deterministic-mode": True}}
+    content = {"kills": kills, "model_args": {"--deterministic-mode": True, "--train-iters": 100}}
     write_json(run / "case.json", {**read_json_object(run / "case.json"), "case": content})
     write_json(run / "phase1.json", RECORD)
     for number, logged in enumerate((first or card(1, 74), second or card(51, 100))):
@@ -144,24 +145,50 @@ def test_attempts_without_values_are_not_dropped_in_silence(tmp_path: Path) -> N
     assert [(row.metric, row.verdict) for row in failing] == [("steps trained twice", "missing")]
 
 
+def gathers(first: int, last: int, *, without_at: int | None = None, until: int = 100) -> Card:
+    """A card with the count of gathers: 0 at the first step after a restart, none after ``until``."""
+    counts = {step: 0.0 if step == without_at else 2.0 for step in range(first, min(last, until) + 1)}
+    metrics = card(first, last, metrics=["lm loss"]).metrics
+    return Card(metrics={**metrics, "overlap-param-gathers": metric_from(counts, counts.values())})
+
+
 def test_sums_that_died_with_the_attempt_are_compared_as_far_as_they_go(tmp_path: Path) -> None:
+    write_golden(tmp_path, gathers(1, 100))
+    run = crash_run(tmp_path / "run", first=gathers(1, 74, until=70), second=gathers(51, 100))
+    write_card(run / "actual_phase1.json", gathers(1, 100))
+    verdict = judge_run(run, root=tmp_path)
+    steps = {row.metric: (row.steps, row.passed) for row in verdict.rows if row.comparison == "resume"}
+    assert steps == {"lm loss": ("51-74", True), "overlap-param-gathers": ("52-70", True)}
+
+
+def without(metric: str, *steps: int):
+    return lambda name, step, value: None if name == metric and step in steps else value
+
+
+@pytest.mark.parametrize(
+    ("first", "lost"),
+    [
+        (card(1, 74, change=without("lm loss", 60)), "lm loss at step 60"),
+        (card(1, 74, change=without("grad-norm", *range(55, 75))), "grad-norm at step 55"),
+        (card(1, 74, metrics=METRICS[1:]), "lm loss at step 51"),
+        (card(1, 50), "lm loss at step 51"),
+    ],
+)
+def test_what_the_killed_attempt_must_have_logged_and_has_not_is_told(
+    tmp_path: Path, first: Card, lost: str
+) -> None:
     write_golden(tmp_path)
-
-    def lost(name: str, step: int, value: float) -> float | None:
-        return None if name == "grad-norm" and step > 70 else value
-
-    verdict = judge_run(crash_run(tmp_path / "run", first=card(1, 74, change=lost)), root=tmp_path)
-    assert verdict.exit_code == 0, [row for row in verdict.rows if not row.passed]
-    steps = {row.metric: row.steps for row in verdict.rows if row.comparison == "resume"}
-    assert (steps["lm loss"], steps["grad-norm"]) == ("51-74", "51-70")
-
-
-def test_attempts_whose_values_end_before_the_checkpoint_prove_nothing(tmp_path: Path) -> None:
-    write_golden(tmp_path)
-    verdict = judge_run(crash_run(tmp_path / "run", first=card(1, 50)), root=tmp_path)
+    verdict = judge_run(crash_run(tmp_path / "run", first=first), root=tmp_path)
     assert [row.note for row in verdict.rows if not row.passed] == [
-        "attempt 0 has no value of the steps that attempt 1 trained again"
+        f"attempt 0 logged no {lost}, which attempt 1 trained again"
     ]
+
+
+def test_sums_of_more_steps_than_are_added_up_at_once_cannot_have_died(tmp_path: Path) -> None:
+    write_golden(tmp_path, gathers(1, 100))
+    run = crash_run(tmp_path / "run", first=gathers(1, 74, until=60), second=gathers(51, 100))
+    notes = [row.note for row in judge_run(run, root=tmp_path).rows if row.comparison == "resume"]
+    assert notes == ["attempt 0 logged no overlap-param-gathers at step 61, which attempt 1 trained again"]
 
 
 def test_a_run_in_which_nothing_was_killed_fails(tmp_path: Path) -> None:
@@ -177,13 +204,6 @@ def test_the_card_is_that_of_the_case_that_it_names(tmp_path: Path) -> None:
     assert judge_run(run, root=tmp_path).exit_code == 2, "there is no card of its own"
     write_json(run / "case.json", {**read_json_object(run / "case.json"), "golden_case": "original"})
     assert judge_run(run, root=tmp_path).exit_code == 0
-
-
-def gathers(first: int, last: int, *, without_at: int | None = None) -> Card:
-    """A card with the count of gathers, 0 at the first step after a restart."""
-    counts = {step: 0.0 if step == without_at else 2.0 for step in range(first, last + 1)}
-    metrics = card(first, last, metrics=["lm loss"]).metrics
-    return Card(metrics={**metrics, "overlap-param-gathers": metric_from(counts, counts.values())})
 
 
 def test_what_megatrons_first_step_sets_apart_is_left_out_after_the_restart(tmp_path: Path) -> None:

@@ -134,6 +134,33 @@ def test_each_attempt_keeps_what_a_later_one_superseded(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "names", [("1.host.7.0",), ("1.host.7.0.attempt0",), ("1.a.attempt1", "1.b.attempt1")]
+)
+def test_a_step_that_one_attempt_logged_twice_is_told(tmp_path, names):
+    write_events(tmp_path, names[0], *(event("lm loss", step, 1.0) for step in (1, 2, 3)))
+    path = tmp_path / f"events.out.tfevents.{names[-1]}"
+    with path.open("ab") as file:
+        file.write(framed(event("lm loss", 2, 1.0, time=2.0)))
+    with pytest.raises(
+        TrainingFailed, match=rf"{names[-1]}: 'lm loss': step 2 was logged twice in one attempt"
+    ):
+        read_events(tmp_path)
+
+
+def test_what_is_no_metric_may_come_twice(tmp_path):
+    write_events(
+        tmp_path, "1", event("lm loss", 1, 1.0), *(event("lm loss validation", 1, v) for v in (2.0, 3.0))
+    )
+    assert values(tmp_path, "lm loss validation") == {1: 3.0}
+
+
+def test_a_session_that_begins_again_in_the_same_attempt_supersedes(tmp_path):
+    again = [event(start=True, step=2, time=3.0), event("lm loss", 2, 9.0, time=3.0)]
+    write_events(tmp_path, "1.attempt0", *(event("lm loss", step, 1.0) for step in (1, 2)), *again)
+    assert values(tmp_path) == {1: 1.0, 2: 9.0}
+
+
 def test_a_file_without_an_attempt_in_its_name_is_of_the_first(tmp_path):
     write_events(tmp_path, "1.host.7.0", event("lm loss", 1, 5.0))
     assert list(read_attempts(tmp_path)) == [0]

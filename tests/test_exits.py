@@ -20,6 +20,13 @@ def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: p
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_an_error_of_its_own_is_no_mismatch_either(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(lambda: 1 // 0)
+    assert ended.value.code == exits.USAGE
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt

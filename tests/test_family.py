@@ -12,7 +12,7 @@ import pytest
 
 from tasks import family, nodes, platforms
 from tasks.exits import UsageError
-from tasks.family import ENDED, SKIPPED, Outcome, choose, exit_code, table
+from tasks.family import ENDED, NOT_REACHED, RUNNING, SKIPPED, Outcome, choose, exit_code, table
 from tasks.quarantine import Quarantine
 
 TODAY = datetime.date(2026, 11, 24)
@@ -91,6 +91,12 @@ def test_what_was_not_run_is_no_pass() -> None:
         assert exit_code([Outcome(case="x")], TODAY, require=require) == 5
     with pytest.raises(UsageError, match="no case to run"):
         choose([], [])
+
+
+@pytest.mark.parametrize("state", [NOT_REACHED, RUNNING])
+def test_what_did_not_come_to_its_end_is_no_pass_beside_one(state: str) -> None:
+    assert exit_code([ended(0), Outcome(case="x", state=SKIPPED)], TODAY, require=False) == 0
+    assert exit_code([ended(0), Outcome(case="x", state=state)], TODAY, require=False) == 5
 
 
 def test_the_first_failure_that_counts_decides() -> None:

@@ -45,7 +45,8 @@ def root(tmp_path: Path) -> Path:
 def gone_on(tmp_path: Path, root: Path, *, after: object = None, **changes: object) -> Path:
     """A run that went on from the kept checkpoint."""
     run = write_run(tmp_path / "run", test_type=frozen.TYPE, **{"phase1": card(51, 100), **changes})
-    record = {"steps": [51, 100], "loaded_iteration": SAVED, "restarts": 0, "state": {str(SAVED): state()}}
+    record = {"phase": 1, "steps": [51, 100], "loaded_iteration": SAVED, "restarts": 0}
+    record["state"] = {str(SAVED): state()}
     write_json(run / "phase1.json", record | (after or {}))
     frozen.take_along(frozen.folder_of(KEPT, root), run)
     return run

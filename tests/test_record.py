@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.case import REPOSITORY, load_case
 from tasks.exits import TaskError, UsageError
-from tasks.golden import card_path, file_sha256, provenance_path, read_card, read_provenance
+from tasks.golden import card_path, file_sha256, metric_from, provenance_path, read_card, read_provenance
 from tasks.judge import judge_run
 from tasks.lint_cards import faults
 from tasks.record import changes, main
-from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_run
+from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_json, write_run
 
 
 def record(root, *runs, yes=False, reason="because"):
@@ -65,6 +66,60 @@ def test_a_copy_of_a_run_is_no_second_run(tmp_path):
     shutil.copytree(run, tmp_path / "b")
     with pytest.raises(UsageError, match="the same run is given twice"):
         record(tmp_path, run, tmp_path / "b")
+
+
+@pytest.mark.parametrize(("process_id", "written"), [(100, False), (200, True)])
+def test_a_copy_under_another_name_has_the_same_processes(tmp_path, process_id, written):
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    for run, first in zip(runs, (100, process_id), strict=True):
+        path = run / "phase1.json"
+        ranks = {str(rank): first + rank for rank in range(8)}
+        write_json(path, {**json.loads(path.read_text()), "attempts": [{"processes": ranks}]})
+    if written:
+        assert record(tmp_path, *runs) == 0
+    else:
+        with pytest.raises(UsageError, match="the same run is given twice"):
+            record(tmp_path, *runs)
+
+
+@pytest.mark.parametrize("what", ["nothing", "flag", "metrics"])
+def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path, what):
+    shutil.copytree(REPOSITORY / "test_cases" / CASE, tmp_path / "test_cases" / CASE)
+    changed = {"lr": "0.5"} if what == "flag" else {}
+    case = load_case(CASE, platform_name="cpu_x86_64", root=tmp_path, overrides=changed)
+    measured = METRICS[:1] if what == "metrics" else list(case.metrics)
+    logged = card(metrics=METRICS)
+    for name in set(measured) - {*METRICS}:
+        logged.metrics[name] = metric_from(range(1, 101), [1.0] * 100)
+    fingerprint = {**FINGERPRINT, "case": case.digest()}
+    run = write_run(
+        tmp_path / "run",
+        phase1=logged,
+        phase2=logged.between(51, 100),
+        metrics=measured,
+        fingerprint=fingerprint,
+    )
+    if what == "nothing":
+        assert record(tmp_path, run) == 0
+    else:
+        with pytest.raises(UsageError, match=r"another configuration than .* has now: train it again"):
+            record(tmp_path, run)
+        assert not path_in(tmp_path).exists()
+
+
+@pytest.mark.parametrize("name", ["iteration-time", "mem-allocated-bytes", "mem-growth-bytes"])
+def test_what_was_not_measured_becomes_no_card(tmp_path, name):
+    logged = card()
+    logged.metrics[name] = metric_from(range(1, 101), [0.0] * 100)
+    run = write_run(tmp_path / "run", phase1=logged, test_type="regular")
+    with pytest.raises(UsageError, match=f"'{name}': is 0 where nothing was measured"):
+        record(tmp_path, run)
+
+
+def test_a_metric_that_the_restart_lacks_is_refused_though_it_is_only_shown(tmp_path):
+    lacking = card(51, 100, metrics=[name for name in METRICS if name != "iteration-time"])
+    with pytest.raises(UsageError, match="resume: iteration-time: missing"):
+        record(tmp_path, write_run(tmp_path / "run", phase2=lacking))
 
 
 def test_a_run_with_a_rank_plugin_becomes_no_card(tmp_path):

@@ -88,6 +88,20 @@ def test_a_part_that_no_rank_records_on_either_side_fails():
     assert set(rows) == {"state: next batch"}
 
 
+def test_a_rank_that_took_part_and_recorded_nothing_on_either_side_fails():
+    one = {"0": state()["0"]}
+    started = {"attempts": [{"processes": {"0": 7, "1": 8}}]}
+    phase1, phase2 = {**PHASE_1, "state": {"50": one}}, {**PHASE_2, "state": {"50": one}}
+    assert failed(phase1, phase2) == {}
+    rows = failed(phase1, {**phase2, **started})
+    assert set(rows) >= {f"state: {part.replace('_', ' ')}" for part in STATE}
+    assert rows["state: rng"].note == "rank 1: not recorded on both sides"
+    for sides in (({**phase1, **started}, phase2), (phase1, {**phase2, **started})):
+        assert {row.metric for row in layout_rows(*sides) if not row.passed} == {
+            f"state: {part.replace('_', ' ')}" for part in COMMON_STATE
+        }
+
+
 def test_a_part_that_only_the_saving_side_knows_is_compared_too():
     ranks = state()
     ranks["0"]["dataloader"] = "1" * 64

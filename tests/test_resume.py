@@ -150,6 +150,15 @@ def test_another_case_than_the_one_trained_is_refused(run_dir: Path, monkeypatch
         resume.main([short_run.CASE, "--run-dir", str(run_dir), *short_run.SHORT, "--set", "lr=0.02"])
 
 
+def test_a_run_that_was_trained_elsewhere_is_refused(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    content = json.loads((run_dir / "case.json").read_text())
+    content["fingerprint"] |= {"torch": "1.0.0", "commit": "f" * 40, "cpu": "another"}
+    (run_dir / "case.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"trained elsewhere \(torch 1\.0\.0 → \S+\): train again here$"):
+        resume.main([short_run.CASE, "--run-dir", str(run_dir), *short_run.SHORT])
+
+
 def test_nothing_to_restart_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run python -m tasks\.train with it first"):
         resume.main([short_run.CASE, "--run-dir", str(tmp_path)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tasks.exits import UsageError
@@ -21,7 +25,7 @@ def test_a_whole_run(tmp_path):
 def test_phase_2_is_looked_at_wherever_there_is_one(tmp_path):
     run = write_run(tmp_path / "run", test_type="regular")
     assert not read_run(run).resumes
-    write_json(run / "phase2.json", {})
+    write_json(run / "phase2.json", {"phase": 2})
     assert read_run(run).resumes
 
 
@@ -31,11 +35,19 @@ def test_phase_2_is_looked_at_wherever_there_is_one(tmp_path):
         ({"--deterministic-mode": True}, True),
         ({"--deterministic-mode": False}, False),
         ({"--seed": 1}, False),
-        ({}, True),
+        ({}, False),
     ],
 )
 def test_a_run_is_excused_from_equality_only_by_its_flags(tmp_path, model_args, deterministic):
     assert read_run(write_run(tmp_path / "run", model_args=model_args)).deterministic is deterministic
+
+
+def change(run: Path, **changes: object) -> None:
+    write_json(run / "case.json", {**json.loads((run / "case.json").read_text()), **changes})
+
+
+def change_case(run: Path, **changes: object) -> None:
+    change(run, case={**json.loads((run / "case.json").read_text())["case"], **changes})
 
 
 @pytest.mark.parametrize(
@@ -47,6 +59,15 @@ def test_a_run_is_excused_from_equality_only_by_its_flags(tmp_path, model_args, 
         (lambda run: (run / "phase1.json").write_bytes(b"\xff"), "not UTF-8"),
         (lambda run: (run / "actual_phase2.json").write_text("[]"), "actual_phase2.json"),
         (lambda run: write_json(run / "case.json", {"case_name": CASE}), "metrics"),
+        (lambda run: change(run, platform="gpu1_h100"), "platform is 'gpu1_h100' and 'cpu_x86_64'"),
+        (lambda run: change(run, environment="dev"), "environment is 'dev' and 'lts'"),
+        (lambda run: change(run, fingerprint={}), "platform is 'cpu_x86_64' and None"),
+        (lambda run: change(run, test_type="ckpt-resumé"), "test_type must be one of regular, ckpt-resume"),
+        (lambda run: change(run, case=None), "its case has no --train-iters"),
+        (lambda run: change_case(run, test_type="regular"), "test_type is 'ckpt-resume' and 'regular'"),
+        (lambda run: change_case(run, digest="f" * 64), "has not the digest of its fingerprint"),
+        (lambda run: change_case(run, model_args={}), "its case has no --train-iters"),
+        (lambda run: shutil.copy(run / "phase1.json", run / "phase2.json"), "the record of phase 1"),
     ],
 )
 def test_bad_run_directory_is_one_line(tmp_path, break_it, message):

@@ -23,6 +23,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
 from tasks.checkpoints import FALLBACKS
+from tasks.events import SUMS_EVERY
 from tasks.exits import UsageError
 from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.progress import ProgressBoard
@@ -31,8 +32,6 @@ from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.event_pool import EventPool
 from tasks.ranks.warm_up import warm_up
 from tasks.ranks.whole_state import whole_state_digests
-
-SUMS_EVERY = 10  # iterations: how often the ranks add up what they measured
 
 
 def run(

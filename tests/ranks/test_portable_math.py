@@ -13,6 +13,13 @@ import pytest
 from tasks.case import REPOSITORY
 from tests import short_run
 
+# Of the 4096 results in float32, the beginning of a SHA-256: torch 2.13.0 and 2.11.0, on an AMD EPYC.
+EVERYWHERE = {
+    "sqrt": "f51b8a58e9d920a7",
+    "exp": "b2e6731519c9595a",
+    "log": "d0ce6db41c8aa5e6",
+    "tanh": "86ca2cf3dae4fb57",
+}
 PROGRAM = """
 import hashlib, json, sys
 import numpy as np
@@ -68,11 +75,15 @@ def test_the_bits_do_not_depend_on_the_path_of_mkl(portable) -> None:
     assert computed("AUTO")["digests"] == portable["digests"]
 
 
-def test_those_of_torch_itself_do() -> None:
-    # When this fails, torch no longer needs replacing: remove the module.
-    ours, automatic = computed("COMPATIBLE", portable=False), computed("AUTO", portable=False)
-    assert [name for name in ours["digests"] if ours["digests"][name] == automatic["digests"][name]] == []
-    assert ours["wrong square roots"] > 0
+def test_the_bits_in_which_ranks_compute_are_those_of_every_processor(portable) -> None:
+    found = {name.split()[0]: d[:16] for name, d in portable["digests"].items() if name.endswith("float32")}
+    assert found == EVERYWHERE
+
+
+def test_torchs_own_square_roots_are_not_ieees() -> None:
+    # When this fails, torch no longer needs replacing: remove the module. On an Intel Xeon all of torch's own
+    # results also change with the path; on an AMD EPYC MKL takes the same one whatever it is told.
+    assert computed("COMPATIBLE", portable=False)["wrong square roots"] > 0
 
 
 def test_square_roots_are_ieees_and_the_others_within_one_unit_in_the_last_place(portable) -> None:
