@@ -12,7 +12,7 @@ import pytest
 
 from tasks import diff, judge
 from tasks.exits import UsageError
-from tasks.golden import write_card
+from tasks.golden import Card, metric_from, write_card
 from tests.fake_run import CASE, card, value, write_golden, write_run
 
 ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
@@ -166,3 +166,15 @@ def test_colour_only_on_a_terminal_without_no_color(monkeypatch, terminal, envir
         monkeypatch.setenv(name, text)
     monkeypatch.setattr(sys, "stdout", type("Out", (), {"isatty": lambda self: terminal})())
     assert diff.colour_wanted() is wanted
+
+
+@pytest.mark.parametrize(("steps", "code"), [("60-100", 1), ("61-100", 0), ("51-59", 0)])
+def test_steps_that_begin_after_the_restart_are_all_compared(root, steps, code):
+    def counted(first: int, *, not_at: int | None = None) -> Card:
+        counts = {step: 0.0 if step == not_at else 8.0 for step in range(first, 101)}
+        return Card(metrics={"overlap-grad-buckets": metric_from(counts, counts.values())})
+
+    write_golden(root, counted(1))
+    cards = {"phase1": counted(1), "phase2": counted(51, not_at=60)}
+    run = write_run(root / "run", metrics=["overlap-grad-buckets"], **cards)
+    assert diff.main([CASE, "--run-dir", str(run), "--steps", steps]) == code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.fingerprint import basis, changes, configuration_rows
+from tasks.fingerprint import basis, changes, configuration_rows, phases_row
 from tests.fake_run import FINGERPRINT
 
 
@@ -73,3 +73,17 @@ def test_a_commit_with_changes_is_told_from_the_commit():
     commit = "5c88fced" * 5
     (change,) = changes({"commit": commit}, {"commit": f"{commit}-dirty"})
     assert str(change) == "commit 5c88fced5c88… → 5c88fced5c88…-dirty"
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({"commit": "d" * 40, "cpu": "another", "case": "e" * 64}, "exact"),
+        ({"torch": "2.0.0"}, "regression"),
+        ({"corpus": "e" * 64}, "regression"),
+        (None, "missing"),
+    ],
+)
+def test_phases_of_a_run_have_their_surroundings_in_common(facts, verdict):
+    row = phases_row(FINGERPRINT, facts and {**FINGERPRINT, **facts})
+    assert (row.verdict, row.passed) == (verdict, verdict == "exact")

@@ -214,6 +214,19 @@ def test_overlap_counts_of_the_first_step_after_a_restart_are_left_out_and_it_is
     assert not restarted([16.0], [16.0]).passed
 
 
+def test_where_later_steps_are_asked_for_the_first_of_them_is_not_left_out():
+    golden, actual = (metric_from(range(60, 101), [first] + [8.0] * 40) for first in (8.0, 0.0))
+    for begins, passed in ((51, False), (60, True), (None, True)):
+        (row,) = judge_cards(
+            "resume",
+            Card(metrics={"overlap-grad-buckets": golden}),
+            Card(metrics={"overlap-grad-buckets": actual}),
+            basis=EXACT,
+            begins=begins,
+        )
+        assert (row.first_step, row.passed) == (None if passed else 60, passed)
+
+
 def test_memory_may_grow_as_in_the_golden_run_and_a_few_mib_more():
     mib = 2.0**20
     golden = [(1.0 + 0.1 * step) * mib for step in range(12)]
