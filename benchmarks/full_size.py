@@ -72,6 +72,8 @@ class Bench:
                 _stop(process)
         self.seconds[name] = time.monotonic() - begin
         self._note(f"{name:24} exit {process.returncode:3} {self.seconds[name]:7.1f} s")
+        if process.returncode:
+            self._note("".join((self.work_dir / f"{name}.txt").read_text().splitlines()[-1:]))
         return self.judge(process.returncode)
 
     def judge(self, code: int) -> bool:

@@ -101,12 +101,12 @@ def candidates(facts: Facts) -> list[tuple[str, Platform | None, tuple[str, ...]
         platform = platforms.gpu_platform(facts.gpus)
         found.append((platform.name, platform, gpu_lacks(facts, platform)))
     used = len(found[-1][1].gpus) if facts.gpus else 0
-    wanted = {1: "gpu1_*", 4: "gpu4_*", 8: "dgx_*"}
-    for count, name in wanted.items():
+    there = len(facts.gpus)
+    for count, name in {1: "gpu1_*", 2: "gpu2_*", 4: "gpu4_*", 8: "dgx_*"}.items():
         if count != used:
-            found.append(
-                (name, None, (f"{count} NVIDIA GPU{'s' if count > 1 else ''} (there are {len(facts.gpus)})",))
-            )
+            more = f"{count} NVIDIA GPU{'s' if count > 1 else ''} (there are {there})"
+            fewer = f"CUDA_VISIBLE_DEVICES with {count} of the {there} GPUs"
+            found.append((name, None, (fewer if count < there else more,)))
     return found
 
 

@@ -20,8 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import golden, platforms
-from tasks.exits import CANNOT_RUN, MISMATCH, PASSED, TRAINING_FAILED, TaskError, UsageError, exit_with
+from tasks import golden, platforms, preparation
+from tasks.case import load_case
+from tasks.exits import (
+    CANNOT_RUN,
+    MISMATCH,
+    PASSED,
+    TRAINING_FAILED,
+    CannotRun,
+    TaskError,
+    UsageError,
+    exit_with,
+)
 from tasks.tolerances import GOLDEN, RESTART, RESUME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,8 +53,20 @@ class Fault:
     def description(self) -> str:
         if self.plugin is None:
             return "no fault: nothing may be found"
-        text = ast.get_docstring(ast.parse(self.plugin.read_text())) or self.name
-        return text.splitlines()[0]
+        return (ast.get_docstring(self._program()) or self.name).splitlines()[0]
+
+    def obstacle(self, device: str, replicas: int) -> str | None:
+        """Why it would break nothing here, by what its plugin says in ``NEEDS``; None: it does."""
+        assigned = [node for node in self._program().body if isinstance(node, ast.Assign)]
+        needs = [node.value.value for node in assigned if ast.unparse(node.targets[0]) == "NEEDS"]
+        if "replicas" in needs and replicas == 1:
+            return "there is one data-parallel replica"
+        if "cpu" in needs and device != "cpu":
+            return "it is one of CPUs"
+        return None
+
+    def _program(self) -> ast.Module:
+        return ast.parse(self.plugin.read_text() if self.plugin else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +118,22 @@ def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
             control = Fault(name="control_resume" if resumes else "control", plugin=None, resumes=resumes)
             chosen += [control, *kind]
     return chosen
+
+
+def fitting(faults: Sequence[Fault], device: str, replicas: int) -> list[Fault]:
+    """Those that break something on this platform; of the others it is said why not.
+
+    Errors: ``CannotRun`` when none is left, controls not counted.
+    """
+    kept = []
+    for fault in faults:
+        if reason := fault.obstacle(device, replicas):
+            print(f"{fault.name}: left out, since {reason}", flush=True)
+        else:
+            kept.append(fault)
+    if not any(fault.plugin for fault in kept):
+        raise CannotRun("none of these faults would break anything on this machine: choose others")
+    return kept
 
 
 class Runner:
@@ -240,14 +278,16 @@ def main(words: list[str] | None = None) -> int:
     faults = chosen_faults(options.names, known_faults())
     if not faults:
         raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")
+    platform = platforms.detect()
+    case = load_case(options.case, platform_name=platform.name, world_size=platform.world_size)
+    replicas = preparation.data_parallel_size(case, platform)
+    faults = fitting(faults, platform.device, replicas)
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
     if work_dir.exists() and any(work_dir.iterdir()):
         raise UsageError(f"{work_dir} is not empty: choose another --work-dir, or remove it")
     runner = Runner(options.case, work_dir.resolve(), options.reference)
     results = []
-    print(
-        f"{len(faults)} trials of {options.case} on {platforms.detect().name}; runs: {work_dir}", flush=True
-    )
+    print(f"{len(faults)} trials of {options.case} on {platform.name}; runs: {work_dir}", flush=True)
     for fault in faults:
         results.append(result := tried_out(runner, fault))
         mark = "ok   " if result.as_wanted else "WRONG"

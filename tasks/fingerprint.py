@@ -129,6 +129,18 @@ def phases_row(first: Mapping[str, object], second: object) -> Row:
     )
 
 
+def provenance_row() -> Row:
+    """The row that fails where a card of ours has lost its side file."""
+    return Row(
+        comparison=GOLDEN,
+        metric="provenance",
+        check=CHECK_EQUAL,
+        verdict=MISSING,
+        passed=False,
+        note="the card's .provenance.json is gone: check it out again, or record a new card",
+    )
+
+
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:
     """A failing row for each digest (case, corpus) of the card that is not the run's."""
     if not golden or not actual:

@@ -87,7 +87,8 @@ def check(platform: Platform, args: argparse.Namespace) -> Need:
         if wanted > there:
             raise CannotRun(
                 f"GPU {gpu.index} ({gpu.name}): {platform.ranks_per_gpu} ranks need about {wanted} MiB,"
-                f" {there} of {gpu.memory_mib} MiB are free: end what else uses it (see nvidia-smi), train"
-                " a smaller model (--set micro-batch-size=1), or stay on the CPU (CRASH_TEST_DEVICE=cpu)"
+                f" {there} of {gpu.memory_mib} MiB are free: end what else uses it (see nvidia-smi), use"
+                " others (CUDA_VISIBLE_DEVICES lists them), train a smaller model (--set micro-batch-size=1),"
+                " or stay on the CPU (CRASH_TEST_DEVICE=cpu)"
             )
     return need

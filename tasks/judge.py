@@ -123,6 +123,8 @@ def judge_run(
         full_precision=_any_full(card),
     )
     rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
+    if not recorded and golden_file is None and options.policy == STRICT and not generic and _any_full(card):
+        rows.append(fingerprint.provenance_row())
     (compared, apart), (actual, _) = (crash.without_first_steps(run, side) for side in (card, run.actual1))
     rows += _compared(
         GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options

@@ -5,6 +5,7 @@ Facts come from files and from ``nvidia-smi``; CUDA is never initialised here, s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -107,13 +108,25 @@ def detect() -> Platform:
     wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"{DEVICE_VARIABLE}={wanted}: must be cpu, cuda or not set")
-    gpus: tuple[Gpu, ...] = ()
+    there: tuple[Gpu, ...] = ()
     problem = None
     if wanted != "cpu":
-        gpus = visible(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        there = query_gpus()
         problem = _ask_driver()[1]
-    processor = read_processor()
-    return choose(gpus, wanted=wanted, environment_name=environment(), processor=processor, problem=problem)
+    platform = choose(
+        visible(there, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        wanted=wanted,
+        environment_name=environment(),
+        processor=read_processor(),
+        problem=problem,
+    )
+    return platform if platform.gpus in ((), there) else _shows_only_its_own(platform)
+
+
+def _shows_only_its_own(platform: Platform) -> Platform:
+    """Ranks see the GPUs that were chosen and sized. By UUID: an MPS daemon numbers anew what it sees."""
+    shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in platform.gpus)}
+    return dataclasses.replace(platform, env_vars=platform.env_vars | shown)
 
 
 @functools.cache
@@ -146,7 +159,7 @@ def gpu_obstacle(gpus: tuple[Gpu, ...], environment_name: str) -> str | None:
     """Why these GPUs cannot run the full-size case, or None."""
     used = usable(gpus)
     gpu = used[0]
-    if gpu.partitioned:
+    if any(each.partitioned for each in used):
         return f"{gpu.name} is partitioned (MIG), where ranks cannot reach each other through NCCL"
     if gpu.compute_capability < OLDEST_COMPUTE_CAPABILITY:
         return f"{gpu.name} has compute capability {gpu.compute_capability}, bf16 needs 8.0"
@@ -201,14 +214,16 @@ def usable(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def visible(gpus: tuple[Gpu, ...], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
-    """What CUDA would show: the listed indices or beginnings of UUIDs, up to the first unknown one."""
+    """What CUDA would show: the listed indices or beginnings of UUIDs, up to the first unknown or repeated
+    one.
+    """
     if cuda_visible_devices is None:
         return gpus
     shown = []
     for entry in cuda_visible_devices.split(","):
         entry = entry.strip()
         match = [gpu for gpu in gpus if entry and (entry == str(gpu.index) or gpu.uuid.startswith(entry))]
-        if not match:
+        if not match or match[0] in shown:
             break
         shown.append(match[0])
     return tuple(shown)

@@ -194,6 +194,11 @@ def understood(
         return None
 
 
+def data_parallel_size(case: Case, platform: platforms.Platform) -> int:
+    """How many replicas of the model our training program makes of the case on this platform."""
+    return parse_arguments(case.flags(), world_size=platform.world_size).data_parallel_size
+
+
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:
     """The dataset to train on: the user's, the case's own text, or the one its flags name.
 

@@ -51,11 +51,20 @@ def host(text: str, **changes: object) -> Facts:
     return dataclasses.replace(GPU_HOST, gpus=parse_gpus(text), **changes)
 
 
+def test_more_gpus_than_a_platform_takes_can_be_chosen_from() -> None:
+    found = lacks(host(ONE_H100 + ONE_H100.replace("0, GPU-0", "1, GPU-1", 1)))
+    assert found["gpu1_*"] == "CUDA_VISIBLE_DEVICES with 1 of the 2 GPUs"
+    assert found["gpu4_*"] == "4 NVIDIA GPUs (there are 2)"
+    assert "gpu2_h100" in found
+    assert "gpu2_*" not in found
+
+
 def test_a_laptop_runs_its_cpu_and_names_what_the_rest_lacks() -> None:
     assert lacks(LAPTOP_CPU) == {
         "cpu_x86_64": "",
         "cpu_aarch64": "a processor of type aarch64",
         "gpu1_*": "1 NVIDIA GPU (there are 0)",
+        "gpu2_*": "2 NVIDIA GPUs (there are 0)",
         "gpu4_*": "4 NVIDIA GPUs (there are 0)",
         "dgx_*": "8 NVIDIA GPUs (there are 0)",
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import faults
-from tasks.exits import MISMATCH, PASSED, TaskError, UsageError
+from tasks.exits import MISMATCH, PASSED, CannotRun, TaskError, UsageError
 
 IN_CI = {
     "clip_norm_of_one_stage": "golden: grad-norm",
@@ -38,6 +38,27 @@ def test_a_control_comes_before_each_kind() -> None:
 def test_an_unknown_fault_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no such fault: memory_leek; known: .*memory_leak"):
         faults.chosen_faults(["memory_leek"], faults.known_faults())
+
+
+def test_what_would_break_nothing_here_is_left_out_and_said(capsys: pytest.CaptureFixture) -> None:
+    known = faults.known_faults()
+    assert faults.fitting(known, "cpu", 2) == known
+    left = {fault.name for fault in known} - {fault.name for fault in faults.fitting(known, "cuda", 1)}
+    assert left == {
+        "attention_mask_off_by_one",
+        "gradients_summed",
+        "reduction_skipped_for_one_bucket",
+        "slow_backward",
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert "gradients_summed: left out, since there is one data-parallel replica" in said
+    assert len(said) == len(left)
+
+
+def test_nothing_but_controls_left_is_no_pass() -> None:
+    chosen = faults.chosen_faults(["slow_backward"], faults.known_faults())
+    with pytest.raises(CannotRun, match="none of these faults would break anything on this machine"):
+        faults.fitting(chosen, "cuda", 2)
 
 
 def test_no_fault_is_known_to_the_harness() -> None:

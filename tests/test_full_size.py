@@ -133,7 +133,7 @@ def test_a_program_that_does_not_end_is_stopped_and_told(
     bench = benchmark.Bench(tmp_path)
     assert bench.call("quick", "-c", "print('said')")
     assert not bench.call("slow", "-c", "import time; time.sleep(60)", limit_s=1.0)
-    assert not bench.call("wrong", "-c", "raise SystemExit(5)")
+    assert not bench.call("wrong", "-c", "print('no GPU'); raise SystemExit(5)")
     assert bench.exit_code == -15
     assert (tmp_path / "quick.txt").read_text() == "said\n"
     times = (tmp_path / benchmark.TIMES).read_text()
@@ -141,5 +141,7 @@ def test_a_program_that_does_not_end_is_stopped_and_told(
     assert [line.split()[:3] for line in times.splitlines()] == [
         ["quick", "exit", "0"],
         ["slow", "exit", "-15"],
+        [],
         ["wrong", "exit", "5"],
+        ["no", "GPU"],
     ]

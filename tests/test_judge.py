@@ -135,12 +135,6 @@ def test_steps_restrict_what_is_compared_and_the_report_says_so(tmp_path):
     assert "steps 1-20 only" in as_text(verdict)
 
 
-def test_a_time_of_phase_1_that_is_no_number_is_not_left_out(tmp_path):
-    lost = card(change=lambda name, step, v: float("nan") if (name, step) == ("iteration-time", 60) else v)
-    row = row_of(judged(tmp_path, phase1=lost), "resume", "iteration-time")
-    assert row.steps == "median 56-100"
-
-
 def test_phase_2_must_have_run_where_phase_1_did(tmp_path):
     record2 = {"fingerprint": {**FINGERPRINT, "torch": "2.0.0"}}
     verdict = judged(tmp_path, record2=record2)
@@ -228,6 +222,8 @@ def test_card_of_another_configuration_fails_though_all_values_are_equal(tmp_pat
 def test_deleting_the_provenance_does_not_loosen_a_card_at_full_precision(tmp_path):
     verdict = judged(tmp_path, golden=card(change=one_ulp("lm loss", 9, at=True)), golden_fingerprint=None)
     assert row_of(verdict, "golden", "lm loss").verdict == "regression"
+    assert "check it out again" in row_of(verdict, "golden", "provenance").note
+    assert judged(tmp_path / "equal", golden_fingerprint=None).exit_code == 1
 
 
 def test_run_without_deterministic_mode_is_held_to_the_approximate_check(tmp_path):

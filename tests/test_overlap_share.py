@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import overlap_share as benchmark
-from tasks.exits import TrainingFailed
+from tasks.exits import CannotRun, TrainingFailed
 from tasks.golden import Card, metric_from
 
 STEPS = range(1, 11)
@@ -44,6 +44,12 @@ def test_the_losses_of_all_must_be_the_same(
     assert "| gradients only | 0.2000 " in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(benchmark, "train", lambda _, kind, __: card(loss=5.0 + 1e-9 * (kind == "none")))
     assert benchmark.run(words) == 1
+
+
+def test_one_replica_has_nothing_to_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark.preparation, "data_parallel_size", lambda case, platform: 1)
+    with pytest.raises(CannotRun, match="one replica, which communicates with no other"):
+        benchmark.run(["--work-dir", str(tmp_path)])
 
 
 def test_a_training_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

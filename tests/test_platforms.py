@@ -172,11 +172,19 @@ def test_memory_shared_with_the_machine_is_read_from_the_machine() -> None:
         ("2,0", [2, 0]),
         ("1,-1,2", [1]),
         ("GPU-5f9", [5]),
+        ("0,0", [0]),
+        ("2,GPU-2f9,3", [2]),
         ("MIG-abc", []),
     ],
 )
 def test_visible_devices_are_those_of_cuda(value: str | None, indices: list[int]) -> None:
     assert [gpu.index for gpu in platforms.visible(parse_gpus(DGX_A100), value)] == indices
+
+
+def test_one_partitioned_gpu_among_the_used_is_told() -> None:
+    text = DGX_H100.replace("Disabled", "Enabled", 4).replace("Enabled", "Disabled", 3)  # the fourth
+    assert "is partitioned (MIG)" in platforms.gpu_obstacle(parse_gpus(text), "dev")
+    assert platforms.gpu_obstacle(parse_gpus(DGX_H100), "dev") is None
 
 
 # ---- processors ----
@@ -214,8 +222,15 @@ def test_detect_asks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv(platforms.DEVICE_VARIABLE, raising=False)
     assert platforms.detect().name == "dgx_a100"
+    assert "CUDA_VISIBLE_DEVICES" not in platforms.detect().env_vars
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert platforms.detect().name == "gpu1_a100"
+    assert platforms.detect().env_vars["CUDA_VISIBLE_DEVICES"] == "GPU-1f9a2c31-7c51"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")  # two of them are used: ranks must not see the third
+    uuids = platforms.detect().env_vars["CUDA_VISIBLE_DEVICES"]
+    assert (platforms.detect().name, uuids) == ("gpu2_a100", "GPU-5f9a2c31-7c51,GPU-6f9a2c31-7c51")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuids)  # as a phase finds it that comes after
+    assert platforms.detect().env_vars["CUDA_VISIBLE_DEVICES"] == uuids
     monkeypatch.setenv(platforms.DEVICE_VARIABLE, "cpu")
     assert platforms.detect().name == "cpu_x86_64"
     monkeypatch.setenv(platforms.DEVICE_VARIABLE, "tpu")

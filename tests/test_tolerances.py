@@ -21,7 +21,9 @@ def test_tolerances_of_the_table():
         assert rule_for(name, platform="cpu_aarch64").deterministic
     assert not rule_for("iteration-time", platform="cpu_x86_64").judged
     assert rule_for("iteration-time", platform="gpu1_h100").judged
-    assert rule_for("iteration-time", platform="gpu1_h100").relative == 1.0
+    for shared in ("gpu1_h100", "gpu2_h100"):
+        assert rule_for("iteration-time", platform=shared).relative == 1.0
+    assert rule_for("iteration-time", platform="gpu4_h100").relative == 0.05
     assert rule_for("iteration-time", platform="dgx_h100").relative == 0.05
     assert rule_for("overlap-grad-buckets").deterministic
     assert not rule_for("overlap-hidden-time").judged

@@ -214,6 +214,12 @@ def test_overlap_counts_of_the_first_step_after_a_restart_are_left_out_and_it_is
     assert not restarted([16.0], [16.0]).passed
 
 
+def test_a_time_of_phase_1_that_is_no_number_is_not_left_out():
+    golden, actual = [1.0] * 9 + [float("nan")] + [1.0] * 10, [1.0] * 20
+    slow = row(golden, actual, name="relative-step-time", platform="cpu_x86_64", comparison="resume")
+    assert (slow.steps, slow.verdict) == ("median 6-20", "regression")
+
+
 def test_where_later_steps_are_asked_for_the_first_of_them_is_not_left_out():
     golden, actual = (metric_from(range(60, 101), [first] + [8.0] * 40) for first in (8.0, 0.0))
     for begins, passed in ((51, False), (60, True), (None, True)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import inspect
 import shutil
@@ -39,6 +40,7 @@ from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
 
 RANDOM_STATES = "rng_state"
+_PR_SET_PTRACER = 0x59616D61
 
 
 @contextlib.contextmanager
@@ -71,6 +73,16 @@ def start_worker(args: argparse.Namespace) -> None:
     if start is not None and args.save and args.use_persistent_ckpt_worker:
         start(args.rank, mp_mode="fork")
         filesystem_async.get_write_results_queue(mp_mode="fork")
+        _give_access(PersistentAsyncCaller._persistent_process.pid)
+
+
+def _give_access(worker: int) -> None:
+    """Let the worker, a child, take this rank's file descriptors (pidfd_getfd).
+
+    So it gets at device memory in expandable segments. Where the kernel has Yama, as Ubuntu's, a child may
+    not, unless its parent names it; elsewhere there is nothing to name.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(worker), 0, 0, 0)
 
 
 def _refuse_dead_worker() -> None:

@@ -105,6 +105,8 @@ class Overlap:
         Hidden is the time from the beginning of a communication to the wait for it, exposed the time in the
         wait: on the compute stream of a GPU, on the processor of a CPU. All of a synchronous one is exposed.
         """
+        if self._at_once:  # parameters gathered for the next step, after the host's last wait for this one
+            self._at_once[-1][1].synchronize()
         at_once = [begun.elapsed_time(done) / 1000.0 for begun, done in self._at_once]
         values = {
             GRAD_BUCKETS: self._early,

@@ -2,6 +2,8 @@
 
 from megatron.core.distributed import DistributedDataParallel
 
+NEEDS = "replicas"  # one replica has nothing to add up
+
 initialise = DistributedDataParallel.__init__
 
 

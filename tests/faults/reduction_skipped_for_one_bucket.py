@@ -3,6 +3,8 @@
 from megatron.core import parallel_state
 from megatron.core.distributed import param_and_grad_buffer as buffers
 
+NEEDS = "replicas"  # one replica has nothing to reduce
+
 reduce_scatter = buffers.dist_reduce_scatter_func
 skipped = []
 
