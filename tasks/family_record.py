@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tasks import family
-from tasks.exits import PASSED, CannotRun, UsageError
+from tasks import family, platforms
+from tasks.exits import PASSED, CannotRun, TaskError, UsageError
 from tasks.family import ENDED, INTERRUPTED, RUNNING, SKIPPED, Outcome
 
 FILE = "regress.json"
@@ -37,16 +37,34 @@ def read(path: Path) -> list[dict]:
         )
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return [{**row, "case": str(row["case"]), "verdict": str(row["verdict"])} for row in rows]
+        rows = [{**row, "case": str(row["case"]), "verdict": str(row["verdict"])} for row in rows]
+        if not all(type(row["exit_code"]) in (int, type(None)) for row in rows):
+            raise TypeError
+        return rows
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: is no record of a regress: remove it and run nox -s regress") from None
 
 
+def surroundings() -> dict[str, str]:
+    """What a case that passed has passed with: the commit, and the kind of machine."""
+    try:
+        platform = platforms.detect().name
+    except TaskError:  # nothing can run here: each case says why
+        platform = "none"
+    return {
+        "commit": platforms.git_commit(),
+        "environment": platforms.environment(),
+        "platform": platform,
+    }
+
+
 def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """The cases that the options ask for; none when ``--rerun-failed`` finds that all passed.
+    """The cases that the options ask for; none when ``--rerun-failed`` finds that all passed. What passed on
+    another kind of machine is run again; what passed with another commit only together with what failed.
 
     Raises:
-        UsageError: a name that is no case, no record, or one of a case that is gone.
+        UsageError: a name that is no case, no record, or one of a case that is gone; nothing failed, but with
+            another commit.
         CannotRun: nothing failed, but something was skipped: that is no pass.
     """
     if not options.rerun_failed:
@@ -55,11 +73,22 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
     rows = {row["case"]: row for row in read(path)}
     if not rows:
         raise UsageError(f"{path}: is of a regress that ran no case: run nox -s regress")
-    not_passed = [case for case, row in rows.items() if row.get("exit_code") != PASSED]
+    here = surroundings()
+    not_passed = [
+        case
+        for case, row in rows.items()
+        if row["exit_code"] != PASSED
+        or any(row.get(name) != here[name] for name in ("environment", "platform"))
+    ]
     if gone := [case for case in not_passed if case not in cases]:
         raise UsageError(f"{path}: {gone[0]} did not pass, and is no case any more: run nox -s regress")
     if not_passed and all(rows[case]["verdict"] == SKIPPED for case in not_passed):
         raise CannotRun(f"nothing failed in {path}, but this was skipped: {', '.join(not_passed)}")
+    others = sorted({str(row.get("commit")) for row in rows.values()} - {here["commit"]})
+    if others and not not_passed:
+        raise UsageError(
+            f"nothing failed in {path}, but it is of another commit ({others[0][:12]}): run nox -s regress"
+        )
     return [case for case in cases if case in not_passed]
 
 
@@ -81,6 +110,7 @@ class Record:
         self._outcomes = {outcome.case: outcome for outcome in outcomes}
         self._earlier = [row for row in earlier if row["case"] not in self._outcomes]
         self._began = _now()
+        self._surroundings = surroundings()
         self._write()
 
     @property
@@ -123,6 +153,7 @@ class Record:
             "first_difference": outcome.first_difference() or None,
             "reason": outcome.reason or None,
             "quarantine": held.as_json(self._today) if held else None,
+            **self._surroundings,
         }
 
 

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tasks import family_record
+from tasks import family_record, platforms
 from tasks.exits import CannotRun, UsageError
 from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
 from tasks.family_record import Record, read, select
 from tasks.quarantine import Quarantine
 
 TODAY = datetime.date(2026, 11, 24)
+unpatched = family_record.surroundings
+HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64"}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Where it runs; a test may change it."""
+    found = dict(HERE)
+    monkeypatch.setattr(family_record, "surroundings", lambda: dict(found))
+    return found
 
 
 def again(folder: Path) -> argparse.Namespace:
@@ -44,6 +54,7 @@ def test_it_is_written_as_cases_end(tmp_path: Path) -> None:
         "first_difference": None,
         "reason": None,
         "quarantine": {"owner": "me", "reason": "sums", "until": "2026-11-24", "ended": False},
+        **HERE,
     }
     assert json.loads((tmp_path / "regress.json").read_text())["ended"] is None
     record.close()
@@ -74,6 +85,32 @@ def test_only_when_all_passed_there_is_nothing_to_run(tmp_path: Path) -> None:
     assert select(["a", "b"], again(tmp_path)) == []
 
 
+def test_what_passed_on_another_kind_of_machine_is_run_again(tmp_path: Path, here: dict) -> None:
+    recorded(tmp_path, "a", "b").note("a", state=ENDED, exit_code=0)
+    assert select(["a", "b"], again(tmp_path)) == ["b"]
+    for name in ("environment", "platform"):
+        here |= {**HERE, name: "another"}
+        assert select(["a", "b"], again(tmp_path)) == ["a", "b"]
+
+
+def test_nothing_to_run_is_no_pass_of_another_commit(tmp_path: Path, here: dict) -> None:
+    record = recorded(tmp_path, "a", "b")
+    record.note("a", state=ENDED, exit_code=0)
+    here["commit"] = "d" * 40
+    assert select(["a", "b"], again(tmp_path)) == ["b"]
+    record.note("b", state=ENDED, exit_code=0)
+    with pytest.raises(
+        UsageError, match=r"nothing failed in .*, but it is of another commit \(cccccccccccc\): run"
+    ):
+        select(["a", "b"], again(tmp_path))
+
+
+def test_surroundings_are_those_of_this_checkout_and_machine() -> None:
+    found = unpatched()
+    assert found["commit"] == platforms.git_commit()
+    assert found["platform"] == platforms.detect().name
+
+
 def test_rows_of_cases_that_are_not_run_again_are_kept(tmp_path: Path) -> None:
     first = recorded(tmp_path, "a", "b")
     first.note("a", state=ENDED, exit_code=0, seconds=3.0)
@@ -94,7 +131,17 @@ def test_a_case_that_is_gone_is_told(tmp_path: Path) -> None:
         select(["b"], again(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cases": [1]}', '{"cases": [{"case": "a"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"cases": [1]}',
+        '{"cases": [{"case": "a"}]}',
+        '{"cases": [{"case": "a", "verdict": "passed", "exit_code": false}]}',
+    ],
+)
 def test_what_is_no_record_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "regress.json").write_text(text)
     with pytest.raises(UsageError, match="is no record of a regress"):
