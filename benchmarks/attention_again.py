@@ -1,10 +1,11 @@
 """Computes the same attention again and again in processes that share a GPU, and counts results that part.
 
-``python benchmarks/attention_again.py [--processes 8] [--seconds 35] [--calm]``: every process computes one
-layer's attention of the main case (Transformer Engine's, with dropout from the same seed) and a matrix
-product beside it, and compares their bits with the first time. Meanwhile it asks for memory, gives it back
-and copies to the GPU; ``--calm`` leaves that out. What parted is printed; exits 1 then. ``CUDNN_HOME`` and
-``CRASH_TEST_MPS`` are heeded as in a run. Without a GPU it is torch's attention, on the CPU.
+``python benchmarks/attention_again.py [--processes 8] [--seconds 35] [--calm] [--allocator CONF]``: every
+process computes one layer's attention of the main case (Transformer Engine's, with dropout from the same seed)
+and a matrix product beside it, and compares their bits with the first time. Meanwhile it asks for memory,
+gives it back and copies to the GPU; ``--calm`` leaves that out. ``--allocator`` takes the place of the case's
+PYTORCH_CUDA_ALLOC_CONF. What parted is printed; exits 1 then. ``CUDNN_HOME`` and ``CRASH_TEST_MPS`` are heeded
+as in a run. Without a GPU it is torch's attention, on the CPU.
 """
 
 from __future__ import annotations
@@ -161,9 +162,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=35.0)
     parser.add_argument("--sequence", type=int, default=1024, help="tokens of a sample")
     parser.add_argument("--calm", action="store_true", help="no memory is asked for, nothing copied")
+    parser.add_argument("--allocator", metavar="CONF", help="PYTORCH_CUDA_ALLOC_CONF (default: the case's)")
     options = parser.parse_args(argv)
     platform = platforms.detect()
     os.environ |= platform.variables(load_case(CASE, platform_name=platform.name))
+    if options.allocator is not None:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = options.allocator
     on_gpu = platform.device == "cuda"
     with mps.daemon(wanted=on_gpu and options.processes > 1) as daemon:
         if on_gpu:
@@ -178,6 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     if not repetitions:
         raise UsageError("nothing was computed: give --processes and --seconds more than 0")
     computed_by = f"cuDNN {cudnn.version()}" if on_gpu else "torch on the CPU"
+    if options.allocator is not None:
+        computed_by += f", {os.environ['PYTORCH_CUDA_ALLOC_CONF']}"
     print(f"{repetitions} repetitions in {options.processes} processes, {computed_by}: {parted} parted")
     return int(parted > 0)
 

@@ -75,6 +75,12 @@ def test_on_a_cpu_nothing_parts() -> None:
     assert rest == "repetitions in 2 processes, torch on the CPU: 0 parted\n"
 
 
+def test_another_allocator_is_used_and_told() -> None:
+    done = on_a_cpu("--processes", "1", "--seconds", "0.5", "--allocator", "expandable_segments:False")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("in 1 processes, torch on the CPU, expandable_segments:False: 0 parted\n")
+
+
 def test_nothing_computed_is_not_nothing_parted() -> None:
     done = on_a_cpu("--processes", "0")
     assert (done.returncode, done.stdout) == (2, "")
