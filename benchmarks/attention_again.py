@@ -1,11 +1,11 @@
 """Computes the same attention again and again in processes that share a GPU, and counts results that part.
 
 ``python benchmarks/attention_again.py [--processes 8] [--seconds 35] [--calm] [--allocator CONF]``: every
-process computes one layer's attention of the main case (Transformer Engine's, with dropout from the same seed)
-and a matrix product beside it, and compares their bits with the first time. Meanwhile it asks for memory,
-gives it back and copies to the GPU; ``--calm`` leaves that out. ``--allocator`` takes the place of the case's
-PYTORCH_CUDA_ALLOC_CONF. What parted is printed; exits 1 then. ``CUDNN_HOME`` and ``CRASH_TEST_MPS`` are heeded
-as in a run. Without a GPU it is torch's attention, on the CPU.
+process computes one layer's attention of the main case (Transformer Engine's, with dropout from the same
+seed) and a matrix product beside it, and compares their bits with the first time. Meanwhile it asks for
+memory, gives it back and copies to the GPU; ``--calm`` leaves that out. ``--allocator`` takes the place of
+the case's PYTORCH_CUDA_ALLOC_CONF. What parted is printed; exits 1 then. ``CUDNN_HOME`` and
+``CRASH_TEST_MPS`` are heeded as in a run. Without a GPU it is torch's attention, on the CPU.
 """
 
 from __future__ import annotations
