@@ -82,6 +82,11 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
     return first, last
 
 
+def same_file(first: Path, second: Path) -> bool:
+    """Whether both are there, and one."""
+    return first.exists() and second.exists() and first.samefile(second)
+
+
 def colour_wanted() -> bool:
     """Colour only on a terminal, and not where NO_COLOR is set (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -92,6 +97,10 @@ def _refuse_half_a_pair(arguments: argparse.Namespace) -> None:
         raise UsageError("--run-dir and --actual: give one of them; a run brings its own actual values")
     if not arguments.run_dir and not (arguments.golden and arguments.actual):
         raise UsageError("nothing to compare: give CASE --run-dir DIR, or --golden A.json --actual B.json")
+    if not arguments.run_dir and arguments.case:
+        raise UsageError(f"{arguments.case}: two cards are compared as they are; give CASE with --run-dir")
+    if not arguments.run_dir and same_file(arguments.golden, arguments.actual):
+        raise UsageError(f"{arguments.golden}: given twice; a card equals itself, that shows nothing")
     if arguments.check != "both" and arguments.policy != "megatron":
         raise UsageError(
             f"--check {arguments.check}: only with --policy megatron; strict chooses by fingerprint"

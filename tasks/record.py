@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
     card = card_of(runs)
     run = runs[0]
     path = golden.card_path(arguments.root, run.card_name, run.environment, run.platform)
-    old = golden.read_card(path) if path.exists() else None
+    old = _old_card(path)
     print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
     if old is not None and not arguments.yes:
         runs_again = " ".join(f"--from-run {run.directory}" for run in runs)
@@ -74,6 +74,15 @@ def main(words: list[str] | None = None) -> int:
     golden.write_provenance(path, provenance_of(runs, reason))
     print(f"written: {path}")
     return PASSED
+
+
+def _old_card(path: Path) -> Card | None:
+    from tasks import golden
+
+    try:
+        return golden.read_card(path) if path.exists() else None
+    except UsageError as error:
+        raise UsageError(f"{error}; check the card out again, or remove it and record again") from error
 
 
 def make_runs(case: str, count: int = RUNS) -> list[Path]:

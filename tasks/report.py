@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.exits import PASSED, exit_with
+from tasks.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
     from tasks.judge import Verdict
@@ -74,9 +74,17 @@ def write_reports(verdict: Verdict, directory: Path) -> None:
 def forget_reports(directory: Path) -> None:
     """Take away what an earlier comparison of a run wrote: where the next one finds bad input, it would still
     stand.
+
+    Errors: ``UsageError`` where that cannot be done.
     """
     for name in REPORTS if (directory / "case.json").is_file() else ():
-        (directory / name).unlink(missing_ok=True)
+        path = directory / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{path}: cannot be removed ({error.strerror}): judge a copy of the run"
+            ) from None
 
 
 def as_text(verdict: Verdict, *, colour: bool = False) -> str:

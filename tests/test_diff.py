@@ -65,6 +65,13 @@ def test_a_run_that_cannot_be_judged_any_more_keeps_no_report(root, capsys):
     assert (root / "report.md").read_text() == "of somebody else"
 
 
+def test_a_report_of_before_that_cannot_be_removed_is_told(root):
+    run = write_run(root / "run")
+    (run / "report.json").mkdir()
+    with pytest.raises(UsageError, match=r"report\.json: cannot be removed \(.*\): judge a copy of the run"):
+        diff.main([CASE, "--run-dir", str(run)])
+
+
 def test_failing_run_names_metric_and_step_in_every_report(root, capsys):
     changed = card(
         change=lambda name, step, number: number + 1e-3 if (name, step) == ("lm loss", 37) else number
@@ -121,6 +128,8 @@ def test_two_cards_in_every_format(tmp_path, capsys, form, start):
         (["--golden", "a", "--actual", "b", "--steps", "9-3"], "--steps 9-3"),
         (["--golden", "a", "--actual", "b", "--steps", "x"], "--steps x"),
         (["--golden", "a", "--actual", "b", "--check", "exact"], "only with --policy megatron"),
+        ([CASE, "--golden", "a", "--actual", "b"], "give CASE with --run-dir"),
+        (["--golden", __file__, "--actual", __file__], "given twice; a card equals itself"),
     ],
 )
 def test_bad_usage_says_what_to_write(words, message):
@@ -130,7 +139,7 @@ def test_bad_usage_says_what_to_write(words, message):
 
 def test_bad_card_is_one_line_on_stderr_and_exit_code_2(tmp_path):
     (tmp_path / "a.json").write_text('{"lm loss"')
-    outcome = command("--golden", tmp_path / "a.json", "--actual", tmp_path / "a.json")
+    outcome = command("--golden", tmp_path / "a.json", "--actual", tmp_path / "b.json")
     assert outcome.returncode == 2
     assert outcome.stderr.startswith(f"error: {tmp_path / 'a.json'}: line 1, column 11")
     assert outcome.stderr.count("\n") == 1

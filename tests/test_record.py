@@ -259,6 +259,14 @@ def test_old_to_new_differences():
     assert gone.mean is None
 
 
+def test_a_card_that_cannot_be_read_is_not_written_over(tmp_path):
+    write_golden(tmp_path)
+    path_in(tmp_path).write_text("{")
+    with pytest.raises(UsageError, match="check the card out again, or remove it and record again"):
+        record(tmp_path, write_run(tmp_path / "run"), yes=True)
+    assert path_in(tmp_path).read_text() == "{"
+
+
 def test_stale_siblings_are_named(tmp_path, capsys):
     write_golden(tmp_path, platform="dgx_a100", fingerprint={**FINGERPRINT, "commit": "d" * 40})
     write_golden(tmp_path, platform="dgx_h100", fingerprint=None)
