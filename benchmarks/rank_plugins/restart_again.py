@@ -46,6 +46,7 @@ class Restarts:
         self.ended = False
         self.passes = 0  # of this step, begun up to now
         self.reference: dict[str, int] = {}
+        self.write: Any = None
         self.step, self.optimizer_step = trainer.step, trainer.optimizer.step
         self.forward_step = schedules.forward_step
         trainer.step, trainer.optimizer.step = self.restart_and_step, self.optimizer_step_and_note
@@ -74,7 +75,13 @@ class Restarts:
             note(f"step {step}: parameters of chunk {index}", [buffer.param_data for buffer in chunk.buffers])
         return answer
 
+    def write_the_last(self, *args: Any) -> None:
+        if self.made >= RESTARTS:
+            self.write(*args)
+
     def restart_and_step(self) -> None:
+        if self.write is None:  # each step is logged once, that of the last restart
+            self.write, self.trainer.scalars.write = self.trainer.scalars.write, self.write_the_last
         if self.trainer.iteration == self.loaded + STEPS and not self.ended:
             self.compare()
             if self.made <= RESTARTS:
@@ -100,7 +107,7 @@ class Restarts:
 
     def restart(self) -> None:
         trainer = self.trainer
-        trainer.sums.take()  # else the steps would be recorded more than once
+        trainer.sums.take()
         trainer._disable_gather_hooks(param_sync=True)
         trainer.config.param_sync_func = None
         torch.cuda.empty_cache()  # a new process, too, asks for all its memory

@@ -12,11 +12,14 @@ from tasks.case import REPOSITORY
 
 # megatron-core 0.19's names, which 0.16 has not
 PROGRAM = """
-import argparse, json, sys
+import argparse, ctypes, json, sys, types
 from tasks.ranks import cuda_on_cpu
 cuda_on_cpu.install()
 from tasks.ranks import checkpoint
 calls = []
+libc = types.SimpleNamespace(prctl=lambda option, process, *rest: calls.append([hex(option), process.value]))
+checkpoint.ctypes = types.SimpleNamespace(CDLL=lambda name: libc, c_ulong=ctypes.c_ulong)
+checkpoint.PersistentAsyncCaller._persistent_process = types.SimpleNamespace(pid=4321)
 if sys.argv[2] == "able":
     checkpoint.AsyncCallsQueue.warmup_persistent_caller = lambda rank, mp_mode: calls.append([rank, mp_mode])
 elif hasattr(checkpoint.AsyncCallsQueue, "warmup_persistent_caller"):
@@ -37,8 +40,9 @@ def started(core: str = "able", **values: object) -> list[list[object]]:
     return json.loads(outcome.stdout.splitlines()[-1])
 
 
-def test_worker_and_its_results_are_forked() -> None:
-    assert started() == [[3, "fork"], ["results", "fork"]]
+def test_worker_and_its_results_are_forked_and_it_may_take_file_descriptors_of_its_rank() -> None:
+    may_trace = "0x59616d61"  # PR_SET_PTRACER of linux/prctl.h
+    assert started() == [[3, "fork"], ["results", "fork"], [may_trace, 4321]]
 
 
 @pytest.mark.parametrize("values", [{"save": None}, {"use_persistent_ckpt_worker": False}])
