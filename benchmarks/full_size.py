@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import same_steps  # noqa: E402
-from tasks import platforms  # noqa: E402
+from tasks import case_steps, platforms  # noqa: E402
 from tasks.exits import MISMATCH, PASSED, UsageError, exit_with  # noqa: E402
 from tasks.golden import read_json_object  # noqa: E402
 from tasks.tolerances import WARM_UP_STEPS  # noqa: E402
@@ -74,7 +74,7 @@ class Bench:
         self._note(f"{name:24} exit {process.returncode:3} {self.seconds[name]:7.1f} s")
         if process.returncode:
             self._note("".join((self.work_dir / f"{name}.txt").read_text().splitlines()[-1:]))
-        return self.judge(process.returncode)
+        return self.judge(case_steps.code_of(name, process.returncode))
 
     def judge(self, code: int) -> bool:
         """Remember the first code that is not 0."""

@@ -25,11 +25,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import platforms  # noqa: E402
+from tasks.events import SUMS_EVERY  # noqa: E402
 from tasks.exits import TrainingFailed, exit_with  # noqa: E402
 from tasks.golden import read_card  # noqa: E402
 
 CASE, RANKS, WARM_UP_STEPS = "gpt3_pp4_resume", 8, 10
-SUMS_EVERY = 10  # steps: weights are compared and sums written after them, which the next one feels
 PLUGINS = REPOSITORY / "benchmarks" / "rank_plugins"
 CLOCK, PROCESSOR = "clock", "processor, all ranks"
 EVIDENCE = "overlap-grad-buckets"  # above 0 where the evidence was gathered
@@ -48,6 +48,7 @@ class Training:
         judged = {
             step: seconds
             for step, seconds in self.seconds[measure].items()
+            # Sums are written after these, and weights compared, which the next one feels.
             if step > WARM_UP_STEPS and step % SUMS_EVERY not in (0, 1)
         }
         with_it = [seconds for step, seconds in judged.items() if step in self.with_evidence]

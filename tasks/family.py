@@ -133,7 +133,8 @@ class Outcome:
 
 def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: bool) -> int:
     """Of the session: that of the first case, in the table's order, with a failure that counts. What was not
-    run is no pass: one case at least must have been, and with ``require`` every one.
+    run is no pass: one case at least must have been, and with ``require`` every one; what was begun, or not
+    reached, must have come to its end.
     """
     codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
     states = [outcome.state for outcome in outcomes]

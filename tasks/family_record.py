@@ -9,7 +9,8 @@ import argparse
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks import family, platforms
@@ -18,6 +19,14 @@ from tasks.family import ENDED, INTERRUPTED, RUNNING, SKIPPED, Outcome
 
 FILE = "regress.json"
 RUNS = Path("runs")
+CHANGES = (
+    "set",
+    "rank_plugin",
+    "data_path",
+    "megatron_lm",
+    "trainer",
+    "baseline",
+)  # what is run, and compared
 
 
 def path_for(options: argparse.Namespace) -> Path:
@@ -45,8 +54,8 @@ def read(path: Path) -> list[dict]:
         raise UsageError(f"{path}: is no record of a regress: remove it and run nox -s regress") from None
 
 
-def surroundings() -> dict[str, str]:
-    """What a case that passed has passed with: the commit, and the kind of machine."""
+def surroundings(options: argparse.Namespace) -> dict[str, object]:
+    """What a case that passed has passed with: the commit, the kind of machine, and what options change."""
     try:
         platform = platforms.detect().name
     except TaskError:  # nothing can run here: each case says why
@@ -55,16 +64,17 @@ def surroundings() -> dict[str, str]:
         "commit": platforms.git_commit(),
         "environment": platforms.environment(),
         "platform": platform,
+        "changes": sorted(f"{name}={vars(options)[name]}" for name in CHANGES if vars(options).get(name)),
     }
 
 
 def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
     """The cases that the options ask for; none when ``--rerun-failed`` finds that all passed. What passed on
-    another kind of machine is run again; what passed with another commit only together with what failed.
+    another kind of machine, or with other options, is run again.
 
     Raises:
-        UsageError: a name that is no case, no record, or one of a case that is gone; nothing failed, but with
-            another commit.
+        UsageError: a name that is no case, no record, or one of a case that is gone; nothing to run, and the
+            record is of another commit, or of changes that are in none.
         CannotRun: nothing failed, but something was skipped: that is no pass.
     """
     if not options.rerun_failed:
@@ -73,28 +83,26 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
     rows = {row["case"]: row for row in read(path)}
     if not rows:
         raise UsageError(f"{path}: is of a regress that ran no case: run nox -s regress")
-    here = surroundings()
+    here = surroundings(options)
     not_passed = [
         case
         for case, row in rows.items()
         if row["exit_code"] != PASSED
-        or any(row.get(name) != here[name] for name in ("environment", "platform"))
+        or any(row.get(name) != here[name] for name in ("environment", "platform", "changes"))
     ]
     if gone := [case for case in not_passed if case not in cases]:
-        raise UsageError(f"{path}: {gone[0]} did not pass, and is no case any more: run nox -s regress")
+        raise UsageError(f"{path}: {gone[0]} is to be run again, and is no case any more: run nox -s regress")
     if not_passed and all(rows[case]["verdict"] == SKIPPED for case in not_passed):
         raise CannotRun(f"nothing failed in {path}, but this was skipped: {', '.join(not_passed)}")
-    others = sorted({str(row.get("commit")) for row in rows.values()} - {here["commit"]})
-    if others and not not_passed:
-        raise UsageError(
-            f"nothing failed in {path}, but it is of another commit ({others[0][:12]}): run nox -s regress"
-        )
+    commits = {str(row.get("commit")) for row in rows.values()}
+    if not not_passed and (commits != {here["commit"]} or not re.fullmatch(r"[0-9a-f]{40}", here["commit"])):
+        raise UsageError(f"nothing failed in {path}, but it is not of this very commit: run nox -s regress")
     return [case for case in cases if case in not_passed]
 
 
 class Record:
     """The outcomes of one regress, and its file. ``earlier``: rows that it keeps, of cases that it does not
-    run again. ``path``: None where another machine writes it.
+    run again. ``path``: None where another machine writes it. ``passed_with``: its ``surroundings``.
     """
 
     def __init__(
@@ -104,13 +112,14 @@ class Record:
         *,
         earlier: Iterable[dict] = (),
         today: datetime.date,
+        passed_with: Mapping[str, object],
     ) -> None:
         self._path = path
         self._today = today
         self._outcomes = {outcome.case: outcome for outcome in outcomes}
         self._earlier = [row for row in earlier if row["case"] not in self._outcomes]
         self._began = _now()
-        self._surroundings = surroundings()
+        self._passed_with = passed_with
         self._write()
 
     @property
@@ -153,7 +162,7 @@ class Record:
             "first_difference": outcome.first_difference() or None,
             "reason": outcome.reason or None,
             "quarantine": held.as_json(self._today) if held else None,
-            **self._surroundings,
+            **self._passed_with,
         }
 
 

@@ -118,7 +118,7 @@ def phases_row(first: Mapping[str, object], second: object) -> Row:
     """Whether phase 2 ran where phase 1 did. ``second``: its fingerprint, from its record."""
     known = isinstance(second, Mapping) and bool(second)
     parted = between_phases(first, second) if known else []
-    note = ", ".join(map(str, parted)) if known else "not recorded"
+    note = ", ".join(map(str, parted)) if known else "not recorded; run tasks.resume again"
     return Row(
         comparison=RESTART,
         metric="surroundings",

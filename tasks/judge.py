@@ -106,8 +106,7 @@ def judge_run(
         provenance = golden.read_provenance(card.path) or {}
         recorded, _ = _origin(card.path)
     except UsageError as error:
-        asked_for = golden_file or run.goldens
-        if run.subject and not asked_for and isinstance(error, golden.NoGoldenCard) and resume_rows:
+        if run.subject and isinstance(error, golden.NoGoldenCard) and resume_rows:
             note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
             sentences = triage.explain(restart_rows + resume_rows, golden=None, run=run, changes=[])
             return Verdict(rows=resume_rows + restart_rows, notes=[note], sentences=sentences, **common)
@@ -122,6 +121,7 @@ def judge_run(
         generic=generic,
         full_precision=_any_full(card),
     )
+    basis = dataclasses.replace(basis, restarted=run.crashes)
     rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
     if not recorded and golden_file is None and options.policy == STRICT and not generic and _any_full(card):
         rows.append(fingerprint.provenance_row())

@@ -55,8 +55,8 @@ class Setup:
             shared = -(-restart.ranks // gpus) if platform.ranks_per_gpu else 0
             platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
         case = self.case.restarted()
-        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
-        if platform.device == "cuda":
+        arguments = understood(case, platform, self.subject)
+        if platform.device == "cuda" and arguments is not None:
             gpu_memory.check(platform, arguments)
         return dataclasses.replace(self, case=case, platform=platform)
 
@@ -134,6 +134,11 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
     case = read_case(options, platform, tested)
     if among.several and case.kills:
         raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
+    if not tested.own and case.kills:
+        raise UsageError(
+            f"{case.name} kills ranks, and Megatron-LM's own program does not come back from that here: its"
+            " restarted ranks find the addresses of those before; run it with our training program"
+        )
     arguments = understood(case, platform, tested)
     if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)

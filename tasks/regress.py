@@ -36,7 +36,8 @@ def main(words: list[str] | None = None) -> int:
     outcomes = [Outcome(case=case, quarantine=quarantine.read(menu.file_of(case), today)) for case in chosen]
     path = family_record.path_for(options) if options.nodes.first else None
     earlier = family_record.read(path) if options.rerun_failed else ()
-    record = Record(path, outcomes, earlier=earlier, today=today)
+    here = family_record.surroundings(options)
+    record = Record(path, outcomes, earlier=earlier, today=today, passed_with=here)
     try:
         _run(chosen, options, record, today)
     finally:

@@ -50,7 +50,7 @@ def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> l
     loaded = loaded_iteration(phase2)
     before = saved_states(phase1).get(loaded, {}) if loaded is not None else {}
     after = mapping(mapping(phase2.get("state")).get(str(loaded)))
-    absent = bool({*processes(phase1)} - {*before} or {*processes(phase2)} - {*after})
+    absent = bool({*processes_of(phase1)} - {*before} or {*processes_of(phase2)} - {*after})
     return _course_rows(phase1, phase2) + [_common_row(part, before, after, absent) for part in COMMON_STATE]
 
 
@@ -75,7 +75,7 @@ def state_rows(
     saves = saved.get(loaded, {}) if loaded is not None else {}
     wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not after.get("subject")]
     parts = [*wanted, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(wanted))]
-    return [_state_row(part, saves, loads, processes(after)) for part in parts]
+    return [_state_row(part, saves, loads, processes_of(after)) for part in parts]
 
 
 def no_restart_row(phase1: Mapping[str, object]) -> Row:
@@ -132,7 +132,7 @@ def _shown(row: Row, saved: str, loaded: str) -> Row:
     return Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
 
 
-def processes(record: Mapping[str, object]) -> Mapping[str, object]:
+def processes_of(record: Mapping[str, object]) -> Mapping[str, object]:
     """Process ids by rank, of an attempt or of the last attempt of a phase: the ranks that took part."""
     attempts = record.get("attempts")
     last = attempts[-1] if isinstance(attempts, list) and attempts else record

@@ -18,7 +18,8 @@ class Rule:
         absolute: tolerance of the approximate check in the metric's own unit, on top of ``relative``.
         one_sided: only more (slower, bigger) fails; less by more than the tolerance is an improvement.
         positive: a value of 0 or less is no improvement: nothing was measured.
-        grows: nor is one that stays at 0 beyond the warm-up while the golden card's does not.
+        grows: nor is one that stays at 0 beyond the warm-up while the golden one does not.
+        improves: less by more than the tolerance is an improvement, not a drift.
         median: one median over the steady steps is compared, not every step.
         judged: False shows the numbers and passes.
         why_not: why it is not judged.
@@ -32,6 +33,7 @@ class Rule:
     one_sided: bool = False
     positive: bool = False
     grows: bool = False
+    improves: bool = True
     median: bool = False
     judged: bool = True
     why_not: str = ""

@@ -60,13 +60,15 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Basis:
     """Why deterministic metrics are held to the exact check, or only to the approximate one; whether both
-    sides ran on the same kind of processor; why only values of model and schedule are judged, if so.
+    sides ran on the same kind of processor; why only values of model and schedule are judged, if so; whether
+    the actual side was restarted on its way.
     """
 
     check: str
     reason: str
     same_processor: bool = True
     only_the_model: str = ""
+    restarted: bool = False
 
 
 def strict_row(
@@ -85,6 +87,9 @@ def strict_row(
     """
     if rule.same_processor and not basis.same_processor:
         rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
+    if comparison == RESUME or basis.restarted:
+        # It measures growth anew, in a few steps there may be none, and to need less improves nothing.
+        rule = dataclasses.replace(rule, grows=False, improves=False)
     if basis.only_the_model:
         rule = _only_the_model(name, rule, basis.only_the_model)
     check = _check(rule, basis)
@@ -248,15 +253,14 @@ def _judge(row: Row, differences: Differences, rule: Rule) -> tuple[str, str]:
             index = int(unmeasured[0])
             value = f"{metric.shown(index)} at step {metric.steps[index]}"
             return REGRESSION, f"{side} value is {value}: nothing was measured"
-    # Not of a restart: one of a few steps may find in its caches all that it needs.
-    if row.comparison == GOLDEN and rule.grows and not stays_at_0(golden) and stays_at_0(actual):
+    if rule.grows and not stays_at_0(golden) and stays_at_0(actual):
         return REGRESSION, "actual value stays at 0: nothing was measured"
     if differences.equal.all():
         return EXACT, ""
     if row.check == CHECK_EXACT or _beyond(differences, rule).any():
         return REGRESSION, ""
     less = rule.one_sided and (golden.values - actual.values > _allowed(differences, rule)).any()
-    if less and row.comparison == GOLDEN:  # a restart that needs less than what it continues improves nothing
+    if less and rule.improves:
         return IMPROVEMENT, "less than the golden card: record a new card to keep it"
     return DRIFT, ""
 

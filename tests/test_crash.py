@@ -137,6 +137,21 @@ def test_a_step_that_the_attempts_trained_differently_fails(tmp_path: Path, whic
     assert failing == {("resume", "lm loss", step)}
 
 
+def test_growth_that_begins_again_with_the_restart_is_no_alarm_and_no_improvement(tmp_path: Path) -> None:
+    def grown(bytes_a_step: float) -> Card:
+        values = card()
+        values.metrics["mem-growth-bytes"] = metric_from(
+            range(1, 101), [max(0, step - 5) * bytes_a_step for step in range(1, 101)]
+        )
+        return values
+
+    write_golden(tmp_path, grown(2.0**20))
+    run = crash_run(tmp_path / "run")
+    write_card(run / "actual_phase1.json", grown(0.0))
+    (row,) = [row for row in judge_run(run, root=tmp_path).rows if row.metric == "mem-growth-bytes"]
+    assert (row.comparison, row.verdict, row.note) == ("golden", "drift", "")
+
+
 def test_attempts_without_values_are_not_dropped_in_silence(tmp_path: Path) -> None:
     write_golden(tmp_path)
     run = crash_run(tmp_path / "run")
@@ -170,6 +185,7 @@ def without(metric: str, *steps: int):
     [
         (card(1, 74, change=without("lm loss", 60)), "lm loss at step 60"),
         (card(1, 74, change=without("grad-norm", *range(55, 75))), "grad-norm at step 55"),
+        (card(1, 74, change=without("num-zeros", 73)), "num-zeros at step 73"),
         (card(1, 74, metrics=METRICS[1:]), "lm loss at step 51"),
         (card(1, 50), "lm loss at step 51"),
     ],

@@ -5,11 +5,15 @@ file.
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tasks.events import _masked_crc, read_attempts, read_log_times
+from tasks.case import REPOSITORY
+from tasks.case_rules import METRICS
+from tasks.events import SUMMED, _masked_crc, read_attempts, read_log_times
 from tasks.exits import TrainingFailed, UsageError
 from tasks.golden import read_events
 
@@ -182,3 +186,16 @@ def test_a_scalar_that_was_never_logged_has_no_times(tmp_path):
     write_events(tmp_path, "a", event("lm loss", 1, 2.0))
     with pytest.raises(TrainingFailed, match="without num-zeros"):
         read_log_times(tmp_path, "num-zeros")
+
+
+def test_what_ranks_add_up_is_what_may_die_with_one():
+    program = (
+        "from tasks.ranks import overlap, resources\n"
+        "names = [vars(m)[n] for m in (overlap, resources) for n in vars(m) if n.isupper()]\n"
+        "print(*[name for name in names if isinstance(name, str)], sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    summed = {*done.stdout.splitlines(), "params-norm"} & {*METRICS}
+    assert len(summed) == 9
+    assert {name for name in METRICS if name.startswith(SUMMED)} == summed

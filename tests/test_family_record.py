@@ -17,14 +17,14 @@ from tasks.quarantine import Quarantine
 
 TODAY = datetime.date(2026, 11, 24)
 unpatched = family_record.surroundings
-HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64"}
+HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64", "changes": []}
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> dict:
     """Where it runs; a test may change it."""
     found = dict(HERE)
-    monkeypatch.setattr(family_record, "surroundings", lambda: dict(found))
+    monkeypatch.setattr(family_record, "surroundings", lambda options: dict(found))
     return found
 
 
@@ -33,7 +33,8 @@ def again(folder: Path) -> argparse.Namespace:
 
 
 def recorded(folder: Path, *cases: str) -> Record:
-    return Record(folder / "regress.json", [Outcome(case=case) for case in cases], today=TODAY)
+    outcomes = [Outcome(case=case) for case in cases]
+    return Record(folder / "regress.json", outcomes, today=TODAY, passed_with=HERE)
 
 
 def test_it_is_written_as_cases_end(tmp_path: Path) -> None:
@@ -88,34 +89,47 @@ def test_only_when_all_passed_there_is_nothing_to_run(tmp_path: Path) -> None:
 def test_what_passed_on_another_kind_of_machine_is_run_again(tmp_path: Path, here: dict) -> None:
     recorded(tmp_path, "a", "b").note("a", state=ENDED, exit_code=0)
     assert select(["a", "b"], again(tmp_path)) == ["b"]
-    for name in ("environment", "platform"):
+    for name in ("environment", "platform", "changes"):
         here |= {**HERE, name: "another"}
         assert select(["a", "b"], again(tmp_path)) == ["a", "b"]
 
 
-def test_nothing_to_run_is_no_pass_of_another_commit(tmp_path: Path, here: dict) -> None:
+@pytest.mark.parametrize("commit", ["d" * 40, "c" * 40 + "-dirty", "unknown"])
+def test_nothing_to_run_is_no_pass_of_another_commit(tmp_path: Path, here: dict, commit: str) -> None:
     record = recorded(tmp_path, "a", "b")
     record.note("a", state=ENDED, exit_code=0)
-    here["commit"] = "d" * 40
+    here["commit"] = commit
     assert select(["a", "b"], again(tmp_path)) == ["b"]
     record.note("b", state=ENDED, exit_code=0)
-    with pytest.raises(
-        UsageError, match=r"nothing failed in .*, but it is of another commit \(cccccccccccc\): run"
-    ):
+    with pytest.raises(UsageError, match=r"nothing failed in .*, but it is not of this very commit: run nox"):
         select(["a", "b"], again(tmp_path))
 
 
-def test_surroundings_are_those_of_this_checkout_and_machine() -> None:
-    found = unpatched()
-    assert found["commit"] == platforms.git_commit()
-    assert found["platform"] == platforms.detect().name
+def test_two_states_without_a_commit_are_never_the_same(tmp_path: Path, here: dict) -> None:
+    here["commit"] = "c" * 40 + "-dirty"
+    record = Record(tmp_path / "regress.json", [Outcome(case="a")], today=TODAY, passed_with=here)
+    record.note("a", state=ENDED, exit_code=0)
+    with pytest.raises(UsageError, match="not of this very commit"):
+        select(["a"], again(tmp_path))
+
+
+def test_surroundings_are_those_of_this_checkout_machine_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = argparse.Namespace(set=["lr=0.5"], trainer="megatron", baseline=None)
+    assert unpatched(options) == {
+        "commit": platforms.git_commit(),
+        "environment": platforms.environment(),
+        "platform": platforms.detect().name,
+        "changes": ["set=['lr=0.5']", "trainer=megatron"],
+    }
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "tpu")
+    assert unpatched(options)["platform"] == "none", "each case says why it cannot run"
 
 
 def test_rows_of_cases_that_are_not_run_again_are_kept(tmp_path: Path) -> None:
     first = recorded(tmp_path, "a", "b")
     first.note("a", state=ENDED, exit_code=0, seconds=3.0)
     path = tmp_path / "regress.json"
-    Record(path, [Outcome(case="b")], earlier=read(path), today=TODAY)
+    Record(path, [Outcome(case="b")], earlier=read(path), today=TODAY, passed_with=HERE)
     assert [(row["case"], row["seconds"]) for row in read(path)] == [("a", 3.0), ("b", None)]
 
 
@@ -127,7 +141,7 @@ def test_a_record_without_cases_is_no_pass(tmp_path: Path) -> None:
 
 def test_a_case_that_is_gone_is_told(tmp_path: Path) -> None:
     recorded(tmp_path, "a")
-    with pytest.raises(UsageError, match="a did not pass, and is no case any more"):
+    with pytest.raises(UsageError, match="a is to be run again, and is no case any more"):
         select(["b"], again(tmp_path))
 
 
@@ -149,7 +163,7 @@ def test_what_is_no_record_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_another_machine_writes_none(tmp_path: Path) -> None:
-    record = Record(None, [Outcome(case="a")], today=TODAY)
+    record = Record(None, [Outcome(case="a")], today=TODAY, passed_with=HERE)
     record.close()
     assert list(tmp_path.iterdir()) == []
 

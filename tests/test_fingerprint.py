@@ -78,7 +78,7 @@ def test_a_commit_with_changes_is_told_from_the_commit():
 @pytest.mark.parametrize(
     ("facts", "verdict"),
     [
-        ({"commit": "d" * 40, "cpu": "another", "case": "e" * 64}, "exact"),
+        ({"commit": "d" * 40, "cpu": "another", "case": "e" * 64, "ranks per gpu": "4"}, "exact"),
         ({"torch": "2.0.0"}, "regression"),
         ({"corpus": "e" * 64}, "regression"),
         (None, "missing"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.golden import read_json_object
+from tasks.golden import Card, read_json_object
 from tasks.judge import Options, judge_run
 from tasks.logged_steps import unlogged_rows
 from tasks.run_files import read_run
@@ -56,6 +56,9 @@ def test_a_hole_is_told(tmp_path: Path, changes: dict, found: tuple[str, int, st
 def test_what_lies_outside_of_the_steps_asked_for_is_not_missed(tmp_path: Path) -> None:
     assert lost(tmp_path / "a", phase1=card(1, 60), test_type="regular", steps=(1, 60)) == []
     assert len(lost(tmp_path / "b", phase1=card(1, 60), test_type="regular", steps=(1, 61))) == len(METRICS)
+    late = {"phase1": card(41, 100), "test_type": "regular"}
+    assert lost(tmp_path / "c", steps=(41, 100), **late) == []
+    assert len(lost(tmp_path / "d", steps=(40, 100), **late)) == len(METRICS)
 
 
 def test_a_phase_that_ends_early_by_its_flags_is_whole(tmp_path: Path) -> None:
@@ -64,18 +67,38 @@ def test_a_phase_that_ends_early_by_its_flags_is_whole(tmp_path: Path) -> None:
     assert lost(tmp_path / "b", phase1=card(1, 59), phase2=card(51, 60), model_args=flags) != []
 
 
-def test_of_megatron_lm_only_what_it_logs_is_missed(tmp_path: Path) -> None:
-    every_fifth = card(
-        change=lambda name, step, value: (
-            value if step % 5 == 0 and (name, step) != ("iteration-time", 5) else None
-        )
-    )
-    run = write_run(
-        tmp_path / "run", phase1=every_fifth, test_type="regular", model_args={"--log-interval": 5}
-    )
-    assert len(unlogged_rows(read_run(run))) == len(METRICS)
+def of_megatron_lm(directory: Path, phase1: Card, **flags: int) -> list[tuple[str, int]]:
+    """Metric and first step of each row, of a run of Megatron-LM's loop with these flags."""
+    args = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+    run = write_run(directory, phase1=phase1, test_type="regular", model_args=args)
     write_json(run / "case.json", read_json_object(run / "case.json") | {"subject": "megatron-core-wheel"})
-    assert unlogged_rows(read_run(run)) == []
+    return [(row.metric, row.first_step) for row in unlogged_rows(read_run(run))]
+
+
+def test_of_megatron_lm_each_metric_is_missed_where_it_is_logged(tmp_path: Path) -> None:
+    def logged(name: str, step: int, value: float) -> float | None:
+        return value if step % (10 if name == "iteration-time" else 5) == 0 else None
+
+    flags = {"log_interval": 10, "tensorboard_log_interval": 5}
+    assert of_megatron_lm(tmp_path / "a", card(change=logged), **flags) == []
+    more = {**flags, "tensorboard_log_interval": 1}
+    names = [f"phase 1: {name}" for name in METRICS if name != "iteration-time"]
+    assert of_megatron_lm(tmp_path / "b", card(change=logged), **more) == [(name, 1) for name in names]
+    assert of_megatron_lm(tmp_path / "c", card(change=logged), **{**flags, "log_interval": 5}) == [
+        ("phase 1: iteration-time", 5)
+    ]
+
+
+def test_without_an_interval_megatron_lm_logs_every_step_and_times_every_hundredth(tmp_path: Path) -> None:
+    untimed = without(*range(1, 100), metric="iteration-time")
+    assert of_megatron_lm(tmp_path / "a", card(change=untimed)) == []
+    assert of_megatron_lm(tmp_path / "b", card(change=without(3))) == [("phase 1: lm loss", 3)]
+
+
+def test_the_time_of_the_first_step_is_excused_for_megatron_lm_alone(tmp_path: Path) -> None:
+    first = card(change=without(1, metric="iteration-time"))
+    assert of_megatron_lm(tmp_path / "a", first, log_interval=1) == []
+    assert [name for name, *_ in lost(tmp_path / "b", phase1=first)] == ["phase 1: iteration-time"]
 
 
 def test_a_hole_fails_the_verdict_even_where_the_card_is_sparse(tmp_path: Path) -> None:

@@ -68,13 +68,12 @@ def test_a_copy_of_a_run_is_no_second_run(tmp_path):
         record(tmp_path, run, tmp_path / "b")
 
 
-@pytest.mark.parametrize(("process_id", "written"), [(100, False), (200, True)])
-def test_a_copy_under_another_name_has_the_same_processes(tmp_path, process_id, written):
+@pytest.mark.parametrize(("total", "written"), [(47.25, False), (47.5, True)])
+def test_a_copy_under_another_name_took_the_same_seconds(tmp_path, total, written):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
-    for run, first in zip(runs, (100, process_id), strict=True):
+    for run, seconds in zip(runs, (47.25, total), strict=True):
         path = run / "phase1.json"
-        ranks = {str(rank): first + rank for rank in range(8)}
-        write_json(path, {**json.loads(path.read_text()), "attempts": [{"processes": ranks}]})
+        write_json(path, {**json.loads(path.read_text()), "seconds": {"load": 0.0, "total": seconds}})
     if written:
         assert record(tmp_path, *runs) == 0
     else:
@@ -105,6 +104,16 @@ def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path,
         with pytest.raises(UsageError, match=r"another configuration than .* has now: train it again"):
             record(tmp_path, run)
         assert not path_in(tmp_path).exists()
+
+
+def test_a_run_of_a_file_of_megatron_lms_is_not_held_to_a_case_of_the_same_name(tmp_path):
+    shutil.copytree(REPOSITORY / "test_cases" / CASE, tmp_path / "test_cases" / CASE)
+    run = write_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="another configuration"):
+        record(tmp_path, run)
+    content = json.loads((run / "case.json").read_text())
+    write_json(run / "case.json", {**content, "goldens": str(tmp_path / "theirs")})
+    assert record(tmp_path, run) == 0
 
 
 @pytest.mark.parametrize("name", ["iteration-time", "mem-allocated-bytes", "mem-growth-bytes"])

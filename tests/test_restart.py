@@ -102,6 +102,10 @@ def test_a_rank_that_took_part_and_recorded_nothing_on_either_side_fails():
         }
 
 
+def test_a_name_that_is_no_iteration_is_no_save():
+    assert failed({**PHASE_1, "state": {"²": state(), "50": state()}}) == {}
+
+
 def test_a_part_that_only_the_saving_side_knows_is_compared_too():
     ranks = state()
     ranks["0"]["dataloader"] = "1" * 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import subject
-from tasks.case import REPOSITORY
+from tasks import corpus, nodes, platforms, preparation, subject, train
+from tasks.case import REPOSITORY, load_case
 from tasks.exits import UsageError
 from tasks.golden import Card, metric_from
 from tests import short_run
@@ -117,6 +118,37 @@ def test_only_what_has_a_rule_is_judged_of_what_megatron_lm_logs(checkout: Path)
     assert tested.measured(("lm loss", "mem-growth-bytes", "overlap-hidden-time")) == ("lm loss",)
 
 
+def test_flags_that_only_megatron_lm_takes_do_not_keep_it_from_restarting(
+    checkout: Path, tmp_path: Path
+) -> None:
+    platform = platforms.cpu_platform(platforms.read_processor())
+    case = load_case("gpt3_pp4_resume", platform_name=platform.name, overrides={"log-interval": "5"})
+    setup = preparation.Setup(
+        case=case,
+        platform=platform,
+        data=corpus.Built(prefix=tmp_path, sha256="", documents=0, tokens=0),
+        run_dir=tmp_path,
+        rank_plugins=(),
+        hang_timeout_s=None,
+        max_restarts=0,
+        nodes=nodes.ALONE,
+        subject=subject.choose(options(megatron_lm=checkout, subject="mine")),
+    )
+    assert setup.restarted().case.model_args["--log-interval"] == 5
+    with pytest.raises(UsageError, match="--log-interval"):
+        dataclasses.replace(setup, subject=subject.OURS).restarted()
+
+
+def test_a_crash_case_of_megatron_lm_is_refused_before_it_starts(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    words = ["gpt3_pp4_crash_resume", "--run-dir", str(tmp_path / "run"), "--megatron-lm", str(checkout)]
+    with pytest.raises(UsageError, match=r"kills ranks.*run it with our training program"):
+        train.main([*words, "--subject", "mine"])
+    assert not (tmp_path / "run").exists()
+
+
 def interpreter_with_the_loop() -> str | None:
     """A Python whose megatron-core wheel carries ``megatron.training``."""
     given = [os.environ.get(INTERPRETER), sys.executable, str(REPOSITORY / ".nox" / "dev" / "bin" / "python")]
@@ -145,7 +177,10 @@ def test_the_loop_of_the_wheel_restarts_to_the_last_bit(
     run_dir = tmp_path / "run"
     for task in ("train", "resume"):
         finished = short_run.run(
-            task, run_dir, "--trainer", "megatron", "--set", "train-iters=4", "--set", "eval-iters=1"
+            task,
+            run_dir,
+            *("--trainer", "megatron", "--set", "train-iters=4", "--set", "eval-iters=1"),
+            *("--set", "log-interval=2"),  # a value that our own program does not take
         )
         assert finished.returncode == 0, finished.stdout
     judged = [python, "-m", "tasks.diff", "--run-dir", str(run_dir), "--format", "json"]

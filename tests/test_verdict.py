@@ -112,6 +112,11 @@ def test_growth_that_stays_at_0_beyond_the_warm_up_was_not_measured(golden, actu
     assert (result.note == "actual value stays at 0: nothing was measured") == (not passed)
 
 
+def test_a_restart_of_a_few_steps_may_grow_by_nothing():
+    golden, actual = growth(then=4096.0, steps=10), growth(then=0.0, steps=10)
+    assert row(golden, actual, name="mem-growth-bytes", comparison="resume").passed
+
+
 @pytest.mark.parametrize("name", ["mem-allocated-bytes", "mem-growth-bytes"])
 def test_a_restart_that_needs_less_than_its_own_run_is_no_improvement_to_record(name):
     golden, actual = [5.0 * 2**24] * 12, [2.0**24] * 12

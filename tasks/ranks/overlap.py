@@ -100,7 +100,8 @@ class Overlap:
             self._finishing = before
 
     def take(self) -> dict[str, float]:
-        """This rank's counts and seconds since the last call; call it when the step's device work is done.
+        """This rank's counts and seconds since the last call; call it when the host has waited for the step's
+        gradients. For a synchronous gather, which comes after them, it waits itself.
 
         Hidden is the time from the beginning of a communication to the wait for it, exposed the time in the
         wait: on the compute stream of a GPU, on the processor of a CPU. All of a synchronous one is exposed.
