@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rerun-failed",
         action="store_true",
-        help="what did not pass in the newest regress, and nothing else",
+        help="what did not pass here in the newest regress, and nothing else",
     )
     group.add_argument("--require", action="store_true", help="a skipped case is exit 5")
 

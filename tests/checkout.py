@@ -69,6 +69,14 @@ def copy_to(folder: Path) -> Path:
     return folder
 
 
+def commit(folder: Path, *paths: str) -> None:
+    """Make the folder a repository with one commit of these paths, by default of all."""
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    added = ("add", *(paths or ["--all"]))
+    for words in (("init", "--quiet"), added, (*identity, "commit", "--quiet", "-m", "all")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+
+
 def programs(folder: Path, **scripts: str) -> Path:
     """A folder for PATH: basic tools, some of the environment, python, and ``scripts`` by name."""
     folder.mkdir()

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.checkout import commit
 from tests.stub_checkout import add_case, calls, nox, nox_environment
 
 TODAY = datetime.date.today()
@@ -157,9 +158,18 @@ def test_only_what_did_not_pass_is_run_again_until_all_passed(checkout: Path) ->
     verdicts = {case: row["verdict"] for case, row in record(checkout).items()}
     assert verdicts == {"first": "passed", "second": "passed"}, "what passed before is kept"
     outcome = regress(checkout, "--rerun-failed")
+    assert outcome.returncode == 2, "what passed is of no commit"
+    assert "not of this very commit: run nox -s regress" in outcome.stdout
+    assert len(trained(checkout)) == 3
+
+
+def test_where_all_passed_with_this_commit_there_is_nothing_to_run(checkout: Path) -> None:
+    commit(checkout, "noxfile.py")
+    assert regress(checkout).returncode == 0
+    outcome = regress(checkout, "--rerun-failed")
     assert outcome.returncode == 0
     assert "there is nothing to run again" in outcome.stdout
-    assert len(trained(checkout)) == 3
+    assert trained(checkout) == ["first", "second"]
 
 
 def test_what_was_not_reached_is_run_again_too_beside_the_run_that_failed(checkout: Path) -> None:

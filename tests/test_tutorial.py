@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,9 +32,7 @@ def committed_copy(folder: Path) -> Path:
     """The checkout as it is now, committed: what the reader clones."""
     checkout.copy_to(folder)
     (folder / "data").unlink()
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    for arguments in (("init", "--quiet"), ("add", "--all"), (*identity, "commit", "--quiet", "-m", "all")):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    checkout.commit(folder)
     return folder
 
 
