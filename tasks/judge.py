@@ -19,7 +19,6 @@ from tasks.verdict import (
     CHECK_APPROXIMATE,
     CHECK_EQUAL,
     CHECK_EXACT,
-    CHECK_SHOWN,
     LAST_STEP,
     MISSING,
     Row,
@@ -91,11 +90,9 @@ def judge_run(
     """
     options = options or Options()
     run = read_run(run_dir, case_name=case_name)
-    resume_rows = _resume_rows(run, options)
-    restart_rows = _restart_rows(run, options)
-    title = f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}"
+    own_rows = restart_and_resume_rows(run, options)
     common = {
-        "title": title,
+        "title": f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}",
         "policy": options.policy,
         "steps": options.steps,
         "run": run,
@@ -106,14 +103,7 @@ def judge_run(
         provenance = golden.read_provenance(card.path) or {}
         recorded, _ = _origin(card.path)
     except UsageError as error:
-        if run.subject and isinstance(error, golden.NoGoldenCard) and resume_rows:
-            note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
-            sentences = triage.explain(restart_rows + resume_rows, golden=None, run=run, changes=[])
-            return Verdict(rows=resume_rows + restart_rows, notes=[note], sentences=sentences, **common)
-        row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
-        rows = [dataclasses.replace(row, note="no card to compare with"), *resume_rows, *restart_rows]
-        sentences = triage.explain(rows, golden=None, run=run, changes=[])
-        return Verdict(rows=rows, error=str(error), sentences=sentences, **common)
+        return _without_card(run, own_rows, error, common)
     basis = fingerprint.basis(
         recorded,
         run.fingerprint,
@@ -129,7 +119,7 @@ def judge_run(
     rows += _compared(
         GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options
     )
-    rows += resume_rows + restart_rows
+    rows += own_rows
     changes = fingerprint.changes(recorded, run.fingerprint) if recorded else []
     return Verdict(
         rows=rows,
@@ -139,6 +129,23 @@ def judge_run(
         golden_card=card,
         **common,
     )
+
+
+def _without_card(run: Run, own_rows: list[Row], error: UsageError, common: Mapping[str, object]) -> Verdict:
+    """Of Megatron-LM's program the restart alone decides; ours has to have a card."""
+    rows, found = own_rows, {"error": str(error)}
+    if (
+        run.subject
+        and isinstance(error, golden.NoGoldenCard)
+        and any(row.comparison == RESUME for row in rows)
+    ):
+        note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
+        found = {"notes": [note]}
+    else:
+        row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
+        rows = [dataclasses.replace(row, note="no card to compare with"), *own_rows]
+    sentences = triage.explain(rows, golden=None, run=run, changes=[])
+    return Verdict(rows=rows, sentences=sentences, **found, **common)
 
 
 def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None = None) -> Verdict:
@@ -293,20 +300,11 @@ def _within_run(
 def _restart_rows(run: Run, options: Options) -> list[Row]:
     if options.policy == MEGATRON:
         return []
-    return [*unlogged_rows(run, options.steps), *_evidence_rows(run), *map(_failed_try_row, run.failed_tries)]
-
-
-def _failed_try_row(failed: Mapping[str, object]) -> Row:
-    """A try that ``--retries`` repeated is shown, and judges nothing: only the last one has values."""
-    what = f"{failed.get('kind')}: {failed.get('message')}; kept in {failed.get('kept')}"
-    return Row(
-        comparison=RESTART,
-        metric=f"phase {failed.get('phase')}, try {failed.get('attempt')}",
-        check=CHECK_SHOWN,
-        verdict=verdict.NOT_JUDGED,
-        passed=True,
-        note=f"failed by its surroundings and was tried again: {what}",
-    )
+    return [
+        *unlogged_rows(run, options.steps),
+        *_evidence_rows(run),
+        *map(restart.failed_try_row, run.failed_tries),
+    ]
 
 
 def _evidence_rows(run: Run) -> list[Row]:
@@ -371,7 +369,7 @@ def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Ro
     unknown = [name for name in run.actual1.metrics if name not in compared]
     if unknown:
         notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
-    notes += [f"{row.metric}: {row.note}" for row in map(_failed_try_row, run.failed_tries)]
+    notes += [f"{row.metric}: {row.note}" for row in map(restart.failed_try_row, run.failed_tries)]
     if plugins := ", ".join(Path(path).name for path in run.rank_plugins):
         notes.append(f"trained with rank plugins: {plugins}")
     return notes

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 
 from tasks.tolerances import RESTART
-from tasks.verdict import CHECK_EQUAL, EXACT, MISSING, REGRESSION, Row
+from tasks.verdict import CHECK_EQUAL, CHECK_SHOWN, EXACT, MISSING, NOT_JUDGED, REGRESSION, Row
 
 # What every rank must have recorded at the checkpoint and again after loading it.
 STATE = (
@@ -81,6 +81,19 @@ def state_rows(
 def no_restart_row(phase1: Mapping[str, object]) -> Row:
     """The row of a case of one phase that asks for no crash: the elastic agent restarted nothing."""
     return equal_row("restarts", 0, whole(phase1.get("restarts")))
+
+
+def failed_try_row(failed: Mapping[str, object]) -> Row:
+    """A try that ``--retries`` repeated is shown, and judges nothing: only the last one has values."""
+    what = f"{failed.get('kind')}: {failed.get('message')}; kept in {failed.get('kept')}"
+    return Row(
+        comparison=RESTART,
+        metric=f"phase {failed.get('phase')}, try {failed.get('attempt')}",
+        check=CHECK_SHOWN,
+        verdict=NOT_JUDGED,
+        passed=True,
+        note=f"failed by its surroundings and was tried again: {what}",
+    )
 
 
 def loaded_iteration(phase2: Mapping[str, object]) -> int | None:
