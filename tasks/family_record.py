@@ -19,14 +19,8 @@ from tasks.family import ENDED, INTERRUPTED, RUNNING, SKIPPED, Outcome
 
 FILE = "regress.json"
 RUNS = Path("runs")
-CHANGES = (
-    "set",
-    "rank_plugin",
-    "data_path",
-    "megatron_lm",
-    "trainer",
-    "baseline",
-)  # what is run, and compared
+# Options that change what is run, or what it is compared with.
+CHANGES = ("set", "rank_plugin", "data_path", "megatron_lm", "trainer", "baseline")
 
 
 def path_for(options: argparse.Namespace) -> Path:

@@ -132,10 +132,11 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
 
     first = runs[0]
     refuse_borrowed_card(first.case_name, first.golden_case)
-    directories = {run.directory.resolve() for run in runs}
-    begun = {(run.run_id, run.started) for run in runs}
-    seconds = [json.dumps((run.record1 or {}).get("seconds")) for run in runs]  # no two runs take the same
-    if min(len(directories), len(begun), len({*seconds} - {"null"}) + seconds.count("null")) != len(runs):
+    directories = [run.directory.resolve() for run in runs]
+    begun = [(run.run_id, run.started) for run in runs]
+    # No two runs take the same seconds.
+    seconds = [json.dumps(run.record1["seconds"]) for run in runs if run.record1 and "seconds" in run.record1]
+    if any(len(set(each)) != len(each) for each in (directories, begun, seconds)):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
     for run in runs:
         if run.rank_plugins:
