@@ -1,8 +1,9 @@
 """Planted faults: does the comparison see them? Each breaks megatron-core or the training program a little.
 
 ``python -m tasks.faults [NAME ...] --work-dir DIR`` trains a few steps with each fault and compares them as
-``tasks.diff`` always does, with the golden card or, where there is none, with a clean run. A fault of the
-restart (``resume_...``) restarts that clean run. The same is done without a fault: an alarm there fails, too.
+``tasks.diff`` always does, with the golden card or, where there is none of this kind of processor, with a
+clean run. A fault of the restart (``resume_...``) restarts that clean run. The same is done without a fault:
+an alarm there fails, too.
 """
 
 from __future__ import annotations
@@ -195,7 +196,8 @@ class Runner:
     def _compare(self, fault: Fault, run_dir: Path) -> list[dict[str, object]]:
         """The failing rows of the comparison that the fault belongs to, in the order of the table."""
         steps = () if fault.resumes else ("--steps", f"1-{TRAINING_STEPS}")
-        card = () if self._has_card(run_dir) else ("--golden", str(self.reference() / "actual_phase1.json"))
+        serves = fault.resumes or self._card_serves(run_dir)
+        card = () if serves else ("--golden", str(self.reference() / "actual_phase1.json"))
         done = self._task("diff", "--run-dir", str(run_dir), *steps, *card)
         if done.returncode not in (PASSED, MISMATCH):
             raise _failed(f"{fault.name}: the comparison", done)
@@ -205,13 +207,15 @@ class Runner:
             raise TaskError(f"{fault.name}: nothing was compared; see {run_dir}/report.txt")
         return [row for row in rows if not row["passed"]]
 
-    def _has_card(self, run_dir: Path) -> bool:
+    def _card_serves(self, run_dir: Path) -> bool:
+        """Whether there is a card of this processor: one of another does not judge times."""
         facts = json.loads((run_dir / "case.json").read_text())
         try:
-            golden.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
+            card = golden.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
         except UsageError:
             return False
-        return True
+        recorded = (golden.read_provenance(card.path) or {}).get("fingerprint", {})
+        return recorded.get("cpu") == facts["fingerprint"]["cpu"]
 
     def _task(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"tasks.{name}", self.case, *words]

@@ -9,6 +9,7 @@ import pytest
 
 from tasks import faults
 from tasks.exits import MISMATCH, PASSED, CannotRun, TaskError, UsageError
+from tests.fake_run import write_golden
 
 IN_CI = {
     "clip_norm_of_one_stage": "golden: grad-norm",
@@ -124,7 +125,8 @@ def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None
 
     def task(self, name, *words):
         run_dir.mkdir(exist_ok=True)
-        (run_dir / "case.json").write_text(json.dumps({"environment": "lts", "platform": "cpu_x86_64"}))
+        facts = {"environment": "lts", "platform": "cpu_x86_64", "fingerprint": {"cpu": "some"}}
+        (run_dir / "case.json").write_text(json.dumps(facts))
         (run_dir / "report.json").write_text(
             json.dumps({"rows": [{"comparison": "resume", "passed": False}]})
         )
@@ -134,6 +136,23 @@ def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None
     runner = faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path)
     with pytest.raises(TaskError, match="nothing was compared"):
         runner.try_out(faults.chosen_faults(["memory_leak"], faults.known_faults())[1])
+
+
+@pytest.mark.parametrize(
+    ("platform", "processor", "serves"),
+    [
+        ("cpu_x86_64", "AMD EPYC", True),
+        ("cpu_x86_64", "Intel(R) Xeon(R) Processor", False),
+        ("gpu4_h100", "AMD EPYC", False),
+    ],
+)
+def test_a_card_serves_where_it_judges_times_too(monkeypatch, tmp_path, platform, processor, serves) -> None:
+    write_golden(tmp_path)  # of an AMD EPYC
+    monkeypatch.setattr(faults, "REPOSITORY", tmp_path)
+    facts = {"environment": "lts", "platform": platform, "fingerprint": {"cpu": processor}}
+    (tmp_path / "case.json").write_text(json.dumps(facts))
+    runner = faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path / "reference")
+    assert runner._card_serves(tmp_path) is serves
 
 
 def test_a_median_that_fails_too_does_not_tell_first() -> None:
