@@ -76,6 +76,10 @@ class Bench:
             self._note("".join((self.work_dir / f"{name}.txt").read_text().splitlines()[-1:]))
         return self.judge(case_steps.code_of(name, process.returncode))
 
+    def show(self, name: str) -> None:
+        """What a program said, which ends with its table."""
+        print((self.work_dir / f"{name}.txt").read_text(), flush=True)
+
     def judge(self, code: int) -> bool:
         """Remember the first code that is not 0."""
         self.exit_code = self.exit_code or code
@@ -167,6 +171,7 @@ def try_faults(bench: Bench) -> None:
     made = ("--reference", str(first)) if (first / "checkpoints").is_dir() else ()
     words = ("--case", CASE, "--work-dir", str(bench.run_dir("faults")), *made)
     bench.call("faults", "-m", "tasks.faults", *FAULTS, *words, limit_s=600)
+    bench.show("faults")
 
 
 def measure_overlap(bench: Bench) -> None:
@@ -174,6 +179,7 @@ def measure_overlap(bench: Bench) -> None:
     script = str(REPOSITORY / "benchmarks" / "overlap_share.py")
     words = ("--rounds", "1", "--work-dir", str(bench.run_dir("overlap")))
     bench.call("overlap", script, *words, limit_s=600)
+    bench.show("overlap")
 
 
 def use_gpus(count: int) -> None:

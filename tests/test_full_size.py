@@ -48,6 +48,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
             run_dir = Path(words[words.index("--run-dir") + 1])
             finished_run(run_dir, off_at=state["off_at"].get(run_dir.name))
         bench.seconds[name] = 10.0
+        (bench.work_dir / f"{name}.txt").write_text(f"what {name} said")
         return bench.judge(state["codes"].get(name, 0))
 
     monkeypatch.setattr(benchmark.Bench, "call", call)
@@ -94,8 +95,9 @@ def test_a_training_that_fails_decides_and_the_parts_after_it_are_still_made(tas
     assert names(tasks) == ["corpus", "train_1", "resume_1", "faults", "overlap"]
 
 
-def test_faults_restart_the_first_run(tasks: dict) -> None:
+def test_faults_restart_the_first_run(tasks: dict, capsys: pytest.CaptureFixture) -> None:
     assert benchmark.main(["runs", "faults", *tasks["words"]]) == 0
+    assert "what faults said" in capsys.readouterr().out
     (words,) = [words for name, words, _ in tasks["called"] if name == "faults"]
     assert [word for word in words if word in benchmark.FAULTS] == list(benchmark.FAULTS)
     assert words[-2:] == ("--reference", str(Path(tasks["words"][1], "runs", "1")))
