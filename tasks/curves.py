@@ -87,6 +87,8 @@ def _panels(figure, rows: int, columns: int) -> list[tuple[Axes, Axes]]:
 
 
 def _draw_metric(panel: tuple[Axes, Axes], verdict: Verdict, name: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
     above, below = panel
     styles = {"golden": GOLDEN, "phase 1": PHASE_1, "phase 2": PHASE_2, "actual": PHASE_1}
     series = series_of(verdict, name)
@@ -99,6 +101,8 @@ def _draw_metric(panel: tuple[Axes, Axes], verdict: Verdict, name: str) -> None:
     above.margins(x=0.02)
     below.set_xlabel("step", fontsize=8)
     for axes in panel:
+        if name.startswith("mem-"):
+            axes.yaxis.set_major_formatter(EngFormatter(unit="B"))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
 
@@ -106,9 +110,15 @@ def _draw_metric(panel: tuple[Axes, Axes], verdict: Verdict, name: str) -> None:
 def _draw_residuals(axes: Axes, series: dict[str, Metric], styles: dict[str, dict]) -> None:
     axes.axhline(0.0, color="#555555", linewidth=0.8)
     pairs = [("golden", "phase 1"), ("golden", "actual"), ("phase 1", "phase 2")]
+    equal = True
     for reference, label in pairs:
         if reference in series and label in series:
-            axes.plot(*residuals(series[reference], series[label]), **styles[label])
+            steps, differences = residuals(series[reference], series[label])
+            axes.plot(steps, differences, **styles[label])
+            equal = equal and not differences.any()  # NaN is not 0
+    if equal:  # else the axis is of a scale by chance
+        axes.set_ylim(-1.0, 1.0)
+        axes.set_yticks([0.0])
     axes.set_ylabel("difference", fontsize=8)
 
 

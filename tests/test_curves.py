@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from tasks.curves import draw, residuals, series_of
+from tasks.curves import _draw_metric, _draw_residuals, draw, residuals, series_of
 from tasks.golden import metric_from
 from tasks.judge import judge_pair, judge_run
 from tests.fake_run import card, value, write_golden, write_run
@@ -71,3 +71,26 @@ def test_draws_what_there_is(tmp_path, what):
         run = {"phase1": card(1, 1), "test_type": "regular"}
     pixels = picture(judge_run(write_run(tmp_path / "run", **run), root=tmp_path))
     assert min(pixels.shape[:2]) > 300
+
+
+@pytest.mark.parametrize(("off", "scaled"), [(0.0, False), (1.0, True), (float("nan"), True)])
+def test_an_axis_of_differences_has_a_scale_only_where_something_differs(off, scaled):
+    from matplotlib.figure import Figure
+
+    golden = metric_from(range(1, 11), [2.0] * 10)
+    actual = metric_from(range(1, 11), [2.0] * 9 + [2.0 + off])
+    axes = Figure().add_subplot()
+    _draw_residuals(axes, {"golden": golden, "phase 1": actual}, {"phase 1": {}})
+    assert (axes.get_yticks().tolist() != [0.0]) is scaled
+
+
+def test_bytes_are_told_in_multiples(tmp_path):
+    from matplotlib.figure import Figure
+
+    write_golden(tmp_path)
+    verdict = judge_run(write_run(tmp_path / "run"), root=tmp_path)
+    for name, in_bytes in (("mem-allocated-bytes", True), ("iteration-time", False)):
+        above, below = Figure().subplots(2)
+        _draw_metric((above, below), verdict, name)
+        for axes in (above, below):
+            assert (axes.yaxis.get_major_formatter()(4e8) == "400 MB") is in_bytes
