@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks import platforms, preparation  # noqa: E402
-from tasks.case import load_case  # noqa: E402
 from tasks.exits import CannotRun, TrainingFailed, exit_with  # noqa: E402
 from tasks.golden import Card, read_card  # noqa: E402
 from tasks.tolerances import WARM_UP_STEPS  # noqa: E402
@@ -90,8 +89,7 @@ def run(words: list[str] | None = None) -> int:
     parser.add_argument("--work-dir", type=Path, required=True)
     options = parser.parse_args(words)
     platform = platforms.detect()
-    case = load_case(CASE, platform_name=platform.name, world_size=platform.world_size)
-    if preparation.data_parallel_size(case, platform) == 1:
+    if preparation.data_parallel_size(CASE, platform) == 1:
         raise CannotRun(f"on {platform.name} there is one replica, which communicates with no other")
     cards: dict[str, list[Card]] = {kind: [] for kind in KINDS}
     for number in range(options.rounds):

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import golden, platforms, preparation
-from tasks.case import load_case
 from tasks.exits import (
     CANNOT_RUN,
     MISMATCH,
@@ -283,9 +282,7 @@ def main(words: list[str] | None = None) -> int:
     if not faults:
         raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")
     platform = platforms.detect()
-    case = load_case(options.case, platform_name=platform.name, world_size=platform.world_size)
-    replicas = preparation.data_parallel_size(case, platform)
-    faults = fitting(faults, platform.device, replicas)
+    faults = fitting(faults, platform.device, preparation.data_parallel_size(options.case, platform))
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
     if work_dir.exists() and any(work_dir.iterdir()):
         raise UsageError(f"{work_dir} is not empty: choose another --work-dir, or remove it")

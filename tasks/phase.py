@@ -188,16 +188,16 @@ def _refuse_early_end(case: Case, step: int, directory: Path) -> None:
 def check_same_run(setup: Setup) -> None:
     """Errors: ``UsageError`` when the run directory was made with another case, other data or elsewhere."""
     case_file = setup.run_dir / "case.json"
-    trained = read_json_object(case_file)
-    for name, wanted in (("case", setup.case.digest()), ("corpus", setup.data.sha256)):
-        if trained["fingerprint"].get(name) != wanted:
+    trained, here = read_json_object(case_file)["fingerprint"], setup.fingerprint
+    for name in ("case", "corpus"):
+        if trained.get(name) != here[name]:
             raise UsageError(
                 f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
                 " --set and --data-path"
             )
-    if trained["fingerprint"].get("megatron-lm") != setup.fingerprint.get("megatron-lm"):
+    if trained.get("megatron-lm") != here.get("megatron-lm"):
         raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
-    if parted := fingerprint.between_phases(trained["fingerprint"], setup.fingerprint):
+    if parted := fingerprint.between_phases(trained, here):
         changed = ", ".join(map(str, parted))
         raise UsageError(f"{case_file}: phase 1 was trained elsewhere ({changed}): train again here")
 

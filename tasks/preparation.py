@@ -199,8 +199,9 @@ def understood(
         return None
 
 
-def data_parallel_size(case: Case, platform: platforms.Platform) -> int:
-    """How many replicas of the model our training program makes of the case on this platform."""
+def data_parallel_size(name: str, platform: platforms.Platform) -> int:
+    """How many replicas of the model our training program makes of a case on this platform."""
+    case = load_case(name, platform_name=platform.name, world_size=platform.world_size)
     return parse_arguments(case.flags(), world_size=platform.world_size).data_parallel_size
 
 

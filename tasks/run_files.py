@@ -118,11 +118,9 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
     actual1 = directory / "actual_phase1.json"
     if not actual1.exists():
         raise UsageError(f"{directory}: no {actual1.name}: training did not finish; run tasks.train again")
-    case = content.get("case")
-    model_args = case.get("model_args") if isinstance(case, dict) else None
-    restart = case.get("restart") if isinstance(case, dict) else None
-    fingerprint = content.get("fingerprint")
     _refuse_contradictions(content, case_file)
+    case, fingerprint = content["case"], content.get("fingerprint")
+    restart = case.get("restart")
     return Run(
         directory=directory,
         case_name=name,
@@ -132,7 +130,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         platform=_text(content, "platform", case_file),
         run_id=str(content.get("run_id") or directory.name),
         started=str(content.get("started", "")),
-        model_args=model_args if isinstance(model_args, dict) else {},
+        model_args=case["model_args"],
         fingerprint=fingerprint if isinstance(fingerprint, dict) else {},
         record1=_record(directory, 1),
         record2=_record(directory, 2),
@@ -183,8 +181,8 @@ def _record(directory: Path, number: int) -> Mapping[str, object] | None:
     return record
 
 
-def _kills(case: object) -> tuple[Mapping[str, object], ...]:
-    kills = case.get("kills") if isinstance(case, dict) else None
+def _kills(case: Mapping[str, object]) -> tuple[Mapping[str, object], ...]:
+    kills = case.get("kills")
     return tuple(kill for kill in kills if isinstance(kill, dict)) if isinstance(kills, list) else ()
 
 

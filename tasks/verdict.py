@@ -124,7 +124,7 @@ def strict_row(
     if gap and rule.judged:
         step, note = gap
         return dataclasses.replace(row, first_step=step, note=note)
-    verdict, note = _judge(row, differences, rule)
+    verdict, note = _judge(differences, rule, check)
     if check == CHECK_APPROXIMATE and _beyond(differences, rule).any():
         # A first difference inside the tolerance says nothing of where it went wrong.
         row = dataclasses.replace(row, first_step=int(differences.steps[_beyond(differences, rule)][0]))
@@ -240,7 +240,7 @@ def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[int, str
     return None
 
 
-def _judge(row: Row, differences: Differences, rule: Rule) -> tuple[str, str]:
+def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
     """Verdict and note of metrics whose steps agree."""
     golden, actual = differences.golden, differences.actual
     for side, metric in (("actual", actual), ("golden", golden)):
@@ -257,7 +257,7 @@ def _judge(row: Row, differences: Differences, rule: Rule) -> tuple[str, str]:
         return REGRESSION, "actual value stays at 0: nothing was measured"
     if differences.equal.all():
         return EXACT, ""
-    if row.check == CHECK_EXACT or _beyond(differences, rule).any():
+    if check == CHECK_EXACT or _beyond(differences, rule).any():
         return REGRESSION, ""
     less = rule.one_sided and (golden.values - actual.values > _allowed(differences, rule)).any()
     if less and rule.improves:
@@ -305,7 +305,7 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
     differences = compare(golden, actual)
     shown = {**differences.shown(), "first_step": None, "worst_step": None}
     row = dataclasses.replace(row, steps=f"median {step_text(steps)}", **shown)
-    verdict, note = _judge(row, differences, rule)
+    verdict, note = _judge(differences, rule, row.check)
     if not np.isfinite(actual.values).all():
         note = f"actual values of steps {step_text(steps)} are not all numbers"
     return _concluded(row, rule, verdict, [*notes, note])
