@@ -35,6 +35,10 @@ class Need:
         """All of it."""
         return round(self.parameters + self.activations + self.logits + self.context)
 
+    def of_a_step(self, *, last_stage: bool) -> int:
+        """What comes and goes with each step; only the last stage has logits."""
+        return round(self.activations + (self.logits if last_stage else 0.0))
+
 
 def estimate(args: argparse.Namespace) -> Need:
     """The need of a rank of the last stage, from parsed Megatron flags."""

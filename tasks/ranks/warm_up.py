@@ -17,7 +17,11 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import gpt_layer_specs as layer_specs
 from megatron.core.transformer.spec_utils import build_module
 
+from tasks import gpu_memory
+from tasks.gpu_memory import MIB
 from tasks.ranks import model
+
+SMALL_MIB = 64  # of blocks up to 1 MiB, which torch's allocator keeps apart
 
 # What torch.compile imports when it compiles for the first time: seconds in each of the ranks.
 _COMPILERS = (
@@ -68,6 +72,22 @@ def _run_layer(args: argparse.Namespace) -> None:
         hidden = torch.ones(shape, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         output = layer(hidden, attention_mask=None)
         (output[0] if isinstance(output, tuple) else output).sum().backward()
+
+
+def reserve_memory(args: argparse.Namespace) -> None:
+    """Ask the driver for what a step needs before any rank takes one; torch's allocator keeps it.
+
+    Left to the first step, every rank asks while others compute: the only time at which attention on a shared
+    GPU was seen not to repeat (docs/gpu.md).
+    """
+    last_stage = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+    of_a_step = gpu_memory.estimate(args).of_a_step(last_stage=last_stage) * MIB
+    device = torch.cuda.current_device()
+    for size, count in ((of_a_step, 1), (MIB, SMALL_MIB)):
+        blocks = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        del blocks
+    torch.distributed.barrier(device_ids=[device])
+    torch.cuda.reset_peak_memory_stats()
 
 
 def _meet_neighbours() -> None:
