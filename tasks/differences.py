@@ -30,20 +30,24 @@ class Differences:
         """Position of the first step that differs."""
         return None if self.equal.all() else int(np.argmin(self.equal))
 
-    def worst(self) -> int | None:
-        """Position of the largest relative difference, by absolute difference among those without bound."""
+    def worst(self, among: np.ndarray | None = None) -> int | None:
+        """Position of the largest relative difference, by absolute difference among those without bound.
+
+        ``among``: bool (n,), the steps to look at (default: all of them).
+        """
         if self.equal.all():
             return None
-        unbounded = np.isinf(self.relative)
+        relative = self.relative if among is None else np.where(among, self.relative, -1.0)
+        unbounded = np.isinf(relative)
         if not unbounded.any():
-            return int(np.argmax(self.relative))
+            return int(np.argmax(relative))
         distance = np.abs(_finite(self.actual.values) - _finite(self.golden.values))
         lost = ~(np.isfinite(self.actual.values) & np.isfinite(self.golden.values))
-        return int(np.argmax(np.where(lost, np.inf, np.where(unbounded, distance, -1.0))))
+        return int(np.argmax(np.where(unbounded, np.where(lost, np.inf, distance), -1.0)))
 
-    def shown(self) -> dict[str, object]:
-        """The fields of a row that describe the differences."""
-        worst, first = self.worst(), self.first()
+    def shown(self, among: np.ndarray | None = None) -> dict[str, object]:
+        """The fields of a row that describe the differences; the worst one is that of the steps ``among``."""
+        worst, first = self.worst(among), self.first()
         if worst is None or first is None:
             last = self.steps.size - 1
             if last < 0:

@@ -224,7 +224,8 @@ def _resources(rows: list[Row]) -> list[str]:
 
 def _beyond_tolerance(row: Row) -> bool:
     numbers = isinstance(row.golden, float) and isinstance(row.actual, float) and row.rel is not None
-    return numbers and row.verdict in (REGRESSION, IMPROVEMENT) and row.rel > float(row.tolerance or 0)
+    # A value of 0 or less was not measured, which the row's note says.
+    return numbers and row.verdict in (REGRESSION, IMPROVEMENT) and row.actual > 0
 
 
 def _drift(rows: list[Row], changes: list[Change]) -> list[str]:

@@ -125,9 +125,11 @@ def strict_row(
         step, note = gap
         return dataclasses.replace(row, first_step=step, note=note)
     verdict, note = _judge(differences, rule, check)
-    if check == CHECK_APPROXIMATE and _beyond(differences, rule).any():
-        # A first difference inside the tolerance says nothing of where it went wrong.
-        row = dataclasses.replace(row, first_step=int(differences.steps[_beyond(differences, rule)][0]))
+    beyond = _beyond(differences, rule)
+    if check == CHECK_APPROXIMATE and beyond.any():
+        # A difference inside the tolerance, first or worst, says nothing of where it went wrong.
+        row = dataclasses.replace(row, **differences.shown(among=beyond))
+        row = dataclasses.replace(row, first_step=int(differences.steps[beyond][0]))
     return _concluded(row, rule, verdict, [*notes, note])
 
 
@@ -199,9 +201,9 @@ def _tolerance(rule: Rule, check: str) -> float | str | None:
         return None
     if check == CHECK_EXACT:
         return 0.0
-    if rule.absolute:
-        return f"+{rule.absolute:g}"
-    return f"+{rule.relative:g}" if rule.one_sided else rule.relative
+    if not rule.one_sided:
+        return rule.relative
+    return " ".join(f"+{part:g}" for part in (rule.relative, rule.absolute) if part)
 
 
 def _absent(golden: Metric | None, actual: Metric | None, comparison: str) -> str:

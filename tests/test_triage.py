@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasks.golden import metric_from
 from tasks.judge import judge_pair, judge_run
 from tasks.triage import trend
 from tests.fake_run import FINGERPRINT, SAVED, card, state, write_golden, write_run
@@ -200,3 +201,18 @@ def test_course_tells_distance_and_trend(tmp_path):
     sentences = said(tmp_path, phase1=card(change=step_up), phase2=card(51, change=step_up))
     (course,) = [line for line in sentences if line.startswith("golden: lm loss")]
     assert course == "golden: lm loss: equal to step 10, parts at step 11, by up to 1440 ulp, the gap grows"
+
+
+def test_growth_of_memory_is_told_with_a_step_that_fails(tmp_path):
+    """Before it, steps differ by more of their value, inside the tolerance."""
+
+    def with_growth(mib_before, mib_after):
+        values = card()
+        grown = [2.0**20 * (mib_before if step < 60 else mib_after) for step in range(1, 101)]
+        values.metrics["mem-growth-bytes"] = metric_from(range(1, 101), grown)
+        return values
+
+    run = {"phase1": with_growth(3, 60), "test_type": "regular"}
+    assert said(tmp_path, golden=with_growth(1, 50), **run) == [
+        "mem-growth-bytes at step 60 is 20 % bigger and loss is equal: memory"
+    ]

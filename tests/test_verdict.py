@@ -247,6 +247,33 @@ def test_memory_may_grow_as_in_the_golden_run_and_a_few_mib_more():
     assert (result.verdict, result.first_step, result.worst_step) == ("regression", 6, 12), result
 
 
+@pytest.mark.parametrize(
+    ("platform", "more", "passed", "tolerance"),
+    [
+        ("gpu1_h100", 48.1, True, "+0.2 +4.1943e+06"),
+        ("gpu1_h100", 48.3, False, "+0.2 +4.1943e+06"),
+        ("cpu_x86_64", 4.1, False, "+4.1943e+06"),
+    ],
+)
+def test_on_a_gpu_growth_that_is_large_varies_with_its_size(platform, more, passed, tolerance):
+    """After a fully reshardable save: 221 and 249 MiB on two hosts with an H100."""
+    golden, actual = ([221.0 * 2**20] * 12, [(221.0 + more) * 2**20] * 12)
+    result = row(golden, actual, name="mem-growth-bytes", platform=platform)
+    assert (result.passed, result.tolerance) == (passed, tolerance)
+
+
+def test_the_step_shown_as_worst_is_one_that_fails():
+    """Of growth, a small step differs by more of its value, inside the tolerance."""
+    mib = 2.0**20
+    result = row(
+        [1.0 * mib] * 6 + [8.0 * mib] * 3,
+        [3.0 * mib] * 6 + [13.0 * mib, 14.0 * mib, 8.0 * mib],
+        name="mem-growth-bytes",
+        platform="cpu_x86_64",
+    )
+    assert (result.first_step, result.worst_step, result.abs) == (7, 8, 6 * mib)
+
+
 def relative_time(actual, *, same_processor=True, platform="cpu_x86_64", name="relative-backward-time"):
     metrics = [metric_from(range(1, 13), [value] * 12) for value in (24.0, actual)]
     basis = Basis(check="exact", reason="", same_processor=same_processor)
