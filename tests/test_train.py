@@ -50,6 +50,13 @@ def test_a_run_leaves_values_of_every_step_and_digests_of_every_rank(trained: Pa
 
 
 @pytest.mark.training
+def test_a_good_run_leaves_no_traceback_in_a_log(trained: Path) -> None:
+    logs = sorted((trained / "phase1").glob("rank*.log"))
+    assert len(logs) == 8
+    assert [log.name for log in logs if "Traceback" in log.read_text()] == []
+
+
+@pytest.mark.training
 def test_data_parallel_replicas_hold_equal_parameters_and_stages_do_not(trained: Path) -> None:
     state = json.loads((trained / "phase1.json").read_text())["state"]["4"]
     parameters = [state[str(rank)]["parameters"] for rank in range(8)]

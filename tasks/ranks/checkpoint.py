@@ -226,6 +226,7 @@ class Checkpoints:
     def close(self) -> None:
         """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
         self._queue.close()
+        del self._queue  # megatron-core 0.16 asks for this rank's number when it is freed
 
     def abort(self) -> None:
         """End the checkpoint worker now. What it had not finished stays without a tracker."""
