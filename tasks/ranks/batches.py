@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -69,22 +69,38 @@ class Batches(Iterator[Batch]):
         self._stride = args.micro_batch_size * args.data_parallel_size
         self._offset = parallel_state.get_data_parallel_rank() * args.micro_batch_size
         self._position = consumed_samples
+        self._ahead: deque[Batch] = deque()
 
     def __next__(self) -> Batch:
-        batch = self._read(self._names)
-        self._position += self._stride
-        return {name: values.pin_memory() for name, values in batch.items()}
-
-    def _read(self, names: Sequence[str]) -> Batch:
-        first = self._position + self._offset
-        if first + self._size > len(self._dataset):
+        if not self._ahead:
+            self.read_ahead(1)
+        if not self._ahead:
             raise StopIteration
+        self._position += self._stride
+        return self._ahead.popleft()
+
+    def read_ahead(self, count: int) -> None:
+        """Read so many of the micro-batches that come next before they are asked for, or what is left."""
+        while len(self._ahead) < count and self._is_whole(self._position + len(self._ahead) * self._stride):
+            batch = self._read(self._names, self._position + len(self._ahead) * self._stride)
+            self._ahead.append({name: values.pin_memory() for name, values in batch.items()})
+
+    def _is_whole(self, position: int) -> bool:
+        return position + self._offset + self._size <= len(self._dataset)
+
+    def _read(self, names: Sequence[str], position: int) -> Batch:
+        first = position + self._offset
         samples = [self._dataset[index] for index in range(first, first + self._size)]
         return {name: torch.stack([sample[name] for sample in samples]) for name in names}
 
     def next_digest(self) -> str:
-        """SHA-256 of the tokens of the batch that comes next, which is not consumed."""
-        return hashlib.sha256(self._read(["tokens"])["tokens"].numpy().tobytes()).hexdigest()
+        """SHA-256 of the tokens of the batch that comes next, which is not consumed.
+
+        Errors: ``StopIteration`` when there is none.
+        """
+        if not self._is_whole(self._position):
+            raise StopIteration
+        return hashlib.sha256(self._read(["tokens"], self._position)["tokens"].numpy().tobytes()).hexdigest()
 
 
 def build_iterators(args: argparse.Namespace, consumed_samples: int) -> list[Batches | None]:

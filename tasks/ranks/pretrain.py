@@ -269,6 +269,7 @@ class Trainer:
             decoder_seq_length=args.seq_length,
             forward_only=False,
         )
+        self._read_ahead()
         self._note("optimizer step")
         successful, grad_norm, num_zeros = self.optimizer.step()
         if successful:
@@ -279,6 +280,11 @@ class Trainer:
         self._log(losses, grad_norm, num_zeros, begin)
         self.events.take_back([begin])
         self.resources.compute_piece()
+
+    def _read_ahead(self) -> None:
+        """The last stage is done first; until the others are, it reads what it would read while they wait."""
+        if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+            self.iterators[-1].read_ahead(self.args.num_microbatches)
 
     def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any) -> None:
         self._note("logging")

@@ -32,6 +32,16 @@ found["pinned"] = list(pinned)
 later = [batches.Batches(samples, args, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)]
 found["digests"] = [read.next_digest() for read in later]
 found["then"] = next(later[1])["labels"].tolist()
+del pinned[:]
+ahead, plain = (batches.Batches(samples, args, 0, batches.EMBEDDED) for _ in range(2))
+found["ahead"] = said = []
+for count in (1, 5, 5):
+    ahead.read_ahead(count)
+    said.append({"read so far": list(pinned)})
+    taken = next(ahead, None)
+    said[-1]["taken"] = taken["tokens"].tolist() if taken else None
+ahead = batches.Batches(samples, args, 0, batches.EMBEDDED)
+found["digests with and without"] = [plain.next_digest(), (ahead.read_ahead(2), ahead.next_digest())[1]]
 for stage in ("first", "middle", "last"):
     groups.is_pipeline_first_stage = lambda *, ignore_virtual: stage == "first"
     groups.is_pipeline_last_stage = lambda *, ignore_virtual: stage == "last"
@@ -63,6 +73,20 @@ def test_only_what_the_chunk_takes_is_read_and_lies_where_a_device_copies_by_its
 def test_it_goes_on_where_samples_were_consumed_and_a_digest_consumes_none(found: dict) -> None:
     assert found["then"] == [[82] * 4, [92] * 4]
     assert found["digests"][0] == found["digests"][1]
+
+
+def test_what_was_read_ahead_is_taken_in_order_and_not_read_again(found: dict) -> None:
+    first, second = [20, 21], [80, 81]  # the first tokens of the two tensors that are kept for the device
+    assert found["ahead"] == [
+        {"read so far": first, "taken": [[20] * 4, [30] * 4]},
+        {"read so far": first + second, "taken": [[80] * 4, [90] * 4]},
+        {"read so far": first + second, "taken": None},
+    ]
+
+
+def test_the_batch_that_comes_next_is_the_same_whether_it_was_read_ahead_or_not(found: dict) -> None:
+    plain, ahead = found["digests with and without"]
+    assert plain == ahead
 
 
 def test_only_the_first_and_the_last_chunk_of_the_pipeline_read(found: dict) -> None:

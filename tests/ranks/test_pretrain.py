@@ -1,4 +1,4 @@
-"""What a rank sets before its groups exist, in a process of its own: it sets torch's own switches."""
+"""What a rank sets before its groups exist, and when it reads, in processes of their own."""
 
 from __future__ import annotations
 
@@ -49,3 +49,46 @@ def test_gpus_are_spared_what_costs_time_and_changes_no_result(platform: str, de
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"deterministic": True, "filled": default, "threads": default}
+
+
+READS = """
+import argparse, contextlib, json
+from tasks.ranks import pretrain
+
+said = []
+
+
+class Said:
+    def __getattr__(self, name):
+        return lambda *words, **settings: said.append(name) or (True, 1.0, 0)
+
+
+trainer = pretrain.Trainer.__new__(pretrain.Trainer)
+vars(trainer).update(
+    args=argparse.Namespace(num_microbatches=4, global_batch_size=8, seq_length=4, micro_batch_size=1),
+    board=None, iteration=0, consumed_samples=0, events=Said(), resources=Said(), chunks=[], optimizer=Said(),
+    scheduler=Said(), run_schedule=lambda **settings: said.append("schedule"),
+    iterators=[Said(), Said()], _note=lambda *words: None, _log=lambda *words: None,
+)
+found = {}
+for last in (True, False):
+    pretrain.parallel_state.is_pipeline_last_stage = lambda *, ignore_virtual: last
+    del said[:]
+    trainer.chunks = [Said(), Said()]
+    trainer.step()
+    found["last stage" if last else "other stage"] = [
+        name for name in said if name in ("schedule", "read_ahead", "step")
+    ]
+print(json.dumps(found))
+"""
+
+
+def test_the_last_stage_reads_what_comes_next_before_it_waits_for_the_others() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", READS], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "last stage": ["schedule", "read_ahead", "step", "step"],
+        "other stage": ["schedule", "step", "step"],
+    }
