@@ -46,7 +46,7 @@ OVERLAP_COUNT = Rule(relative=0.0, deterministic=True)
 OVERLAP_TIME = Rule(relative=0.0, judged=False, why_not="the time of communication depends on other work")
 MEMORY = Rule(relative=0.05, one_sided=True, positive=True)
 # Above the growth of the golden run. How these tolerances were found: docs/faults.md, docs/speed.md.
-MEMORY_GROWTH = Rule(relative=0.20, absolute=4 * 2**20, one_sided=True, grows=True)
+MEMORY_GROWTH = Rule(relative=0.0, absolute=4 * 2**20, one_sided=True, grows=True)
 RELATIVE_TIME = Rule(relative=0.25, one_sided=True, positive=True, median=True, same_processor=True)
 RELATIVE_BACKWARD_TIME = dataclasses.replace(RELATIVE_TIME, relative=0.15)  # the steadiest of the three
 RELATIVE_TIME_ON_GPU = dataclasses.replace(
@@ -78,7 +78,6 @@ OTHER = Rule(relative=0.05, deterministic=True)
 CPU_RULES = {
     "mem-allocated-bytes": dataclasses.replace(MEMORY, relative=0.10),
     "mem-max-allocated-bytes": dataclasses.replace(MEMORY, relative=0.10),
-    "mem-growth-bytes": dataclasses.replace(MEMORY_GROWTH, relative=0.0),
     "iteration-time": Rule(
         relative=0.05, median=True, judged=False, why_not="other work on a CPU changes it"
     ),
@@ -88,7 +87,11 @@ CPU_RULES = {
 }
 # Ranks take turns on a GPU, at the pace of the host's processor: medians of equal runs on three hosts
 # lay between 0.174 and 0.256 s. Without MPS a step takes 1.7 s.
-SHARED_GPU_RULES = {"iteration-time": Rule(relative=1.0, one_sided=True, positive=True, median=True)}
+# Growth after a fully reshardable save was 221 and 249 MiB in two equal runs.
+SHARED_GPU_RULES = {
+    "iteration-time": Rule(relative=1.0, one_sided=True, positive=True, median=True),
+    "mem-growth-bytes": dataclasses.replace(MEMORY_GROWTH, relative=0.20),
+}
 PLATFORM_RULES = {"cpu_": CPU_RULES, "gpu1_": SHARED_GPU_RULES, "gpu2_": SHARED_GPU_RULES}
 # What a restart is for is state. Its first steps are slow, and a card's time is compared with phase 1.
 RESUME_RULES = {

@@ -12,7 +12,16 @@ from tasks.golden import Card, Metric
 from tasks.restart import loaded_iteration
 from tasks.run_files import Run
 from tasks.tolerances import GOLDEN, RESTART, RESUME, rule_for
-from tasks.verdict import CHECK_EQUAL, DRIFT, EXACT, IMPROVEMENT, MISSING, REGRESSION, Row
+from tasks.verdict import (
+    CHECK_EQUAL,
+    DRIFT,
+    EXACT,
+    IMPROVEMENT,
+    MISSING,
+    NOTHING_MEASURED,
+    REGRESSION,
+    Row,
+)
 
 GROWS, STAYS, SHRINKS = "grows", "stays", "shrinks"
 CLEARLY = 2.0  # a gap grows when its last third is on average this much larger than its first
@@ -215,7 +224,7 @@ def _resources(rows: list[Row]) -> list[str]:
             )
         else:
             continue
-        if row.actual < row.golden:
+        if row.verdict == IMPROVEMENT:
             causes.append(f"{what} {kind[1]}: an improvement, record a new card to keep it")
         else:
             causes.append(f"{what} {kind[0]} {ending}{kind[2]}")
@@ -224,8 +233,7 @@ def _resources(rows: list[Row]) -> list[str]:
 
 def _beyond_tolerance(row: Row) -> bool:
     numbers = isinstance(row.golden, float) and isinstance(row.actual, float) and row.rel is not None
-    # A value of 0 or less was not measured, which the row's note says.
-    return numbers and row.verdict in (REGRESSION, IMPROVEMENT) and row.actual > 0
+    return numbers and row.verdict in (REGRESSION, IMPROVEMENT) and NOTHING_MEASURED not in row.note
 
 
 def _drift(rows: list[Row], changes: list[Change]) -> list[str]:

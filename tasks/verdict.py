@@ -25,6 +25,7 @@ from tasks.tolerances import (
 
 EXACT, DRIFT, REGRESSION, MISSING = "exact", "drift", "regression", "missing"
 IMPROVEMENT, NOT_JUDGED = "improvement", "not judged"
+NOTHING_MEASURED = "nothing was measured"  # in the note of a row
 CHECK_EXACT, CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_SHOWN = "exact", "approximate", "equal", "shown"
 LAST_STEP = 2**62
 
@@ -125,11 +126,8 @@ def strict_row(
         step, note = gap
         return dataclasses.replace(row, first_step=step, note=note)
     verdict, note = _judge(differences, rule, check)
-    beyond = _beyond(differences, rule)
-    if check == CHECK_APPROXIMATE and beyond.any():
-        # A difference inside the tolerance, first or worst, says nothing of where it went wrong.
-        row = dataclasses.replace(row, **differences.shown(among=beyond))
-        row = dataclasses.replace(row, first_step=int(differences.steps[beyond][0]))
+    if check == CHECK_APPROXIMATE and verdict in (REGRESSION, IMPROVEMENT):
+        row = dataclasses.replace(row, **_outside(differences, rule, verdict, note))
     return _concluded(row, rule, verdict, [*notes, note])
 
 
@@ -254,17 +252,27 @@ def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
         if len(unmeasured):
             index = int(unmeasured[0])
             value = f"{metric.shown(index)} at step {metric.steps[index]}"
-            return REGRESSION, f"{side} value is {value}: nothing was measured"
+            return REGRESSION, f"{side} value is {value}: {NOTHING_MEASURED}"
     if rule.grows and not stays_at_0(golden) and stays_at_0(actual):
-        return REGRESSION, "actual value stays at 0: nothing was measured"
+        return REGRESSION, f"actual value stays at 0: {NOTHING_MEASURED}"
     if differences.equal.all():
         return EXACT, ""
     if check == CHECK_EXACT or _beyond(differences, rule).any():
         return REGRESSION, ""
-    less = rule.one_sided and (golden.values - actual.values > _allowed(differences, rule)).any()
-    if less and rule.improves:
+    if rule.one_sided and rule.improves and _less(differences, rule).any():
         return IMPROVEMENT, "less than the golden card: record a new card to keep it"
     return DRIFT, ""
+
+
+def _outside(differences: Differences, rule: Rule, verdict: str, note: str) -> dict[str, object]:
+    """The fields of a row that say where its tolerance was left: a step inside it, first or worst, tells
+    nothing. Of a value that is no number, or was not measured, the note tells the step.
+    """
+    outside = _less(differences, rule) if verdict == IMPROVEMENT else _beyond(differences, rule)
+    if not outside.any():
+        return {}
+    shown = {} if NOTHING_MEASURED in note else differences.shown(among=outside)
+    return {**shown, "first_step": int(differences.steps[outside][0])}
 
 
 def stays_at_0(metric: Metric) -> bool:
@@ -275,6 +283,11 @@ def stays_at_0(metric: Metric) -> bool:
 
 def _allowed(differences: Differences, rule: Rule) -> np.ndarray:
     return rule.relative * np.abs(differences.golden.values) + rule.absolute
+
+
+def _less(differences: Differences, rule: Rule) -> np.ndarray:
+    """Which steps are less than the golden ones by more than the tolerance, bool (n,)."""
+    return differences.golden.values - differences.actual.values > _allowed(differences, rule)
 
 
 def _beyond(differences: Differences, rule: Rule) -> np.ndarray:

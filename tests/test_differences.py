@@ -45,6 +45,16 @@ def test_relative_difference_corners():
     assert relative_difference(golden, actual).tolist() == [0.0, np.inf, 0.5, np.inf, np.inf, np.inf, 2.0]
 
 
+def test_the_worst_of_some_steps_is_one_of_them():
+    golden, actual = (
+        metric_from([1, 2, 3, 4], values) for values in ([0.0, 2.0, 2.0, 2.0], [9.0, 8.0, 3.0, 2.5])
+    )
+    differences = compare(golden, actual)
+    assert differences.worst() == 0
+    assert differences.worst(np.array([False, True, True, False])) == 1
+    assert differences.shown(np.array([False, False, True, True]))["worst_step"] == 3
+
+
 def test_worst_step_without_a_bound_is_the_largest_difference():
     differences = compare(metric_from([1, 2, 3], [0.0, 0.0, 1.0]), metric_from([1, 2, 3], [1.0, 5.0, 1e6]))
     assert differences.worst() == 1

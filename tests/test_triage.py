@@ -203,7 +203,14 @@ def test_course_tells_distance_and_trend(tmp_path):
     assert course == "golden: lm loss: equal to step 10, parts at step 11, by up to 1440 ulp, the gap grows"
 
 
-def test_growth_of_memory_is_told_with_a_step_that_fails(tmp_path):
+@pytest.mark.parametrize(
+    ("mib", "sentence"),
+    [
+        (60, "mem-growth-bytes at step 60 is 20 % bigger and loss is equal: memory"),
+        (30, "mem-growth-bytes at step 60 is 40 % smaller: an improvement, record a new card to keep it"),
+    ],
+)
+def test_memory_is_told_with_a_step_that_left_the_tolerance(tmp_path, mib, sentence):
     """Before it, steps differ by more of their value, inside the tolerance."""
 
     def with_growth(mib_before, mib_after):
@@ -212,7 +219,17 @@ def test_growth_of_memory_is_told_with_a_step_that_fails(tmp_path):
         values.metrics["mem-growth-bytes"] = metric_from(range(1, 101), grown)
         return values
 
-    run = {"phase1": with_growth(3, 60), "test_type": "regular"}
-    assert said(tmp_path, golden=with_growth(1, 50), **run) == [
-        "mem-growth-bytes at step 60 is 20 % bigger and loss is equal: memory"
-    ]
+    run = {"phase1": with_growth(3, mib), "test_type": "regular"}
+    assert said(tmp_path, golden=with_growth(1, 50), **run) == [sentence]
+
+
+def test_memory_that_was_not_measured_is_no_improvement(tmp_path):
+    """On both sides; the values that there are differ by little."""
+    lost = card(
+        change=lambda name, step, number: 0.0 if step == 3 and name == "mem-allocated-bytes" else number
+    )
+    less = card(change=from_step(1, "mem-allocated-bytes", factor=0.999))
+    less.metrics["mem-allocated-bytes"].values[2] = 0.0
+    assert said(tmp_path, golden=lost, phase1=less, test_type="regular") == []
+    (row,) = [row for row in judge_run(tmp_path / "run", root=tmp_path).rows if not row.passed]
+    assert row.note == "actual value is 0.0 at step 3: nothing was measured"

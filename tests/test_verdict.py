@@ -252,10 +252,12 @@ def test_memory_may_grow_as_in_the_golden_run_and_a_few_mib_more():
     [
         ("gpu1_h100", 48.1, True, "+0.2 +4.1943e+06"),
         ("gpu1_h100", 48.3, False, "+0.2 +4.1943e+06"),
+        ("dgx_h100", 4.1, False, "+4.1943e+06"),
         ("cpu_x86_64", 4.1, False, "+4.1943e+06"),
+        (None, 4.1, False, "+4.1943e+06"),
     ],
 )
-def test_on_a_gpu_growth_that_is_large_varies_with_its_size(platform, more, passed, tolerance):
+def test_where_ranks_share_a_gpu_growth_that_is_large_varies_with_its_size(platform, more, passed, tolerance):
     """After a fully reshardable save: 221 and 249 MiB on two hosts with an H100."""
     golden, actual = ([221.0 * 2**20] * 12, [(221.0 + more) * 2**20] * 12)
     result = row(golden, actual, name="mem-growth-bytes", platform=platform)
@@ -272,6 +274,11 @@ def test_the_step_shown_as_worst_is_one_that_fails():
         platform="cpu_x86_64",
     )
     assert (result.first_step, result.worst_step, result.abs) == (7, 8, 6 * mib)
+
+
+def test_where_nothing_was_measured_the_step_shown_is_that_of_the_note():
+    result = row([100.0] * 12, [100.0] * 3 + [0.0] + [106.0] * 8, name="mem-allocated-bytes")
+    assert (result.note, result.worst_step) == ("actual value is 0.0 at step 4: nothing was measured", 4)
 
 
 def relative_time(actual, *, same_processor=True, platform="cpu_x86_64", name="relative-backward-time"):

@@ -20,6 +20,7 @@ from tasks.ranks import pretrain
 from tasks.ranks.pretrain import Trainer
 
 RESTARTS = int(os.environ.get("RESTARTS", "20"))
+RESERVES = os.environ.get("RESERVES", "yes") == "yes"  # "no": the first step asks for its memory itself
 STEPS = 3  # the second one gathers parameters for the first time
 AS_INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
@@ -115,6 +116,8 @@ class Restarts:
         trainer.scheduler.num_steps = 0  # loading adds to it
         trainer.consumed_samples = trainer.checkpoints.load(trainer.iteration)
         trainer.begin()
+        if RESERVES:
+            trainer.reserve()
 
 
 def begin_and_watch(trainer: Trainer) -> None:

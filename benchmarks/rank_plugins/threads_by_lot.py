@@ -1,8 +1,8 @@
 """Where the threads of a rank run, by lot every five steps, the same on all ranks; times in the last log.
 
 Backward passes in a thread of the device (torch's default) or in the one that asks for them; the threads of a
-rank on any core, on cores of its own, or all on one core. The first step after a change is left out, and the
-one after the comparison of weights. Give it 30 steps for each of the six ways: ``--set train-iters=251``.
+rank on any core, on cores of its own, or all on one core. The first step after a change is left out, and with
+it each one that follows a comparison of weights. ``--set train-iters=251``: 32 steps of each of the six ways.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def step_in_its_way(trainer: pretrain.Trainer) -> None:
 
 def write_and_keep(writer: scalars.Scalars, number: int, values: dict[str, Any]) -> None:
     way = way_of(number)
-    if way and "iteration-time" in values and (number - FIRST_STEP) % EVERY and number % 10 != 1:
+    if way and "iteration-time" in values and (number - FIRST_STEP) % EVERY:
         seconds[way].append(values["iteration-time"])
     write(writer, number, values)
 

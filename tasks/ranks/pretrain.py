@@ -63,6 +63,7 @@ def run(
     trainer.seconds["build"] = time.monotonic() - begin
     try:
         trainer.load()
+        trainer.reserve()
         trainer.train()
     except BaseException:
         trainer.checkpoints.abort()
@@ -145,6 +146,7 @@ class Trainer:
         self.scheduler = model.build_scheduler(args, self.optimizer)
         self.checkpoints = checkpoint.Checkpoints(args, self.chunks, self.optimizer, self.scheduler)
         self.seconds: dict[str, float] = {"load": 0.0, "save": 0.0, "finish": 0.0}
+        self.peak_bytes = 0  # of the device, before its peak was forgotten
 
     def _note(self, activity: str, loss: float = float("nan")) -> None:
         if self.board is not None:
@@ -191,6 +193,11 @@ class Trainer:
             digests |= whole_state_digests(self.chunks, self.optimizer)
         state.write_evidence(self.evidence, kind, self.iteration, self.args, digests)
 
+    def reserve(self) -> None:
+        """On GPUs: ask for what a step needs, on all ranks, before one begins; after loading."""
+        if self.args.distributed_backend == "nccl":
+            self.peak_bytes = max(self.peak_bytes, reserve_memory(self.args))
+
     def train(self) -> None:
         """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``."""
         args = self.args
@@ -208,8 +215,6 @@ class Trainer:
         param_sync_func, self.config.param_sync_func = self.config.param_sync_func, None
         self._disable_gather_hooks(param_sync=False)
         self._check_weight_hashes()
-        if args.distributed_backend == "nccl":
-            reserve_memory(args)
         first, begin = self.iteration, time.monotonic()
         while self.iteration < args.train_iters:
             if self.iteration == first + 1:
@@ -282,7 +287,10 @@ class Trainer:
         self.resources.compute_piece()
 
     def _read_ahead(self) -> None:
-        """The last stage is done first; until the others are, it reads what it would read while they wait."""
+        """The last stage is done first; until the others are, it reads what it would read while they wait.
+
+        With NCCL: on a CPU it has waited by now.
+        """
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
             self.iterators[-1].read_ahead(self.args.num_microbatches)
 
@@ -302,7 +310,7 @@ class Trainer:
         if self.args.log_num_zeros_in_grad:
             values["num-zeros"] = num_zeros
         if self.args.log_memory_to_tensorboard:
-            values |= scalars.memory_scalars()
+            values |= scalars.memory_scalars(self.peak_bytes)
         self.events.take_back([end])
         self.scalars.write(self.iteration, values)
         self._note("logging", loss)

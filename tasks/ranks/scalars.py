@@ -120,12 +120,15 @@ class Scalars:
             self._writer.close()
 
 
-def memory_scalars() -> dict[str, int]:
-    """Bytes that this rank has allocated on its device now and at most so far."""
+def memory_scalars(earlier_peak: int) -> dict[str, int]:
+    """Bytes that this rank has allocated on its device now and at most so far.
+
+    ``earlier_peak``: what it was at most before its device's record of that was begun anew.
+    """
     stats = torch.cuda.memory_stats()
     return {
         "mem-allocated-bytes": stats["allocated_bytes.all.current"],
-        "mem-max-allocated-bytes": stats["allocated_bytes.all.peak"],
+        "mem-max-allocated-bytes": max(earlier_peak, stats["allocated_bytes.all.peak"]),
     }
 
 

@@ -74,12 +74,14 @@ def _run_layer(args: argparse.Namespace) -> None:
         (output[0] if isinstance(output, tuple) else output).sum().backward()
 
 
-def reserve_memory(args: argparse.Namespace) -> None:
+def reserve_memory(args: argparse.Namespace) -> int:
     """Ask the driver for what a step needs before any rank takes one; torch's allocator keeps it.
 
     Left to the first step, every rank asks while others compute: the only time at which attention on a shared
-    GPU was seen not to repeat (docs/gpu.md).
+    GPU was seen not to repeat (docs/gpu.md). Returns the bytes that were allocated at most up to now; the
+    device's own record of that is begun anew, for what is asked for here is not used.
     """
+    peak = torch.cuda.max_memory_allocated()
     last_stage = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
     of_a_step = gpu_memory.estimate(args).of_a_step(last_stage=last_stage) * MIB
     device = torch.cuda.current_device()
@@ -88,6 +90,7 @@ def reserve_memory(args: argparse.Namespace) -> None:
         del blocks
     torch.distributed.barrier(device_ids=[device])
     torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def _meet_neighbours() -> None:

@@ -40,6 +40,10 @@ for count in (1, 5, 5):
     said.append({"read so far": list(pinned)})
     taken = next(ahead, None)
     said[-1]["taken"] = taken["tokens"].tolist() if taken else None
+try:
+    ahead.next_digest()
+except StopIteration:
+    found["no digest at the end"] = True
 ahead = batches.Batches(samples, args, 0, batches.EMBEDDED)
 found["digests with and without"] = [plain.next_digest(), (ahead.read_ahead(2), ahead.next_digest())[1]]
 for stage in ("first", "middle", "last"):
@@ -82,6 +86,10 @@ def test_what_was_read_ahead_is_taken_in_order_and_not_read_again(found: dict) -
         {"read so far": first + second, "taken": [[80] * 4, [90] * 4]},
         {"read so far": first + second, "taken": None},
     ]
+
+
+def test_there_is_no_digest_of_a_batch_that_does_not_come(found: dict) -> None:
+    assert found["no digest at the end"]
 
 
 def test_the_batch_that_comes_next_is_the_same_whether_it_was_read_ahead_or_not(found: dict) -> None:

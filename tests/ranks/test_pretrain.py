@@ -59,16 +59,19 @@ said = []
 
 
 class Said:
+    def __init__(self, who=""):
+        self.who = who
+
     def __getattr__(self, name):
-        return lambda *words, **settings: said.append(name) or (True, 1.0, 0)
+        return lambda *words, **_: said.append(" ".join([self.who, name, *map(str, words)])) or (True, 1, 0)
 
 
 trainer = pretrain.Trainer.__new__(pretrain.Trainer)
 vars(trainer).update(
     args=argparse.Namespace(num_microbatches=4, global_batch_size=8, seq_length=4, micro_batch_size=1),
-    board=None, iteration=0, consumed_samples=0, events=Said(), resources=Said(), chunks=[], optimizer=Said(),
-    scheduler=Said(), run_schedule=lambda **settings: said.append("schedule"),
-    iterators=[Said(), Said()], _note=lambda *words: None, _log=lambda *words: None,
+    board=None, iteration=0, consumed_samples=0, events=Said(), resources=Said(), chunks=[],
+    optimizer=Said("optimizer"), scheduler=Said(), run_schedule=lambda **settings: said.append("schedule"),
+    iterators=[Said("first"), Said("last")], _note=lambda *words: None, _log=lambda *words: None,
 )
 found = {}
 for last in (True, False):
@@ -77,7 +80,7 @@ for last in (True, False):
     trainer.chunks = [Said(), Said()]
     trainer.step()
     found["last stage" if last else "other stage"] = [
-        name for name in said if name in ("schedule", "read_ahead", "step")
+        words for words in said if words in ("schedule", "optimizer step") or "read_ahead" in words
     ]
 print(json.dumps(found))
 """
@@ -89,6 +92,56 @@ def test_the_last_stage_reads_what_comes_next_before_it_waits_for_the_others() -
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        "last stage": ["schedule", "read_ahead", "step", "step"],
-        "other stage": ["schedule", "step", "step"],
+        "last stage": ["schedule", "last read_ahead 4", "optimizer step"],
+        "other stage": ["schedule", "optimizer step"],
     }
+
+
+ORDER = """
+import argparse, json, os, sys
+from pathlib import Path
+from tasks.ranks import pretrain
+
+said = []
+
+
+class Trainer(pretrain.Trainer):
+    def __init__(self, args, evidence, board):
+        self.args, self.seconds, self.peak_bytes = args, {}, 5
+
+    load = lambda self: said.append("load")
+    train = lambda self: said.append("train")
+    finish = lambda self: said.append(f"finish, peak {self.peak_bytes}")
+
+
+pretrain.Trainer = Trainer
+pretrain._start_groups = lambda args: None
+pretrain.reserve_memory = lambda args: said.append("reserve") or int(sys.argv[2])
+pretrain.torch.distributed.destroy_process_group = lambda: None
+pretrain.parse_arguments = lambda words, world_size: argparse.Namespace(distributed_backend=sys.argv[1])
+os.environ.update(RANK="0", WORLD_SIZE="8")
+pretrain.run([], evidence=Path("."))
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "peak", "expected"),
+    [
+        ("nccl", "7", ["load", "reserve", "train", "finish, peak 7"]),
+        ("nccl", "3", ["load", "reserve", "train", "finish, peak 5"]),
+        ("gloo", "7", ["load", "train", "finish, peak 5"]),
+    ],
+)
+def test_memory_of_a_gpu_is_reserved_between_loading_and_the_first_step(
+    backend: str, peak: str, expected: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORDER, backend, peak],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == expected

@@ -121,3 +121,23 @@ def test_each_element_counts_once_and_tied_embeddings_once() -> None:
     first, second = (json.loads(line) for line in finished.stdout.splitlines() if line.startswith("["))
     assert first == [9.0 + 4.0, 25.0 + 4.0]
     assert second == [16.0, 0.0]
+
+
+PEAKS = """
+import json
+import torch
+from tasks.ranks.scalars import memory_scalars
+torch.cuda.memory_stats = lambda: {"allocated_bytes.all.current": 40, "allocated_bytes.all.peak": 70}
+print(json.dumps([memory_scalars(earlier_peak) for earlier_peak in (0, 90)]))
+"""
+
+
+def test_the_most_that_was_allocated_is_of_the_time_before_the_steps_too() -> None:
+    """Loading a checkpoint may have needed more than a step."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        {"mem-allocated-bytes": 40, "mem-max-allocated-bytes": most} for most in (70, 90)
+    ]
