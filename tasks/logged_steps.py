@@ -6,6 +6,8 @@ is left would pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from tasks.case import last_iteration
@@ -17,6 +19,12 @@ from tasks.verdict import CHECK_EQUAL, MISSING, Row
 # Flags of Megatron-LM's loop and their defaults, by metric: how often it is logged. Ours logs every step.
 INTERVALS = {"iteration-time": ("--log-interval", 100)}
 INTERVAL = ("--tensorboard-log-interval", 1)
+
+
+def interval(metric: str, model_args: Mapping[str, object], *, subject: str) -> int:
+    """At each how many steps a metric is logged by the program under test (``subject``; empty: ours)."""
+    flag, default = INTERVALS.get(metric, INTERVAL)
+    return int(model_args.get(flag) or default) if subject else 1
 
 
 def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
@@ -42,12 +50,9 @@ def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
 
 def _wanted(run: Run, name: str, first: int) -> np.ndarray:
     """The steps of a phase that begins with ``first`` at which a metric has to be logged."""
-    every = 1
-    if run.subject:
-        flag, default = INTERVALS.get(name, INTERVAL)
-        every = int(run.model_args.get(flag) or default)
-        if name == "iteration-time":  # of its first step it may log none
-            first += 1
+    every = interval(name, run.model_args, subject=run.subject)
+    if run.subject and name == "iteration-time":  # of its first step it may log none
+        first += 1
     return np.arange(first + -first % every, last_iteration(run.model_args) + 1, every)
 
 

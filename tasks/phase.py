@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from tasks import attempts, fingerprint, platforms
+from tasks import attempts, fingerprint, logged_steps, platforms
 from tasks.case import Case
 from tasks.checkpoints import FALLBACKS
 from tasks.events import read_attempts
@@ -137,7 +137,7 @@ def collect(setup: Setup, number: int, outcome: Outcome, facts: dict[str, str]) 
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
-    _refuse_early_end(setup.case, int(losses.steps[-1]), directory)
+    _refuse_early_end(setup, int(losses.steps[-1]), directory)
     logged = read_attempts(directory / "tensorboard")
     every = attempts.records(directory, logged, setup.platform.world_size)
     every = [attempt | {"subject": setup.subject.name} for attempt in every]
@@ -176,9 +176,10 @@ def _forget_results(run_dir: Path, number: int) -> None:
                 path.unlink()
 
 
-def _refuse_early_end(case: Case, step: int, directory: Path) -> None:
-    last = case.last_iteration()
-    if step < last - last % int(case.model_args.get("--log-interval") or 1):
+def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
+    last = setup.case.last_iteration()
+    every = logged_steps.interval("lm loss", setup.case.model_args, subject=setup.subject.name)
+    if step < last - last % every:
         raise TrainingFailed(
             f"the ranks ended after step {step} of {last}, without an error;"
             f" see their logs: {directory}/rank<N>.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from tasks import corpus, nodes, phase, preparation
 from tasks.case import load_case
+from tasks.exits import TrainingFailed
 from tasks.platforms import Gpu, Platform
+from tasks.subject import MEGATRON, OURS, Subject
 
 RESHARD = "gpt3_pp4_resume_reshard_pp4_dp1"
+LOOP = Subject(trainer=MEGATRON, name="megatron-core-0.19.2", version="0.19.2")
 
 
 def setup(case: str, gpus: int = 0, **options: object) -> preparation.Setup:
@@ -88,3 +92,28 @@ def test_a_checkpoint_that_the_run_did_not_make_is_loaded_and_not_saved_over() -
     words = phase.phase_words(kept, 1, 10)
     assert (value(words, "--load"), value(words, "--save")) == ("/kept", "/run/checkpoints")
     assert (value(words, "--ckpt-step"), "--exit-on-missing-checkpoint" in words) == ("10", True)
+
+
+@pytest.mark.parametrize(
+    ("subject", "last_logged", "refused"),
+    [
+        (OURS, 99, True),
+        (OURS, 100, False),
+        (LOOP, 97, True),  # it logs the loss at every third step, whatever --log-interval says
+        (LOOP, 99, False),
+    ],
+)
+def test_ranks_that_end_before_the_last_step_that_is_logged_have_failed(
+    subject: Subject, last_logged: int, refused: bool
+) -> None:
+    made = setup("gpt3_pp4_resume", subject=subject)
+    flags = {
+        **made.case.model_args,
+        "--train-iters": 100,
+        "--log-interval": 10,
+        "--tensorboard-log-interval": 3,
+    }
+    made = dataclasses.replace(made, case=dataclasses.replace(made.case, model_args=flags))
+    expected = pytest.raises(TrainingFailed, match=f"after step {last_logged} of 100")
+    with expected if refused else contextlib.nullcontext():
+        phase._refuse_early_end(made, last_logged, Path("/run/phase1"))
