@@ -72,8 +72,7 @@ class Batches(Iterator[Batch]):
         self._ahead: deque[Batch] = deque()
 
     def __next__(self) -> Batch:
-        if not self._ahead:
-            self.read_ahead(1)
+        self.read_ahead(1)
         if not self._ahead:
             raise StopIteration
         self._position += self._stride
@@ -81,9 +80,11 @@ class Batches(Iterator[Batch]):
 
     def read_ahead(self, count: int) -> None:
         """Read so many of the micro-batches that come next before they are asked for, or what is left."""
-        while len(self._ahead) < count and self._is_whole(self._position + len(self._ahead) * self._stride):
-            batch = self._read(self._names, self._position + len(self._ahead) * self._stride)
+        position = self._position + len(self._ahead) * self._stride
+        while len(self._ahead) < count and self._is_whole(position):
+            batch = self._read(self._names, position)
             self._ahead.append({name: values.pin_memory() for name, values in batch.items()})
+            position += self._stride
 
     def _is_whole(self, position: int) -> bool:
         return position + self._offset + self._size <= len(self._dataset)

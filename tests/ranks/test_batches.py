@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 PROGRAM = """
 import argparse, json
@@ -58,11 +54,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> dict:
     """Of 13 samples, micro-batches of 2, and the second of three replicas."""
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return answer_of(PROGRAM)
 
 
 def test_a_replica_reads_its_part_of_every_run_of_samples_until_there_is_no_whole_one(found: dict) -> None:

@@ -6,13 +6,9 @@ itself is made up here.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 pytestmark = pytest.mark.training
 
@@ -168,15 +164,7 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("loop"))],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return answer_of(PROGRAM, str(tmp_path_factory.mktemp("loop")))
 
 
 def names(calls: list) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 pytestmark = pytest.mark.training
 
@@ -59,15 +60,7 @@ def three_steps(
     *plugins: Path, grad: bool = True, gather: bool = True, watched: bool = True, buckets: int = 3
 ) -> tuple[list[float], list[dict[str, float]]]:
     """A digest of the gradients and what was counted, a step each."""
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([grad, gather, watched]), *map(str, plugins)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    groups, steps = json.loads(finished.stdout.splitlines()[-1])
+    groups, steps = answer_of(PROGRAM, json.dumps([grad, gather, watched]), *map(str, plugins))
     assert groups == buckets
     return [digest for digest, _ in steps], [counts for _, counts in steps]
 

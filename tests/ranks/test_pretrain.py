@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 PROGRAM = """
 import json, sys
@@ -43,12 +39,7 @@ except Reached:
 @pytest.mark.parametrize(("platform", "default"), [("gpu1_h100", False), ("cpu_x86_64", True)])
 def test_gpus_are_spared_what_costs_time_and_changes_no_result(platform: str, default: bool) -> None:
     """Backward passes stay in their thread, and new tensors are not filled."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, platform], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {"deterministic": True, "filled": default, "threads": default}
+    assert answer_of(PROGRAM, platform) == {"deterministic": True, "filled": default, "threads": default}
 
 
 READS = """
@@ -87,11 +78,7 @@ print(json.dumps(found))
 
 
 def test_the_last_stage_reads_what_comes_next_before_it_waits_for_the_others() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", READS], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    assert answer_of(READS) == {
         "last stage": ["schedule", "last read_ahead 4", "optimizer step"],
         "other stage": ["schedule", "optimizer step"],
     }
@@ -136,12 +123,4 @@ print(json.dumps(said))
 def test_memory_of_a_gpu_is_reserved_between_loading_and_the_first_step(
     backend: str, peak: str, expected: list[str]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ORDER, backend, peak],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == expected
+    assert answer_of(ORDER, backend, peak) == expected

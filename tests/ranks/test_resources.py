@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 pytestmark = pytest.mark.training
 
@@ -57,11 +54,7 @@ print(json.dumps([taken, scalars, untouched, sorted(sums), pieces]))
 
 @pytest.fixture(scope="module")
 def measured() -> list:
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return answer_of(PROGRAM)
 
 
 def test_growth_counts_from_the_warm_up_on_and_lies_in_the_place_of_the_rank(measured) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 PROGRAM = """
 import json, os, sys
@@ -134,10 +135,6 @@ print(json.dumps([memory_scalars(earlier_peak) for earlier_peak in (0, 90)]))
 
 def test_the_most_that_was_allocated_is_of_the_time_before_the_steps_too() -> None:
     """Loading a checkpoint may have needed more than a step."""
-    done = subprocess.run(
-        [sys.executable, "-c", PEAKS], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
+    assert answer_of(PEAKS) == [
         {"mem-allocated-bytes": 40, "mem-max-allocated-bytes": most} for most in (70, 90)
     ]

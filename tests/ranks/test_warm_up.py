@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from tasks import gpu_memory
-from tasks.case import REPOSITORY, load_case
+from tasks.case import load_case
 from tasks.gpu_memory import MIB
 from tasks.ranks.arguments import parse_arguments
+from tests.program import answer_of
 
 PROGRAM = """
 import json, weakref
@@ -53,11 +50,7 @@ print(json.dumps(found))
 def said() -> dict[str, list[list]]:
     """Of a rank of the last stage and of another: blocks with their bytes and how many there were then, the
     meeting of all ranks, the peak that is forgotten."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(PROGRAM)
 
 
 @pytest.mark.parametrize("stage", ["last stage", "other stage"])
