@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import random
+from collections.abc import Callable
 
 import megatron.core
 import numpy
@@ -222,9 +224,15 @@ def build_scheduler(args: argparse.Namespace, optimizer: MegatronOptimizer) -> O
 
 
 def connect_schedule(
-    args: argparse.Namespace, chunks: Chunks, optimizer: MegatronOptimizer
+    args: argparse.Namespace,
+    chunks: Chunks,
+    optimizer: MegatronOptimizer,
+    before_reducing: Callable[[], None],
 ) -> TransformerConfig:
-    """Tell the pipeline schedule how to reduce gradients and gather parameters while it runs."""
+    """Tell the pipeline schedule how to reduce gradients and gather parameters while it runs.
+
+    ``before_reducing`` is called before the first gradients of a step are reduced, where that is overlapped.
+    """
     config = chunks[0].config
     config.grad_scale_func = optimizer.scale_loss
     config.finalize_model_grads_func = finalize_model_grads
@@ -235,7 +243,14 @@ def connect_schedule(
     if args.overlap_grad_reduce:
         config.no_sync_func = one_or_all([chunk.no_sync for chunk in chunks])
         if args.align_grad_reduce:
-            config.grad_sync_func = one_or_all([chunk.start_grad_sync for chunk in chunks])
+            starts = [chunk.start_grad_sync for chunk in chunks]
+            starts[-1] = functools.partial(_one_after_the_other, before_reducing, starts[-1])
+            config.grad_sync_func = one_or_all(starts)
     if args.overlap_param_gather and args.align_param_gather:
         config.param_sync_func = one_or_all([chunk.start_param_sync for chunk in chunks])
     return config
+
+
+def _one_after_the_other(first: Callable[[], None], then: Callable[..., None], *args: object) -> None:
+    first()
+    then(*args)

@@ -201,7 +201,7 @@ class Trainer:
     def train(self) -> None:
         """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``."""
         args = self.args
-        self.config = model.connect_schedule(args, self.chunks, self.optimizer)
+        self.config = model.connect_schedule(args, self.chunks, self.optimizer, self._read_on_first_stage)
         self.run_schedule = get_forward_backward_func()
         self.scalars = scalars.Scalars(args, self.iteration)
         self.sums = scalars.SumsOverRanks()
@@ -274,7 +274,7 @@ class Trainer:
             decoder_seq_length=args.seq_length,
             forward_only=False,
         )
-        self._read_ahead()
+        self._read_on_last_stage()
         self._note("optimizer step")
         successful, grad_norm, num_zeros = self.optimizer.step()
         if successful:
@@ -286,8 +286,16 @@ class Trainer:
         self.events.take_back([begin])
         self.resources.compute_piece()
 
-    def _read_ahead(self) -> None:
-        """The last stage is done first; until the others are, it reads what it would read while they wait.
+    def _read_on_first_stage(self) -> None:
+        """It waits for its device next, which checks gradients for NaN: the time to read what comes next.
+
+        Read where the next step begins, that was 3 to 4 % of a step on one H100.
+        """
+        if parallel_state.is_pipeline_first_stage(ignore_virtual=True):
+            self.iterators[0].read_ahead(self.args.num_microbatches)
+
+    def _read_on_last_stage(self) -> None:
+        """It is done first; until the others are, it reads what it would read while they wait for it.
 
         With NCCL: on a CPU it has waited by now.
         """

@@ -21,8 +21,8 @@ BUILT = {
     "gpt3_pp4_resume_decoupled_lr": [0],
     "gpt3_pp4_resume_overlap_grad_reduce": [0],
 }
-PROGRAM = """
-import json, os, sys
+PROGRAM = '''
+import json, os, sys, types
 from tasks.ranks import cuda_on_cpu
 cuda_on_cpu.install()
 import torch
@@ -34,6 +34,20 @@ from tasks.ranks import model
 from tasks.ranks.arguments import parse_arguments
 
 cuda_on_cpu.finish_install()
+
+
+def reduced(args, chunks):
+    """What is called, in its order, when the chunks are reduced from the last one to the first."""
+    said = []
+    for index, chunk in enumerate(chunks):
+        chunk.start_grad_sync = lambda parameters, index=index: said.append(index)
+    config = model.connect_schedule(
+        args, chunks, types.SimpleNamespace(scale_loss=None), lambda: said.append("before")
+    )
+    starts = config.grad_sync_func or []
+    for start in reversed(starts if isinstance(starts, list) else [starts]):
+        start([])
+    return said
 
 
 def build(name, rank):
@@ -62,6 +76,7 @@ def build(name, rank):
         "per token": config.calculate_per_token_loss,
         "warm-up": config.overlap_p2p_comm_warmup_flush,
         "frees": config.deallocate_pipeline_outputs,
+        "reduced": reduced(args, chunks),
         "ddp": {
             key: getattr(chunks[0].ddp_config, key)
             for key in ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
@@ -77,7 +92,7 @@ for name, ranks in json.loads(sys.argv[1]).items():
             os._exit(0)
         if os.waitpid(child, 0)[1]:
             sys.exit(f"{name}, rank {rank}")
-"""
+'''
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +124,11 @@ def test_the_plain_case_ties_its_embeddings_and_overlaps_nothing(models: dict) -
 def test_what_was_sent_is_freed_where_the_schedule_waits_for_it(models: dict) -> None:
     waits = importlib.metadata.version("megatron-core") != "0.16.1"
     assert [built["frees"] for built in models.values()] == [waits] * len(models)
+
+
+def test_before_the_first_gradients_are_reduced_there_is_time_for_something_else(models: dict) -> None:
+    assert models["gpt3_pp4_resume_overlap_grad_reduce", 0]["reduced"] == ["before", 2, 1, 0]
+    assert models["gpt3_pp4", 7]["reduced"] == []  # no reduction is overlapped
 
 
 def test_stages_of_different_sizes_share_all_layers_between_them(models: dict) -> None:
