@@ -20,15 +20,14 @@ def keep(package: str = "torch", folder: Path = FOLDER) -> bool:
 
     Nothing is written where the packages lie, which is what was asked for. Returns whether it is done.
     """
-    if not sys.dont_write_bytecode or sys.pycache_prefix or _is_compiled(package):
+    if not sys.dont_write_bytecode or sys.pycache_prefix or not is_missing(package):
         return False
     sys.pycache_prefix = str(folder)
     sys.dont_write_bytecode = False
     return True
 
 
-def _is_compiled(package: str) -> bool:
+def is_missing(package: str = "torch") -> bool:
+    """Whether ``package`` is there and not compiled."""
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.origin:
-        return True  # there is nothing to compile
-    return Path(importlib.util.cache_from_source(spec.origin)).is_file()
+    return bool(spec and spec.origin) and not Path(importlib.util.cache_from_source(spec.origin)).is_file()

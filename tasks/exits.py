@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+from tasks.parent import end_with_parent
 
 PASSED = 0
 MISMATCH = 1
@@ -25,7 +26,6 @@ MEANINGS = {
     CANNOT_RUN: "this machine cannot run it",
 }
 SESSION_VARIABLE = "CRASH_TEST_SESSION"  # the process id of the session that started a task
-_PR_SET_PDEATHSIG = 1
 
 
 class TaskError(Exception):
@@ -81,7 +81,7 @@ def run_to_end(task: Callable[[], int]) -> int:
     ended; an error of its own as failed training.
     """
     if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a session that is killed cannot say stop
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         return task()

@@ -26,6 +26,7 @@ from tasks.exits import Hang
 from tasks.killer import Killed, Killer
 from tasks.manifest import ANY_ORIGIN, Origin
 from tasks.nodes import ALONE, Nodes
+from tasks.parent import end_with_parent
 from tasks.preload import Surroundings, preload
 from tasks.progress import ProgressBoard
 from tasks.rank_exits import all_exit_codes
@@ -33,7 +34,6 @@ from tasks.subject import OURS, Subject
 from tasks.watchdog import Watchdog
 
 _FORK_POLL_S = 0.005
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -163,8 +163,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
 
 def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
     """Runs in every forked rank."""
-    _die_with_parent(parent)
-    os.register_at_fork(after_in_child=lambda: _die_with_parent(None))
+    end_with_parent(parent=parent)
+    os.register_at_fork(after_in_child=end_with_parent)
     if phase.device == "cpu":
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -236,13 +236,6 @@ def _is_alive(process_id: int) -> bool:
         os.kill(process_id, 0)
         return True
     return False
-
-
-def _die_with_parent(parent: int | None) -> None:
-    """Have the kernel kill this process when the one that forked it ends, however it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager

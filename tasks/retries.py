@@ -7,7 +7,6 @@ repeated.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import signal
@@ -20,9 +19,9 @@ from tasks.exits import TRAINING_FAILED
 from tasks.failures import FAILURE_FILE
 from tasks.golden import read_json_object, write_atomically
 from tasks.infrastructure import KILLED_AGENT, KINDS, Kind
+from tasks.parent import end_with_parent
 
 RETRIES_FILE = "retries.json"
-_PR_SET_PDEATHSIG = 1
 
 
 def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
@@ -79,17 +78,13 @@ def _run(command: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
         for number in early:
             child.send_signal(number)
         return child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _why(directory: Path, code: int) -> tuple[Kind | None, str]:

@@ -15,8 +15,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from tasks import bytecode
-print(bytecode.keep("some_package", Path(sys.argv[1])))
+print(bytecode.keep("some_package", Path(sys.argv[1])), bytecode.is_missing("some_package"))
 import some_package
+print(bytecode.is_missing("some_package"), bytecode.is_missing("no_such_package"))
 """
 
 
@@ -29,8 +30,9 @@ def package(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def run(package: Path, kept: Path, **environ: str) -> str:
-    """Import the package in a process of its own; returns what ``keep`` answered."""
+def run(package: Path, kept: Path, **environ: str) -> list[str]:
+    """Import the package in a process of its own; returns what ``keep`` answered, whether bytecode is missing
+    then, whether after the import, and whether of a package that is not there."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     outcome = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(kept)],
@@ -39,7 +41,7 @@ def run(package: Path, kept: Path, **environ: str) -> str:
         text=True,
         check=True,
     )
-    return outcome.stdout.strip()
+    return outcome.stdout.split()
 
 
 def compiled(folder: Path) -> list[Path]:
@@ -47,24 +49,24 @@ def compiled(folder: Path) -> list[Path]:
 
 
 def test_kept_apart_where_none_may_be_written(package: Path, tmp_path: Path) -> None:
-    assert run(package, tmp_path / "kept", PYTHONDONTWRITEBYTECODE="1") == "True"
+    assert run(package, tmp_path / "kept", PYTHONDONTWRITEBYTECODE="1") == ["True", "True", "False", "False"]
     assert len(compiled(tmp_path / "kept")) == 1
     assert compiled(package) == []
 
 
 def test_left_alone_where_python_writes_it_itself(package: Path, tmp_path: Path) -> None:
-    assert run(package, tmp_path / "kept") == "False"
+    assert run(package, tmp_path / "kept") == ["False", "True", "False", "False"]
     assert len(compiled(package)) == 1
     assert not (tmp_path / "kept").exists()
 
 
 def test_left_alone_where_the_package_has_its_own(package: Path, tmp_path: Path) -> None:
     run(package, tmp_path / "kept")
-    assert run(package, tmp_path / "kept", PYTHONDONTWRITEBYTECODE="1") == "False"
+    assert run(package, tmp_path / "kept", PYTHONDONTWRITEBYTECODE="1") == ["False"] * 4
     assert not (tmp_path / "kept").exists()
 
 
 def test_a_folder_of_the_users_own_is_heeded(package: Path, tmp_path: Path) -> None:
     theirs = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(tmp_path / "theirs")}
-    assert run(package, tmp_path / "kept", **theirs) == "False"
+    assert run(package, tmp_path / "kept", **theirs) == ["False", "True", "True", "False"]
     assert not (tmp_path / "kept").exists()

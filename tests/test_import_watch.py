@@ -26,6 +26,7 @@ def test_importing_a_torch_that_hangs_ends_and_says_where(tmp_path: Path) -> Non
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
     assert ended.returncode == HANG
     assert ended.stderr.startswith("error: importing torch and megatron has not ended after 1 s")
+    assert ended.stderr.count("has not ended") == 1
     assert f'"{tmp_path}/torch.py", line 2' in ended.stderr
 
 

@@ -1,0 +1,19 @@
+"""A process that is not to outlive the one that started it, however that ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
+    """Have the kernel send this process signal ``number`` when its parent ends.
+
+    ``parent``: the process id of the parent, which may have ended before this was asked for.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
