@@ -54,7 +54,7 @@ def steps(case: str, options: argparse.Namespace, run_dir: Path) -> list[Step]:
     found += [Step(task="train", arguments=launch), Step(task="resume", arguments=launch)]
     found.append(Step(task="diff", arguments=(case, *directory, *card, *among)))
     if options.nodes.first:
-        found.append(Step(task="report", arguments=tuple(directory), whatever_was_found=True))
+        found.append(Step(task="report", arguments=(*directory, *card), whatever_was_found=True))
     return found
 
 

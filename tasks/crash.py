@@ -42,9 +42,9 @@ def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]])
             _killed_after_row(kill, killed, before),
             _loaded_row(killed, after),
             equal_row("first step", _following(whole(after.get("loaded_iteration"))), first_step(after)),
-            *state_rows(saved, after, whole(after.get("loaded_iteration"))),
+            *state_rows(saved, after, whole(after.get("loaded_iteration")), before=before),
         ]
-        rows += [_named(row, index) for row in found]
+        rows += [named(row, index) for row in found]
     return rows
 
 
@@ -157,7 +157,7 @@ def _following(iteration: int | None) -> int | None:
     return None if iteration is None else iteration + 1
 
 
-def _named(row: Row, index: int) -> Row:
+def named(row: Row, index: int) -> Row:
     """The rows of later kills say which."""
     return dataclasses.replace(row, metric=f"kill {index + 1}: {row.metric}") if index else row
 

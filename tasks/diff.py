@@ -17,6 +17,7 @@ from tasks import nodes
 from tasks.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
+    from tasks.judge import Verdict
     from tasks.meeting import Meeting
 
 FORMATS = ("table", "json", "markdown", "junit", "html")
@@ -55,14 +56,23 @@ def _compare(arguments: argparse.Namespace) -> int:
         verdict = judge.judge_run(
             arguments.run_dir, case_name=arguments.case, golden_file=arguments.golden, options=options
         )
-        report.write_reports(verdict, arguments.run_dir)
+        try:
+            report.write_reports(verdict, arguments.run_dir)
+        finally:  # what was found is said, also where it cannot be kept
+            _say(verdict, arguments.format)
     else:
         verdict = judge.judge_pair(arguments.golden, arguments.actual, options=options)
-    sys.stdout.write(report.render(verdict, arguments.format, colour=colour_wanted()))
-    sys.stdout.flush()
+        _say(verdict, arguments.format)
     if verdict.error:
         print(f"error: {verdict.error}", file=sys.stderr)
     return verdict.exit_code
+
+
+def _say(verdict: Verdict, form: str) -> None:
+    from tasks import report
+
+    sys.stdout.write(report.render(verdict, form, colour=colour_wanted()))
+    sys.stdout.flush()
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -77,7 +87,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if first > last:
         raise UsageError(
-            f"--steps {text}: write the first and the last step to compare, for example --steps 1-20"
+            f"--steps {text}: write the first and the last step to compare, for example --steps 60-80"
         )
     return first, last
 
@@ -101,6 +111,10 @@ def _refuse_half_a_pair(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{arguments.case}: two cards are compared as they are; give CASE with --run-dir")
     if not arguments.run_dir and same_file(arguments.golden, arguments.actual):
         raise UsageError(f"{arguments.golden}: given twice; a card equals itself, that shows nothing")
+    if not arguments.run_dir and nodes.words(arguments):
+        raise UsageError(
+            "--nnodes and what belongs to it: two cards are compared on one machine; leave it out"
+        )
     if arguments.check != "both" and arguments.policy != "megatron":
         raise UsageError(
             f"--check {arguments.check}: only with --policy megatron; strict chooses by fingerprint"
@@ -112,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tasks.diff",
         description="Compare a run with its golden card, or any two cards. "
         "Exit code: 0 matches, 1 does not, 2 bad input.",
+        allow_abbrev=False,
     )
     parser.add_argument("case", nargs="?", metavar="CASE", help="name of the case; the run must be one of it")
     parser.add_argument(
@@ -127,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "--policy",
         choices=("strict", "megatron"),
         default="strict",
-        help="megatron decides exactly as Megatron-LM's comparator does",
+        help="megatron decides exactly as Megatron-LM's comparator does (default: strict)",
     )
     parser.add_argument(
         "--check",
@@ -136,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the megatron policy (approximate: as with --allow-nondeterministic-algo there)",
     )
     parser.add_argument("--steps", metavar="A-B", help="compare these steps only; the table says so")
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="of what is printed (default: table)"
+    )
     nodes.add_options(parser)
     return parser
 

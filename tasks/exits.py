@@ -70,6 +70,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         code = INTERRUPTED
+    except PermissionError as error:
+        print(f"error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        code = USAGE
     except Exception:  # Python would exit with 1, which says that something was compared and does not match
         traceback.print_exc()
         code = USAGE

@@ -119,16 +119,21 @@ class Outcome:
         return f"quarantined: {words}" if self.quarantined(today) else words
 
     def first_difference(self) -> str:
-        """The first row of its report that failed, with its step."""
-        report = self.run_dir / "report.json" if self.run_dir else None
-        if report is None or not report.is_file():
+        """The first row of its report that failed, with its step; empty where the report is none of how it
+        ended, as of an earlier run in the same folder.
+        """
+        if self.state != ENDED or self.exit_code == PASSED or self.run_dir is None:
             return ""
-        rows = [row for row in json.loads(report.read_text())["rows"] if not row["passed"]]
-        if not rows:
+        try:
+            report = json.loads((self.run_dir / "report.json").read_text(encoding="utf-8"))
+            failed = [row for row in report["rows"] if not row["passed"]]
+            if not failed or report["exit_code"] != self.exit_code:
+                return ""
+            first = min(failed, key=lambda row: (row["first_step"] is None, row["first_step"] or 0))
+            step = f" at step {first['first_step']}" if first["first_step"] is not None else ""
+            return f"{first['comparison']}: {first['metric']}{step}"
+        except (OSError, ValueError, KeyError, TypeError):  # the table goes on without it
             return ""
-        first = min(rows, key=lambda row: (row["first_step"] is None, row["first_step"] or 0))
-        step = f" at step {first['first_step']}" if first["first_step"] is not None else ""
-        return f"{first['comparison']}: {first['metric']}{step}"
 
 
 def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: bool) -> int:

@@ -84,9 +84,10 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
         if row["exit_code"] != PASSED
         or any(row.get(name) != here[name] for name in ("environment", "platform", "changes"))
     ]
+    not_passed += [case for case in cases if options.require and case not in rows]
     if gone := [case for case in not_passed if case not in cases]:
         raise UsageError(f"{path}: {gone[0]} is to be run again, and is no case any more: run nox -s regress")
-    if not_passed and all(rows[case]["verdict"] == SKIPPED for case in not_passed):
+    if not_passed and all(case in rows and rows[case]["verdict"] == SKIPPED for case in not_passed):
         raise CannotRun(f"nothing failed in {path}, but this was skipped: {', '.join(not_passed)}")
     commits = {str(row.get("commit")) for row in rows.values()}
     if not not_passed and (commits != {here["commit"]} or not re.fullmatch(r"[0-9a-f]{40}", here["commit"])):

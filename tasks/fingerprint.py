@@ -105,19 +105,28 @@ def _excuse(found: list[Change]) -> str:
     return ", ".join(str(change) for change in found if change.surroundings)
 
 
-def between_phases(first: Mapping[str, object], second: Mapping[str, object]) -> list[Change]:
-    """What a restart must have in common with the training before it, and has not."""
+def between_phases(
+    first: Mapping[str, object], second: Mapping[str, object], *, other_layout: bool = True
+) -> list[Change]:
+    """What a phase must have in common with the run that it is of, and has not. ``other_layout``: the restart
+    may have other flags and ranks.
+    """
     return [
         change
         for change in changes(first, second)
-        if change.field not in OF_THE_RESTART and (change.surroundings or change.field == "corpus")
+        if (change.surroundings or change.configuration)
+        and not (other_layout and change.field in OF_THE_RESTART)
     ]
 
 
-def phases_row(first: Mapping[str, object], second: object) -> Row:
-    """Whether phase 2 ran where phase 1 did. ``second``: its fingerprint, from its record."""
-    known = isinstance(second, Mapping) and bool(second)
-    parted = between_phases(first, second) if known else []
+def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout: bool) -> Row:
+    """Whether all phases ran where the run began. ``phases``: their fingerprints, from their records."""
+    known = all(isinstance(phase, Mapping) and phase for phase in phases)
+    parted = [
+        change
+        for phase in (phases if known else [])
+        for change in between_phases(run, phase, other_layout=other_layout)
+    ]
     note = ", ".join(map(str, parted)) if known else "not recorded; run tasks.resume again"
     return Row(
         comparison=RESTART,
@@ -154,10 +163,12 @@ def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str,
             actual=short(change.actual),
             verdict=REGRESSION,
             passed=False,
-            note=f"the card was recorded for another {CONFIGURATION[change.field]}",
+            note=f"the card was recorded for another {CONFIGURATION[change.field]}"
+            if change.golden
+            else f"the card does not say for which {CONFIGURATION[change.field]} it was recorded",
         )
         for change in changes(golden, actual)
-        if change.configuration and change.golden is not None
+        if change.configuration
     ]
 
 

@@ -83,6 +83,13 @@ class Card:
     def name(self) -> str:
         return str(self.path) if self.path else "(not from a file)"
 
+    @property
+    def last_step(self) -> int:
+        """The last one of any metric; 0 where there is none."""
+        return max(
+            (int(metric.steps[-1]) for metric in self.metrics.values() if metric.steps.size), default=0
+        )
+
     def between(self, first: int, last: int) -> Card:
         return replace(
             self, metrics={name: metric.between(first, last) for name, metric in self.metrics.items()}
@@ -132,6 +139,10 @@ def header_fault(metric: Metric) -> str | None:
     first, last = int(metric.steps[0]), int(metric.steps[-1])
     if (first, last) != (metric.start_step, metric.end_step):
         return f"says steps {metric.start_step} to {metric.end_step}, but has values for {first} to {last}"
+    interval = interval_of(metric.steps)
+    # A card of ours; Megatron-LM's are not so exact.
+    if metric.full_precision and metric.step_interval != interval:
+        return f"says a value every {metric.step_interval} steps, but has one every {interval}"
     hole = first_hole(metric)
     return None if hole is None else f"has no value for step {hole} between steps {first} and {last}"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.report import HEADERS, cells
+from tasks.report import HEADERS, PICTURES, cells, forget_reports
 
 if TYPE_CHECKING:
-    from tasks.judge import Verdict
+    from tasks.judge import Options, Verdict
 
 EXCERPT_LINES = 25
 LARGEST_EXCERPT_BYTES = 200_000
@@ -70,7 +71,9 @@ def write_pictures(run_dir: Path, *, golden_file: Path | None = None) -> list[Pa
     from tasks.golden import write_atomically
     from tasks.judge import judge_run
 
-    verdict = judge_run(run_dir, golden_file=golden_file, options=_options_of(run_dir))
+    forget_reports(run_dir, PICTURES)
+    options, compared_with = _as_judged(run_dir)
+    verdict = judge_run(run_dir, golden_file=golden_file or compared_with, options=options)
     picture = draw(verdict)
     written = {
         run_dir / "curves.png": picture,
@@ -92,19 +95,24 @@ def log_excerpt(path: Path) -> str:
     return "\n".join(lines[-8:])
 
 
-def _options_of(run_dir: Path):
-    """As the last ``tasks.diff`` judged this run, so that picture and table agree."""
+def _as_judged(run_dir: Path) -> tuple[Options, Path | None]:
+    """How the last ``tasks.diff`` judged this run, and with which card if one was given, so that picture and
+    table agree.
+    """
     from tasks.golden import read_json_object
     from tasks.judge import MEGATRON, Options
 
     report = run_dir / "report.json"
     if not report.exists():
-        return Options()
+        return Options(), None
     content = read_json_object(report)
-    steps = content.get("steps")
+    steps, checks, card = (content.get(name) for name in ("steps", "checks", "golden_file"))
     whole = isinstance(steps, list) and len(steps) == 2 and all(type(step) is int for step in steps)
-    policy = {"policy": MEGATRON} if content.get("policy") == MEGATRON else {}
-    return Options(steps=tuple(steps) if whole else None, **policy)
+    options = Options(steps=tuple(steps) if whole else None)
+    if content.get("policy") == MEGATRON:
+        known = tuple(check for check in options.checks if isinstance(checks, list) and check in checks)
+        options = dataclasses.replace(options, policy=MEGATRON, checks=known or options.checks)
+    return options, Path(card) if isinstance(card, str) else None
 
 
 def _table(verdict: Verdict) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import crash, fingerprint, golden, megatron, restart, triage, verdict
+from tasks import crash, fingerprint, golden, held_card, megatron, restart, triage, verdict
 from tasks.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.golden import Card
 from tasks.logged_steps import unlogged_rows
@@ -41,18 +41,22 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """All that a report shows. ``error``: bad input found on the way (no golden card), one line."""
+    """All that a report shows. ``error``: bad input found on the way (no golden card), one line.
+    ``golden_file``: the card that was asked for by its path.
+    """
 
     title: str
     policy: str
     rows: list[Row]
     steps: tuple[int, int] | None = None
+    checks: tuple[str, ...] = ()
     changes: list[fingerprint.Change] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
     run: Run | None = None
     golden_card: Card | None = None
+    golden_file: Path | None = None
     actual_card: Card | None = None
 
     @property
@@ -90,18 +94,21 @@ def judge_run(
     """
     options = options or Options()
     run = read_run(run_dir, case_name=case_name)
+    _refuse_steps_without_restart(run, options)
     own_rows = restart_and_resume_rows(run, options)
     common = {
         "title": f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}",
         "policy": options.policy,
         "steps": options.steps,
+        "checks": options.checks,
+        "golden_file": golden_file,
         "run": run,
         "actual_card": run.actual1,
     }
     try:
-        card, generic = _card_of(run, golden_file, root, options)
+        card, generic = held_card.card_of(run, golden_file, root, strict=options.policy == STRICT)
         provenance = golden.read_provenance(card.path) or {}
-        recorded, _ = _origin(card.path)
+        recorded, _ = held_card.origin(card.path)
     except UsageError as error:
         return _without_card(run, own_rows, error, common)
     basis = fingerprint.basis(
@@ -109,11 +116,17 @@ def judge_run(
         run.fingerprint,
         deterministic=run.deterministic,
         generic=generic,
-        full_precision=_any_full(card),
+        full_precision=held_card.any_full(card),
     )
     basis = dataclasses.replace(basis, restarted=run.crashes)
     rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
-    if not recorded and golden_file is None and options.policy == STRICT and not generic and _any_full(card):
+    if (
+        not recorded
+        and golden_file is None
+        and options.policy == STRICT
+        and not generic
+        and held_card.any_full(card)
+    ):
         rows.append(fingerprint.provenance_row())
     (compared, apart), (actual, _) = (crash.without_first_steps(run, side) for side in (card, run.actual1))
     rows += _compared(
@@ -163,7 +176,7 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
             f"{golden_file} and {actual_file} have no common metric ({_names(card)}; {_names(actual)})"
         )
     if options.policy == STRICT:
-        _refuse_header_faults(card, actual)
+        held_card.refuse_header_faults(card, actual)
         if not any(
             np.intersect1d(card.metrics[name].steps, actual.metrics[name].steps).size for name in common
         ):
@@ -171,8 +184,8 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
                 f"{golden_file} and {actual_file}: {common[0]!r} and other metrics have no common step"
             )
     card, actual = _restricted(card, options), _restricted(actual, options)
-    origins = [_origin(path) for path in (golden_file, actual_file)]
-    basis = fingerprint.basis(*[facts for facts, _ in origins], full_precision=_any_full(card))
+    origins = [held_card.origin(path) for path in (golden_file, actual_file)]
+    basis = fingerprint.basis(*[facts for facts, _ in origins], full_precision=held_card.any_full(card))
     platform = next((name for _, name in origins if name), None)
     rows = (
         [] if options.policy == MEGATRON else fingerprint.configuration_rows(*[facts for facts, _ in origins])
@@ -276,7 +289,11 @@ def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
     pairs, why_none = crash.twice_trained(run)
     if not pairs:
         return [crash.resume_row(why_none)]
-    return [row for first, second in pairs for row in _within_run(run, first, second, options, None)]
+    return [
+        crash.named(row, index)
+        for index, (first, second) in enumerate(pairs)
+        for row in _within_run(run, first, second, options, None)
+    ]
 
 
 def _within_run(
@@ -317,47 +334,30 @@ def _evidence_rows(run: Run) -> list[Row]:
         if run.record2 is None:
             return []
         rows = restart.layout_rows if run.changes_layout else restart.restart_rows
-        surroundings = fingerprint.phases_row(run.fingerprint, run.record2.get("fingerprint"))
+        surroundings = fingerprint.phases_row(
+            run.fingerprint,
+            [record.get("fingerprint") for record in (run.record1, run.record2)],
+            other_layout=run.changes_layout,
+        )
         return [surroundings, *rows(run.record1, run.record2)]
     if run.crashes:
         return crash.crash_rows(run.record1, list(run.kills))
     return [restart.no_restart_row(run.record1)]
 
 
-def _card_of(run: Run, golden_file: Path | None, root: Path, options: Options) -> tuple[Card, bool]:
-    if golden_file is not None:
-        found = golden.FoundCard(golden_file, generic=False)
-    else:
-        found = golden.find_card(root, run.card_name, run.environment, run.platform, run.goldens)
-    card = golden.read_card(found.path)
-    if options.policy == STRICT:
-        _refuse_header_faults(card)
-    if not card.metrics:
-        raise UsageError(f"{found.path}: holds no metric")
-    return card, found.generic
-
-
-def _refuse_header_faults(*cards: Card) -> None:
-    for card in cards:
-        for name, metric in card.metrics.items():
-            fault = golden.header_fault(metric)
-            if fault:
-                raise UsageError(f"{card.name}: {name!r}: {fault}")
+def _refuse_steps_without_restart(run: Run, options: Options) -> None:
+    loaded = restart.loaded_iteration(run.record2 or {})
+    if options.steps is None or loaded is None:
+        return
+    first, last = options.steps
+    if last <= loaded or first > run.actual1.last_step:
+        raise UsageError(
+            f"--steps {first}-{last}: holds no step of the restart, {loaded + 1} to {run.actual1.last_step}"
+        )
 
 
 def _restricted(card: Card, options: Options) -> Card:
     return card.between(*options.steps) if options.steps else card
-
-
-def _origin(path: Path) -> tuple[Mapping[str, object], str | None]:
-    """Fingerprint and platform of a card: from its provenance, or from the run that it lies in."""
-    provenance = golden.read_provenance(path)
-    beside = path.with_name("case.json")
-    if provenance is None and beside.exists():
-        provenance = golden.read_json_object(beside)
-    facts = _mapping((provenance or {}).get("fingerprint"))
-    platform = (provenance or {}).get("platform") or facts.get("platform")
-    return facts, platform if isinstance(platform, str) else None
 
 
 def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Row]) -> list[str]:
@@ -366,7 +366,7 @@ def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Ro
     if recorded and recorded != golden.file_sha256(card.path):
         notes.append(f"{card.path.name} was edited after it was recorded")
     compared = {row.metric for row in rows if row.comparison == GOLDEN}
-    unknown = [name for name in run.actual1.metrics if name not in compared]
+    unknown = [name for name in run.actual1.metrics if name not in compared and name not in card.metrics]
     if unknown:
         notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
     notes += [f"{row.metric}: {row.note}" for row in map(restart.failed_try_row, run.failed_tries)]
@@ -381,13 +381,5 @@ def _held_to(basis: verdict.Basis, options: Options) -> list[str]:
     return [f"held to the approximate checks: {basis.reason}"]
 
 
-def _any_full(card: Card) -> bool:
-    return any(metric.full_precision for metric in card.metrics.values())
-
-
 def _names(card: Card) -> str:
     return ", ".join(list(card.metrics)[:6]) or "none"
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

@@ -98,9 +98,9 @@ def read(options: argparse.Namespace, variables: Mapping[str, str] | None = None
     count, rank = options.nnodes, options.node_rank
     if count < 1:
         raise UsageError(f"--nnodes {count}: must be at least 1")
-    if count == 1:
+    if count == 1 and rank in (None, 0):
         return ALONE
-    if rank is None or options.rdzv_endpoint is None:
+    if count > 1 and (rank is None or options.rdzv_endpoint is None):
         raise UsageError(
             f"--nnodes {count}: give --node-rank 0 to {count - 1} and --rdzv-endpoint HOST:PORT of node 0"
         )

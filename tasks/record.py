@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.case import golden_case, list_cases, load_case
+from tasks.case import golden_case
 from tasks.exits import CANNOT_RUN, HANG, PASSED, TRAINING_FAILED, USAGE, TaskError, UsageError, exit_with
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = 3
-RANKS = 8  # of a run that does not say how many it had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,15 @@ def main(words: list[str] | None = None) -> int:
     reason = " ".join(arguments.reason.split())
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
-    if not arguments.from_run:
-        refuse_borrowed_card(arguments.case, golden_case(arguments.case))
-    directories = arguments.from_run or make_runs(arguments.case)
-    from tasks import golden
+    from tasks import golden, recordable
     from tasks.run_files import read_run
 
+    if not arguments.from_run:
+        recordable.refuse_borrowed_card(arguments.case, golden_case(arguments.case))
+    directories = arguments.from_run or make_runs(arguments.case)
     runs = [read_run(directory, case_name=arguments.case) for directory in directories]
-    refuse_unfit_runs(runs)
-    refuse_another_configuration(runs[0], arguments.root)
+    recordable.refuse_unfit_runs(runs)
+    recordable.refuse_another_configuration(runs[0], arguments.root)
     card = card_of(runs)
     run = runs[0]
     path = golden.card_path(arguments.root, run.card_name, run.environment, run.platform)
@@ -71,10 +70,25 @@ def main(words: list[str] | None = None) -> int:
             f"{path}: exists and was not touched; to write the new card over it without training again:"
             f" {runs_again} --yes"
         )
-    golden.write_card(path, card)
-    golden.write_provenance(path, provenance_of(runs, reason))
+    _write(path, card, provenance_of(runs, reason))
     print(f"written: {path}")
     return PASSED
+
+
+def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
+    """Both files or neither: a card beside another one's provenance would be judged by it."""
+    from tasks import golden
+
+    before = path.read_bytes() if path.exists() else None
+    golden.write_card(path, card)
+    try:
+        golden.write_provenance(path, provenance)
+    except TaskError as error:
+        if before is None:
+            path.unlink()
+        else:
+            golden.write_atomically(path, before)
+        raise type(error)(f"{error}; {path.name} is as it was") from error
 
 
 def _old_card(path: Path) -> Card | None:
@@ -108,57 +122,6 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
                 error.exit_code = code if code in known else TRAINING_FAILED
                 raise error
     return directories
-
-
-def refuse_borrowed_card(case: str, golden: str) -> None:
-    """A copy of another case's card would be a second truth.
-
-    Raises:
-        UsageError: the case is held to the cards of another one.
-    """
-    if golden != case:
-        raise UsageError(f"{case} is held to the golden cards of {golden} (GOLDEN_CARD): record that one")
-
-
-def refuse_unfit_runs(runs: list[Run]) -> None:
-    """Only runs that agree, and whose restart was exact, may become a card.
-
-    Raises:
-        UsageError: which run, and what it lacks.
-    """
-    import numpy as np
-
-    from tasks.tolerances import rule_for
-
-    first = runs[0]
-    refuse_borrowed_card(first.case_name, first.golden_case)
-    directories = [run.directory.resolve() for run in runs]
-    begun = [(run.run_id, run.started) for run in runs]
-    # No two runs take the same seconds.
-    seconds = [json.dumps(run.record1["seconds"]) for run in runs if run.record1 and "seconds" in run.record1]
-    if any(len(set(each)) != len(each) for each in (directories, begun, seconds)):
-        raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
-    for run in runs:
-        if run.rank_plugins:
-            raise UsageError(
-                f"{run.directory}: trained with a rank plugin ({run.rank_plugins[0]}); record a run without"
-            )
-        _refuse_bad_values(run)
-        _refuse_failed_restart(run)
-    for run in runs[1:]:
-        for what in ("environment", "platform", "fingerprint", "test_type"):
-            if getattr(run, what) != getattr(first, what):
-                raise UsageError(
-                    f"{run.directory}: its {what} is not that of {first.directory}; record runs of one kind"
-                )
-        if run.actual1.metrics.keys() != first.actual1.metrics.keys():
-            raise UsageError(f"{run.directory}: other metrics than {first.directory}")
-        for name, metric in run.actual1.metrics.items():
-            reference = first.actual1.metrics[name]
-            if not np.array_equal(metric.steps, reference.steps):
-                raise UsageError(f"{run.directory}: {name!r}: other steps than {first.directory}")
-            if rule_for(name, platform=run.platform).deterministic and run.deterministic:
-                _refuse_difference(run, first, name)
 
 
 def card_of(runs: list[Run]) -> Card:
@@ -252,6 +215,11 @@ def summary(
     kept = ", ".join(f"{field} {short(str(value))}" for field, value in run.fingerprint.items())
     lines = [f"### {begin}: `{run.case_name}/{name}`", "", f"Reason: {reason}", ""]
     lines += [f"From {count} {'run' if count == 1 else 'equal runs'} · {kept}", ""]
+    if not re.fullmatch(r"[0-9a-f]{40}", commit := str(run.fingerprint.get("commit"))):
+        lines += [
+            f"Nobody can check out the code of this card ({short(commit)}): the reason should tell it",
+            "",
+        ]
     if old is None:
         rows = [
             (metric, len(series.steps), _short(series.values[0]), _short(series.values[-1]))
@@ -279,82 +247,6 @@ def summary(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def refuse_another_configuration(run: Run, root: Path) -> None:
-    """A card is of the case as it is now: nobody else would get the values of another one.
-
-    Raises:
-        UsageError: the run was trained with ``--set``, or the case was changed since.
-    """
-    from tasks.restart import processes_of
-
-    if run.goldens or run.case_name not in list_cases(root):  # a file of Megatron-LM's
-        return
-    ranks = len(processes_of(run.record1 or {})) or RANKS
-    case = load_case(run.case_name, platform_name=run.platform, root=root, world_size=ranks)
-    same = run.fingerprint.get("case") == case.digest() and (run.subject or run.metrics == case.metrics)
-    if not same:
-        raise UsageError(
-            f"{run.directory}: was trained with another configuration than {case.path} has now: train it"
-            " again (without --set), or change the case first"
-        )
-
-
-def _refuse_failed_restart(run: Run) -> None:
-    from tasks.judge import Options, restart_and_resume_rows
-
-    failed = [row for row in restart_and_resume_rows(run, Options()) if not row.passed]
-    if failed:
-        row = failed[0]
-        where = f" at step {row.first_step}" if row.first_step is not None else ""
-        raise UsageError(
-            f"{run.directory}: {row.comparison}: {row.metric}{where}: {row.verdict}; "
-            f"a run whose restart was not exact becomes no card. {row.note}".rstrip(". ")
-        )
-
-
-def _refuse_bad_values(run: Run) -> None:
-    import numpy as np
-
-    from tasks.golden import header_fault
-    from tasks.tolerances import rule_for
-    from tasks.verdict import stays_at_0
-
-    for name in run.metrics:
-        if name not in run.actual1.metrics:
-            raise UsageError(f"{run.directory}: the case's metric {name!r} is not among its values")
-    wanted = run.model_args["--train-iters"]
-    for name, metric in run.actual1.metrics.items():
-        fault = header_fault(metric)
-        if metric.end_step != wanted:
-            fault = f"ends at step {metric.end_step}, the case trains {wanted}"
-        rule = rule_for(name)  # also of what is only shown on this platform
-        if fault is None and not np.isfinite(metric.values).all():
-            step = int(metric.steps[~np.isfinite(metric.values)][0])
-            fault = f"step {step} is no finite number"
-        elif fault is None and (
-            (rule.positive and (metric.values <= 0).any()) or (rule.grows and stays_at_0(metric))
-        ):
-            fault = "is 0 where nothing was measured"
-        if fault:
-            raise UsageError(f"{run.actual1.name}: {name!r}: {fault}")
-
-
-def _refuse_difference(run: Run, first: Run, name: str) -> None:
-    from tasks.differences import compare
-
-    differences = compare(first.actual1.metrics[name], run.actual1.metrics[name])
-    index = differences.first()
-    if index is not None:
-        values = " and ".join(
-            repr(float(side.values[index])) for side in (differences.golden, differences.actual)
-        )
-        raise UsageError(
-            f"{run.directory}: {name!r} differs from {first.directory} "
-            f"at step {differences.steps[index]} ({values}); "
-            "runs that are not deterministic become no card"
-        )
-
-
 def _percent(part: float | None) -> str:
     return "not in both" if part is None else "0" if part == 0 else f"{100 * part:.3g} %"
 
@@ -365,7 +257,9 @@ def _short(value: float) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.record", description="Write a golden card from finished runs."
+        prog="python -m tasks.record",
+        description="Write a golden card from finished runs.",
+        allow_abbrev=False,
     )
     parser.add_argument("case", metavar="CASE", help="name of the case")
     parser.add_argument(

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ HEADERS = (
     "verdict",
 )
 REPORTS = ("report.txt", "report.json", "report.xml", "report.md")
+PICTURES = ("report.html", "curves.png")
 MARKS = {"exact": "=", "drift": "~", "improvement": "+", "not judged": "·", "regression": "✗", "missing": "✗"}
 COLOURS = {
     "exact": "32",
@@ -71,13 +73,13 @@ def write_reports(verdict: Verdict, directory: Path) -> None:
         write_atomically(directory / name, form(verdict))
 
 
-def forget_reports(directory: Path) -> None:
-    """Take away what an earlier comparison of a run wrote: where the next one finds bad input, it would still
-    stand.
+def forget_reports(directory: Path, names: Sequence[str] = (*REPORTS, *PICTURES)) -> None:
+    """Take away what an earlier comparison of a run wrote: where the next one fails, or finds bad input, it
+    would still stand.
 
     Errors: ``UsageError`` where that cannot be done.
     """
-    for name in REPORTS if (directory / "case.json").is_file() else ():
+    for name in names if (directory / "case.json").is_file() else ():
         path = directory / name
         try:
             path.unlink(missing_ok=True)
@@ -121,12 +123,14 @@ def as_json(verdict: Verdict) -> str:
         "exit_code": verdict.exit_code,
         "title": verdict.title,
         "policy": verdict.policy,
+        "checks": list(verdict.checks),
         "steps": list(verdict.steps) if verdict.steps else None,
         "error": verdict.error,
         "fingerprint_changes": [dataclasses.asdict(change) for change in verdict.changes],
         "triage": verdict.sentences,
         "notes": verdict.notes,
         "golden_card": verdict.golden_card.name if verdict.golden_card else None,
+        "golden_file": str(verdict.golden_file.resolve()) if verdict.golden_file else None,
         "rows": [_json_row(row) for row in verdict.rows],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -260,11 +264,17 @@ def _plain(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.report", description="Draw report.html and curves.png of a run."
+        prog="python -m tasks.report",
+        description="Draw report.html and curves.png of a run. "
+        "Exit code: 0 drawn, whatever the verdict, 2 bad input.",
+        allow_abbrev=False,
     )
     parser.add_argument("--run-dir", type=Path, required=True, help="the folder that tasks.train wrote")
     parser.add_argument(
-        "--golden", type=Path, help="compare with this card (default: that of environment and platform)"
+        "--golden",
+        type=Path,
+        metavar="CARD",
+        help="compare with this card (default: as the last tasks.diff did)",
     )
     arguments = parser.parse_args()
     from tasks.html_report import write_pictures

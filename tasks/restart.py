@@ -42,7 +42,7 @@ NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
     loaded = loaded_iteration(phase2)
-    return _course_rows(phase1, phase2) + state_rows(saved_states(phase1), phase2, loaded)
+    return _course_rows(phase1, phase2) + state_rows(saved_states(phase1), phase2, loaded, before=phase1)
 
 
 def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
@@ -66,16 +66,21 @@ def _course_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> 
 
 
 def state_rows(
-    saved: Mapping[int, Mapping[str, object]], after: Mapping[str, object], loaded: int | None
+    saved: Mapping[int, Mapping[str, object]],
+    after: Mapping[str, object],
+    loaded: int | None,
+    *,
+    before: Mapping[str, object],
 ) -> list[Row]:
     """A row a part of the state: what every rank recorded when iteration ``loaded`` was saved, and what the
-    record ``after`` says that it had after loading.
+    record ``after`` says that it had after loading. The ranks of both that record and ``before`` count.
     """
     loads = mapping(mapping(after.get("state")).get(str(loaded)))
     saves = saved.get(loaded, {}) if loaded is not None else {}
     wanted = [part for part in STATE if part not in NOT_OF_MEGATRON_LM or not after.get("subject")]
     parts = [*wanted, *sorted({part for rank in saves.values() for part in mapping(rank)} - set(wanted))]
-    return [_state_row(part, saves, loads, processes_of(after)) for part in parts]
+    started = {**processes_of(before), **processes_of(after)}
+    return [_state_row(part, saves, loads, started) for part in parts]
 
 
 def no_restart_row(phase1: Mapping[str, object]) -> Row:

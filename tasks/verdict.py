@@ -316,6 +316,8 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
             else "no steady steps to compare"
         )
         return _concluded(row, rule, MISSING, [*notes, what])
+    unmeasured = np.flatnonzero(~np.isfinite(actual.values) | (rule.positive & (actual.values <= 0)))
+    lost = [f"{actual.shown(index)} at step {actual.steps[index]}" for index in unmeasured[:1]]
     golden, actual = _median(golden, steps, rule), _median(actual, steps, rule)
     differences = compare(golden, actual)
     shown = {**differences.shown(), "first_step": None, "worst_step": None}
@@ -323,6 +325,8 @@ def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: lis
     verdict, note = _judge(differences, rule, row.check)
     if not np.isfinite(actual.values).all():
         note = f"actual values of steps {step_text(steps)} are not all numbers"
+    elif lost and verdict != REGRESSION:  # of a step that is not among the steady ones
+        verdict, note = REGRESSION, f"actual value is {lost[0]}: {NOTHING_MEASURED}"
     return _concluded(row, rule, verdict, [*notes, note])
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
-from tasks.case_steps import Step, code_of, exit_code, following
+from tasks import session_options
+from tasks.case_steps import Step, code_of, exit_code, following, steps
 
 STEPS = [Step(task=task, arguments=()) for task in ("train", "resume", "diff")]
 STEPS.append(Step(task="report", arguments=(), whatever_was_found=True))
@@ -50,3 +54,11 @@ def test_the_first_step_that_failed_decides() -> None:
 )
 def test_a_crash_is_no_verdict(task: str, return_code: int, code: int) -> None:
     assert code_of(task, return_code) == code
+
+
+def test_the_page_is_drawn_with_the_card_that_the_run_was_compared_with() -> None:
+    options = session_options.read_of_family(argparse.ArgumentParser(), ["--baseline", "elsewhere"])
+    options.case_file = None
+    by_task = {step.task: step.arguments for step in steps("gpt3_pp4_resume", options, Path("run"))}
+    card = ("--golden", "run/baseline/actual_phase1.json")
+    assert by_task["diff"][3:5] == by_task["report"][2:4] == card

@@ -137,6 +137,19 @@ def test_a_step_that_the_attempts_trained_differently_fails(tmp_path: Path, whic
     assert failing == {("resume", "lm loss", step)}
 
 
+def test_of_two_restarts_the_table_says_which_one_trained_differently(tmp_path: Path) -> None:
+    write_golden(tmp_path)
+    run = crash_run(tmp_path / "run", second=card(51, 80))
+    record = copy.deepcopy(RECORD)
+    record["attempts"][1]["steps"] = [51, 80]
+    record["attempts"].append(attempt(2, 51, 100, loaded=50, at50=state()))
+    write_json(run / "phase1.json", record)
+    write_card(run / "actual_phase1_attempt2.json", card(51, 100, change=different(60)))
+    rows = [row for row in judge_run(run, root=tmp_path).rows if row.comparison == "resume"]
+    assert len({row.metric for row in rows}) == len(rows)
+    assert [row.metric for row in rows if not row.passed] == ["kill 2: lm loss"]
+
+
 def test_growth_that_begins_again_with_the_restart_is_no_alarm_and_no_improvement(tmp_path: Path) -> None:
     def grown(bytes_a_step: float) -> Card:
         values = card()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import diff, judge
+from tasks import diff, golden, judge
 from tasks.exits import UsageError
 from tasks.golden import Card, metric_from, write_card
 from tests.fake_run import CASE, card, value, write_golden, write_run
@@ -130,11 +131,51 @@ def test_two_cards_in_every_format(tmp_path, capsys, form, start):
         (["--golden", "a", "--actual", "b", "--check", "exact"], "only with --policy megatron"),
         ([CASE, "--golden", "a", "--actual", "b"], "give CASE with --run-dir"),
         (["--golden", __file__, "--actual", __file__], "given twice; a card equals itself"),
+        (["--golden", "a", "--actual", "b", "--nnodes", "2"], "two cards are compared on one machine"),
     ],
 )
 def test_bad_usage_says_what_to_write(words, message):
     with pytest.raises(UsageError, match=message):
         diff.main(words)
+
+
+def test_a_run_is_no_card_of_itself(root, capsys):
+    run = write_run(root / "run")
+    own = run / "actual_phase1.json"
+    assert diff.main([CASE, "--run-dir", str(run), "--golden", str(own)]) == 2
+    assert "is what this run measured; a run equals itself, that shows nothing" in capsys.readouterr().err
+    (run / "baseline").mkdir()
+    baseline = Path(shutil.copy(own, run / "baseline"))
+    assert diff.main([CASE, "--run-dir", str(run), "--golden", str(baseline)]) == 0
+
+
+@pytest.mark.parametrize("steps", ["1-20", "50", "500-600"])
+def test_steps_without_one_of_the_restart_are_told(root, steps):
+    run = write_run(root / "run")
+    with pytest.raises(UsageError, match=r"holds no step of the restart, 51 to 100"):
+        diff.main([CASE, "--run-dir", str(run), "--steps", steps])
+
+
+def test_what_was_found_is_said_also_where_it_cannot_be_kept(root, capsys, monkeypatch):
+    def refuse(path, content):
+        raise UsageError(f"{path}: cannot be written (Read-only file system)")
+
+    run = write_run(root / "run", phase1=card(change=lambda name, step, number: number + (step == 7)))
+    monkeypatch.setattr(golden, "write_atomically", refuse)
+    with pytest.raises(UsageError, match="cannot be written"):
+        diff.main([CASE, "--run-dir", str(run)])
+    assert "DOES NOT MATCH" in capsys.readouterr().out
+
+
+def test_a_metric_that_a_policy_does_not_compare_is_not_told_to_be_missing(root, capsys):
+    run = write_run(root / "run")
+    words = [CASE, "--run-dir", str(run), "--policy", "megatron"]
+    diff.main([*words, "--check", "exact"])
+    assert "the card has no values" not in capsys.readouterr().out
+    write_golden(root, card(metrics=["lm loss"]))
+    loss_only = write_run(root / "loss only", metrics=["lm loss"])
+    assert diff.main([CASE, "--run-dir", str(loss_only)]) == 0
+    assert "not compared, the card has no values: " in capsys.readouterr().out
 
 
 def test_bad_card_is_one_line_on_stderr_and_exit_code_2(tmp_path):

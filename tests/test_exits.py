@@ -27,6 +27,16 @@ def test_an_error_of_its_own_is_no_mismatch_either(capsys: pytest.CaptureFixture
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_what_may_not_be_read_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def refused() -> int:
+        raise PermissionError(13, "Permission denied", "runs/r1/case.json")
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(refused)
+    assert ended.value.code == exits.USAGE
+    assert capsys.readouterr().err == "error: runs/r1/case.json: Permission denied\n"
+
+
 def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt

@@ -21,7 +21,7 @@ OVER = Quarantine(owner="me", reason="flaky sums", until=TODAY - datetime.timede
 
 
 def run_with(tmp_path: Path, *rows: dict) -> Path:
-    (tmp_path / "report.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "report.json").write_text(json.dumps({"exit_code": 1, "rows": rows}))
     return tmp_path
 
 
@@ -52,6 +52,19 @@ def test_a_row_without_a_step_and_runs_without_a_report_are_shown_too(tmp_path: 
     assert lines[3].split() == ["c", "skipped", "DATA_PATH", "is", "not", "set"]
     assert lines[4].split() == ["d", "passed", "0"]
     assert lines[5].split() == ["e", "not", "reached"]
+
+
+def test_the_report_of_an_earlier_run_in_the_same_folder_tells_nothing_of_this_one(tmp_path: Path) -> None:
+    run_dir = run_with(tmp_path, row("lm loss", 6))
+    assert ended(1, run_dir=run_dir).first_difference() == "golden: lm loss at step 6"
+    for other in (ended(0, run_dir=run_dir), ended(2, run_dir=run_dir), ended(3, run_dir=run_dir)):
+        assert other.first_difference() == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"exit_code": 1}', '{"exit_code": 1, "rows": [{}]}'])
+def test_a_report_that_is_none_does_not_cost_the_table(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    assert ended(1, run_dir=tmp_path).first_difference() == ""
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> dict:
     return found
 
 
-def again(folder: Path) -> argparse.Namespace:
-    return argparse.Namespace(rerun_failed=True, only=[], run_dir=folder)
+def again(folder: Path, *, require: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(rerun_failed=True, only=[], run_dir=folder, require=require)
 
 
 def recorded(folder: Path, *cases: str) -> Record:
@@ -171,3 +171,11 @@ def test_another_machine_writes_none(tmp_path: Path) -> None:
 def test_it_lies_where_the_runs_are(tmp_path: Path) -> None:
     assert family_record.path_for(argparse.Namespace(run_dir=None)) == Path("runs/regress.json")
     assert family_record.path_for(argparse.Namespace(run_dir=tmp_path)) == tmp_path / "regress.json"
+
+
+def test_what_never_ran_is_run_where_every_case_is_required(tmp_path: Path) -> None:
+    recorded(tmp_path, "b").note("b", state=ENDED, exit_code=0)
+    assert select(["a", "b", "c"], again(tmp_path)) == []
+    assert select(["a", "b", "c"], again(tmp_path, require=True)) == ["a", "c"]
+    recorded(tmp_path, "b").note("b", state=SKIPPED)
+    assert select(["a", "b"], again(tmp_path, require=True)) == ["a", "b"]

@@ -78,12 +78,30 @@ def test_a_commit_with_changes_is_told_from_the_commit():
 @pytest.mark.parametrize(
     ("facts", "verdict"),
     [
-        ({"commit": "d" * 40, "cpu": "another", "case": "e" * 64, "ranks per gpu": "4"}, "exact"),
+        ({"commit": "d" * 40, "cpu": "another"}, "exact"),
         ({"torch": "2.0.0"}, "regression"),
         ({"corpus": "e" * 64}, "regression"),
+        ({"case": "e" * 64}, "regression"),
         (None, "missing"),
     ],
 )
-def test_phases_of_a_run_have_their_surroundings_in_common(facts, verdict):
-    row = phases_row(FINGERPRINT, facts and {**FINGERPRINT, **facts})
+@pytest.mark.parametrize("phase", [1, 2])
+def test_phases_of_a_run_have_their_surroundings_in_common(facts, verdict, phase):
+    phases = [FINGERPRINT, FINGERPRINT]
+    phases[phase - 1] = facts and {**FINGERPRINT, **facts}
+    row = phases_row(FINGERPRINT, phases, other_layout=False)
     assert (row.verdict, row.passed) == (verdict, verdict == "exact")
+
+
+def test_a_restart_on_another_layout_has_flags_and_ranks_of_its_own():
+    restarted = {**FINGERPRINT, "case": "e" * 64, "ranks per gpu": "4"}
+    assert phases_row(FINGERPRINT, [FINGERPRINT, restarted], other_layout=True).passed
+    assert not phases_row(FINGERPRINT, [FINGERPRINT, restarted], other_layout=False).passed
+
+
+@pytest.mark.parametrize("field", ["case", "corpus"])
+def test_a_card_that_does_not_say_what_it_is_of_proves_nothing(field):
+    without = {name: value for name, value in FINGERPRINT.items() if name != field}
+    (row,) = configuration_rows(without, FINGERPRINT)
+    assert (row.metric, row.passed) == (f"digest: {field}", False)
+    assert row.note.startswith("the card does not say for which")

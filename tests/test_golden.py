@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -120,6 +121,13 @@ def test_cadence_and_holes(steps, interval, hole):
     assert interval_of(metric.steps) == interval
     assert first_hole(metric) == hole
     assert (header_fault(metric) is None) is (hole is None)
+
+
+@pytest.mark.parametrize("steps", [[1, 51], [1, 100], [10, 20, 30]])
+def test_a_card_of_ours_with_steps_cut_out_does_not_keep_its_header(steps):
+    cut = dataclasses.replace(metric_from(steps, [1.0] * len(steps)), step_interval=1)
+    assert header_fault(cut).startswith("says a value every 1 steps, but has one every ")
+    assert header_fault(dataclasses.replace(cut, full_precision=False)) is None  # Megatron-LM's are so
 
 
 def test_between_and_rounded():

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tasks.exits import UsageError
+from tasks.golden import write_card
 from tasks.html_report import as_html, log_excerpt, write_pictures
 from tasks.judge import judge_run
 from tests.fake_run import FINGERPRINT, card, state, write_golden, write_run
@@ -81,6 +83,45 @@ def test_pictures_agree_with_the_last_diff(tmp_path):
     assert [path.name for path in written] == ["curves.png", "report.html"]
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "steps 1 to 80 only" in (run / "report.html").read_text()
+
+
+def test_the_page_is_of_the_card_and_the_checks_that_the_last_diff_was_given(tmp_path):
+    """As a session with --baseline: another card than that of the platform."""
+    from tasks.diff import main
+
+    other = write_golden(tmp_path)
+    run = write_run(tmp_path / "run")
+    assert main(["--run-dir", str(run), "--golden", str(other)]) == 0
+    write_pictures(run)
+    assert 'class="state passed">PASSED' in (run / "report.html").read_text()
+    write_card(other, card(change=different_at_20))
+    assert (
+        main(["--run-dir", str(run), "--golden", str(other), "--policy", "megatron", "--check", "exact"]) == 1
+    )
+    write_pictures(run)
+    assert "<td>approximate</td>" not in (run / "report.html").read_text()
+
+
+def different_at_20(name, step, number):
+    return number + 1.0 if (name, step) == ("lm loss", 20) else number
+
+
+def test_no_page_of_before_outlives_the_next_verdict(tmp_path):
+    from tasks.diff import main
+
+    golden = write_golden(tmp_path)
+    run = write_run(tmp_path / "run")
+    words = ["--run-dir", str(run), "--golden", str(golden)]
+    assert main(words) == 0
+    write_pictures(run)
+    write_card(run / "actual_phase1.json", card(change=different_at_20))
+    assert main(words) == 1
+    assert not list(run.glob("*.html")) + list(run.glob("*.png"))
+    write_pictures(run)
+    (run / "phase2.json").write_text("{")
+    with pytest.raises(UsageError):
+        write_pictures(run)
+    assert not list(run.glob("*.html")) + list(run.glob("*.png"))
 
 
 def test_log_excerpt_shows_the_first_alarm_or_the_end(tmp_path):

@@ -398,3 +398,21 @@ def test_a_restart_on_another_layout_is_held_to_the_approximate_checks(tmp_path)
     assert row_of(verdict, "resume", "mem-allocated-bytes").verdict == "not judged"
     assert row_of(verdict, "restart", "state: consumed samples").steps == "8 to 4 ranks"
     assert judged(tmp_path / "same", **options).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("phase", "facts", "passed"),
+    [
+        (1, {"torch": "2.0.0"}, False),
+        (1, {"commit": "d" * 40}, True),
+        (2, {"torch": "2.0.0"}, False),
+        (2, {"case": "e" * 64}, False),
+    ],
+)
+def test_both_phases_are_of_the_run_that_they_lie_in(tmp_path, phase, facts, passed):
+    write_golden(tmp_path)
+    path = write_run(tmp_path / "run") / f"phase{phase}.json"
+    record = read_json_object(path)
+    write_json(path, {**record, "fingerprint": {**record["fingerprint"], **facts}})
+    verdict = judge_run(tmp_path / "run", root=tmp_path)
+    assert row_of(verdict, "restart", "surroundings").passed is verdict.passed is passed

@@ -62,6 +62,7 @@ def test_options_are_read_and_can_be_handed_on() -> None:
         ("--node-rank 1", "need --nnodes"),
         ("--rdzv-endpoint a:1", "need --nnodes"),
         ("--nnodes 0", "must be at least 1"),
+        ("--nnodes 1 --node-rank 5", "must be 0 to 0 with --nnodes 1"),
         ("--nnodes 2 --node-rank 0", "give --node-rank 0 to 1 and --rdzv-endpoint"),
         ("--nnodes 2 --rdzv-endpoint a:1", "give --node-rank 0 to 1 and --rdzv-endpoint"),
         ("--nnodes 2 --node-rank 2 --rdzv-endpoint a:1", "must be 0 to 1"),

@@ -12,7 +12,15 @@ import pytest
 
 from tasks.case import REPOSITORY, load_case
 from tasks.exits import TaskError, UsageError
-from tasks.golden import card_path, file_sha256, metric_from, provenance_path, read_card, read_provenance
+from tasks.golden import (
+    card_path,
+    file_sha256,
+    metric_from,
+    provenance_path,
+    read_card,
+    read_provenance,
+    write_card,
+)
 from tasks.judge import judge_run
 from tasks.lint_cards import faults
 from tasks.record import changes, main
@@ -61,6 +69,50 @@ def test_provenance_tells_all(tmp_path):
     assert provenance["card_sha256"] == file_sha256(path_in(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "factor"), [("mem-allocated-bytes", 5.0), ("mem-allocated-bytes", 0.2)])
+def test_runs_whose_memory_differs_become_no_card(tmp_path, name, factor):
+    def changed(metric, step, number):
+        return number * factor if metric == name else number
+
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", phase1=card(change=changed))]
+    write_card(runs[1] / "actual_phase2.json", card(51, change=changed))
+    with pytest.raises(UsageError, match=f"b: '{name}' is not that of .*: record runs that agree"):
+        record(tmp_path, *runs)
+    assert not path_in(tmp_path).exists()
+
+
+def test_one_run_that_is_not_deterministic_excuses_no_difference(tmp_path):
+    other = card(change=lambda name, step, number: number * 1.001 if name == "lm loss" else number)
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", phase1=other, phase2=other.between(51, 100), model_args={"--seed": 1234}),
+    ]
+    with pytest.raises(UsageError, match="'lm loss' differs from"):
+        record(tmp_path, *runs)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_card_whose_side_file_cannot_be_written_is_not_left_alone(tmp_path, before):
+    if before:
+        write_golden(tmp_path, card(metrics=METRICS[:2]))
+    old = path_in(tmp_path).read_bytes() if before else None
+    provenance_path(path_in(tmp_path)).unlink(missing_ok=True)
+    provenance_path(path_in(tmp_path)).mkdir(parents=True)
+    with pytest.raises(
+        UsageError, match=r"cannot be written .*; golden_values_lts_cpu_x86_64.json is as it was"
+    ):
+        record(tmp_path, write_run(tmp_path / "run"), yes=True)
+    assert (path_in(tmp_path).read_bytes() if before else not path_in(tmp_path).exists()) == (old or True)
+
+
+@pytest.mark.parametrize(
+    ("commit", "told"), [("c" * 40, False), ("c" * 40 + "-dirty", True), ("unknown", True)]
+)
+def test_code_that_nobody_can_check_out_is_told(tmp_path, capsys, commit, told):
+    record(tmp_path, write_run(tmp_path / "run", fingerprint={**FINGERPRINT, "commit": commit}))
+    assert ("Nobody can check out the code of this card" in capsys.readouterr().out) is told
+
+
 def test_a_copy_of_a_run_is_no_second_run(tmp_path):
     run = write_run(tmp_path / "a")
     shutil.copytree(run, tmp_path / "b")
@@ -81,7 +133,7 @@ def test_a_copy_under_another_name_took_the_same_seconds(tmp_path, total, writte
             record(tmp_path, *runs)
 
 
-@pytest.mark.parametrize("what", ["nothing", "flag", "metrics"])
+@pytest.mark.parametrize("what", ["nothing", "flag", "metrics", "type", "data"])
 def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path, what):
     shutil.copytree(REPOSITORY / "test_cases" / CASE, tmp_path / "test_cases" / CASE)
     changed = {"lr": "0.5"} if what == "flag" else {}
@@ -90,18 +142,21 @@ def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path,
     logged = card(metrics=METRICS)
     for name in set(measured) - {*METRICS}:
         logged.metrics[name] = metric_from(range(1, 101), [1.0] * 100)
-    fingerprint = {**FINGERPRINT, "case": case.digest()}
+    corpus = "e" * 64 if what == "data" else case.corpus.sha256
+    fingerprint = {**FINGERPRINT, "case": case.digest(), "corpus": corpus}
     run = write_run(
         tmp_path / "run",
         phase1=logged,
         phase2=logged.between(51, 100),
         metrics=measured,
         fingerprint=fingerprint,
+        test_type="regular" if what == "type" else case.test_type,
     )
     if what == "nothing":
         assert record(tmp_path, run) == 0
     else:
-        with pytest.raises(UsageError, match=r"another configuration than .* has now: train it again"):
+        why = "other data than CORPUS of" if what == "data" else "another configuration than .* has now"
+        with pytest.raises(UsageError, match=rf"{why}.*: train it again"):
             record(tmp_path, run)
         assert not path_in(tmp_path).exists()
 

@@ -93,6 +93,7 @@ def test_a_rank_that_took_part_and_recorded_nothing_on_either_side_fails():
     started = {"attempts": [{"processes": {"0": 7, "1": 8}}]}
     phase1, phase2 = {**PHASE_1, "state": {"50": one}}, {**PHASE_2, "state": {"50": one}}
     assert failed(phase1, phase2) == {}
+    assert failed({**phase1, **started}, phase2).keys() == failed(phase1, {**phase2, **started}).keys()
     rows = failed(phase1, {**phase2, **started})
     assert set(rows) >= {f"state: {part.replace('_', ' ')}" for part in STATE}
     assert rows["state: rng"].note == "rank 1: not recorded on both sides"

@@ -140,6 +140,15 @@ def test_iteration_time_is_a_median_that_one_slow_step_does_not_move():
     with_nan = [*golden[:34], float("nan"), *golden[35:]]
     lost = row(golden, with_nan, name="iteration-time")
     assert (lost.passed, lost.note) == (False, "actual values of steps 30-45 are not all numbers")
+    for unmeasured, step in ((float("nan"), 20), (-5.0, 60)):  # outside of the steady steps
+        broken = row(
+            golden,
+            [*golden[: step - 1], unmeasured, *golden[step:]],
+            name="iteration-time",
+            platform="dgx_a100",
+        )
+        told = f"actual value is {unmeasured} at step {step}: nothing was measured"
+        assert (broken.verdict, broken.note) == ("regression", told)
     assert row(golden, golden[:40], name="iteration-time").verdict == "missing"
     assert row([1.0] * 4, [1.0] * 4, name="iteration-time").verdict == "missing"
 
