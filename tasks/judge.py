@@ -111,22 +111,17 @@ def judge_run(
         recorded, _ = held_card.origin(card.path)
     except UsageError as error:
         return _without_card(run, own_rows, error, common)
+    full = held_card.any_full(card)
     basis = fingerprint.basis(
         recorded,
         run.fingerprint,
         deterministic=run.deterministic,
         generic=generic,
-        full_precision=held_card.any_full(card),
+        full_precision=full,
     )
     basis = dataclasses.replace(basis, restarted=run.crashes)
     rows = [] if options.policy == MEGATRON else fingerprint.configuration_rows(recorded, run.fingerprint)
-    if (
-        not recorded
-        and golden_file is None
-        and options.policy == STRICT
-        and not generic
-        and held_card.any_full(card)
-    ):
+    if options.policy == STRICT and not recorded and golden_file is None and full and not generic:
         rows.append(fingerprint.provenance_row())
     (compared, apart), (actual, _) = (crash.without_first_steps(run, side) for side in (card, run.actual1))
     rows += _compared(
