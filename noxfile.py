@@ -157,7 +157,10 @@ def doctor(session: nox.Session) -> None:
 @nox.session(default=False, venv_backend="none")
 def clean(session: nox.Session) -> None:
     """Remove old run directories, never a running one: nox -s clean -- --keep 5."""
-    session.run(sys.executable, "-m", "tasks.clean", *session.posargs)
+    try:
+        session.run(sys.executable, "-m", "tasks.clean", *session.posargs)
+    except nox.command.CommandFailed:
+        finish(session, exits.USAGE)
 
 
 def task_arguments(session: nox.Session) -> list[str]:
@@ -199,7 +202,7 @@ def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_d
     steps, codes = case_steps.steps(case, options, run_dir), []
     for line in plan.describe(case, options.nodes) if DRY_RUN else ():
         session.log(line)
-    with contextlib.nullcontext() if DRY_RUN else held(run_dir):
+    with errors_told(session), contextlib.nullcontext() if DRY_RUN else held(run_dir):
         while following := case_steps.following(steps, codes):
             codes.append(step(session, following.task, *following.arguments))
     if code := case_steps.exit_code(codes):
@@ -213,6 +216,8 @@ def step(session: nox.Session, task: str, *arguments: str, **waits: float) -> in
     try:
         run(session, "python", "-m", f"tasks.{task}", *arguments, **waits)
     except nox.command.CommandFailed as failure:
+        if failure.args and "not found" in str(failure.args[0]):
+            return exits.CANNOT_RUN
         return case_steps.code_of(task, getattr(failure, "return_code", None) or exits.MISMATCH)
     return 0
 
@@ -290,7 +295,8 @@ def prepare(session: nox.Session) -> None:
         session.log(f"{environment.location_name} is not the pinned environment: see above")
         finish(session, exits.CANNOT_RUN)
     finally:
-        environment.lock.close()
+        if environment.lock:
+            environment.lock.close()
 
 
 def install_gpu_packages(session: nox.Session) -> None:

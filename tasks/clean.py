@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
-from tasks.exits import UsageError, exit_with
+from tasks.exits import CannotRun, UsageError, exit_with
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 
 
 def lock_file(run_dir: Path) -> Path:
     """Beside the run directory: a session holds it locked from its first step to its last."""
+    run_dir = run_dir.absolute()  # "." has no name
     return run_dir.with_name(f".{run_dir.name}.lock")
 
 
@@ -23,11 +26,29 @@ def lock_file(run_dir: Path) -> Path:
 def held(run_dir: Path) -> Iterator[None]:
     """The run's lock, which keeps ``clean`` away between two steps."""
     path = lock_file(run_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except OSError as error:
+        raise CannotRun(f"{path}: cannot be made ({error.strerror}): choose another --run-dir") from error
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # another session holds it, too, and takes it away
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO[str]:
+    """The lock file, held; another session may take it away between the two."""
+    while True:
+        file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield
-    path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()
 
 
 def is_running(run_dir: Path, processes: Path = Path("/proc")) -> bool:
@@ -38,13 +59,22 @@ def is_running(run_dir: Path, processes: Path = Path("/proc")) -> bool:
 
 
 def prunable(runs: Path, keep: int) -> list[Path]:
-    """Run directories of every case beyond its ``keep`` newest, oldest first, without those still running."""
+    """Run directories of every case beyond its ``keep`` newest, oldest first, without those still running.
+
+    What lies in ``runs`` itself is not of a case: a run (``--run-dir runs/mine``), or those of a regress.
+    """
     found = []
-    for case_dir in sorted(path for path in runs.glob("*") if path.is_dir()):
+    for case_dir in sorted(path for path in runs.glob("*") if path.is_dir() and not _is_no_case(path)):
         run_dirs = [path for path in case_dir.iterdir() if path.is_dir() and not path.is_symlink()]
         run_dirs.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         found += [run_dir for run_dir in run_dirs[: max(0, len(run_dirs) - keep)] if not is_running(run_dir)]
     return found
+
+
+def _is_no_case(path: Path) -> bool:
+    return any((path / name).exists() for name in ("case.json", "regress.json")) or _is_locked(
+        lock_file(path)
+    )
 
 
 def _is_locked(path: Path) -> bool:
@@ -75,6 +105,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.keep < 0:
         raise UsageError(f"--keep {arguments.keep}: must be at least 0")
+    if arguments.runs != RUNS and not arguments.runs.is_dir():
+        raise UsageError(f"--runs {arguments.runs}: no such folder")
     doomed = prunable(arguments.runs, arguments.keep)
     for run_dir in doomed:
         print(f"{'would remove' if arguments.dry_run else 'removing'} {run_dir}")

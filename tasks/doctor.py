@@ -237,6 +237,15 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.1f} GiB"
 
 
+def _refused() -> str:
+    """Why nothing would run here for what CRASH_TEST_DEVICE asks for; empty: something would."""
+    try:
+        platforms.detect()
+    except TaskError as error:
+        return str(error) if os.environ.get(platforms.DEVICE_VARIABLE) else ""
+    return ""
+
+
 def main() -> int:
     """``python -m tasks.doctor``: exit 5 when no case can run here."""
     parser = argparse.ArgumentParser(
@@ -246,6 +255,8 @@ def main() -> int:
     arguments = parser.parse_args()
     facts = read_facts()
     found = prospects(facts, list_cases())
+    if refused := _refused():
+        found = [dataclasses.replace(row, lacks=(refused, *row.lacks)) for row in found]
     print(as_json(facts, found) if arguments.json else render(facts, found))
     return PASSED if any(not row.lacks for row in found) else CANNOT_RUN
 

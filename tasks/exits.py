@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tasks.parent import end_with_parent
 
@@ -77,6 +77,13 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = USAGE
     sys.exit(code)
+
+
+def ends_with_this_process() -> dict[str, Any]:
+    """Settings of ``subprocess.run`` for a task that this one starts: killed with this process, and once it
+    trains asked to stop (``run_to_end``).
+    """
+    return {"env": {**os.environ, SESSION_VARIABLE: str(os.getpid())}, "preexec_fn": end_with_parent}
 
 
 def run_to_end(task: Callable[[], int]) -> int:

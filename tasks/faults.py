@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 import math
 import os
@@ -30,7 +31,9 @@ from tasks.exits import (
     CannotRun,
     TaskError,
     UsageError,
+    ends_with_this_process,
     exit_with,
+    run_to_end,
 )
 from tasks.tolerances import GOLDEN, RESTART, RESUME
 
@@ -218,7 +221,10 @@ class Runner:
 
     def _task(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"tasks.{name}", self.case, *words]
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        settings = ends_with_this_process()
+        return subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **settings
+        )
 
 
 def tried_out(runner: Runner, fault: Fault) -> Result:
@@ -300,4 +306,4 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(functools.partial(run_to_end, main))

@@ -80,7 +80,7 @@ def check(case: Case, platform_name: str, root: Path = REPOSITORY) -> Path:
 def take_along(folder: Path, run_dir: Path) -> None:
     """Copy what the run is compared with into its directory."""
     target = run_dir / IN_RUN
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)  # of a start that was interrupted before there was a run
     for name in (RECORD, VALUES, PROVENANCE):
         shutil.copyfile(folder / name, target / name)
 

@@ -67,7 +67,8 @@ class Killer:
             killed |= set(done.processes.values())
             self.done.append(done)
             ranks = ", ".join(f"rank {rank} (process {done.processes[rank]})" for rank in kill.ranks)
-            print(f"killed {ranks} after step {kill.after_step}, as the case asks for", flush=True)
+            with contextlib.suppress(OSError):  # nobody reads any more
+                print(f"killed {ranks} after step {kill.after_step}, as the case asks for", flush=True)
 
     def _wait_for(self, kill: Kill, killed: set[int]) -> bool:
         """Until every rank has logged the step, in an attempt after that of the kill before; False: ended."""

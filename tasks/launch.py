@@ -99,7 +99,13 @@ def launch(phase: Phase) -> Outcome:
         preload(phase.surroundings)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
-        dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s)
+        dog = Watchdog(
+            board,
+            phase.directory,
+            phase.steps,
+            phase.hang_timeout_s,
+            several_nodes=phase.nodes.several,
+        )
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
         with failures.told_by_kind(phase.directory), _no_process_left_behind(daemon), dog, killer:
             _run_agent(phase, board, dog, daemon)
@@ -144,6 +150,8 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
             first_rank, restarts=phase.max_restarts, before_restart=lambda: daemon.renew(print)
         ) as exit_codes:
             elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
+        if dog.hang_report is not None:  # ended as they were asked to give their stacks
+            raise Hang(dog.hang_report)
     except ChildFailedError as error:
         if dog.hang_report is not None:
             raise Hang(dog.hang_report) from None

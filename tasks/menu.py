@@ -31,8 +31,8 @@ def file_of(case: str, root: Path = REPOSITORY) -> Path:
 
 
 def text_of(case: str, root: Path = REPOSITORY) -> str:
-    """The file of a case, without what it inherits."""
-    return file_of(case, root).read_text(encoding="utf-8")
+    """The file of a case, without what it inherits; one that is no text is told when it is run."""
+    return file_of(case, root).read_text(encoding="utf-8", errors="replace")
 
 
 def purpose(case: str, root: Path = REPOSITORY) -> str:

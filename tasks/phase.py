@@ -189,7 +189,9 @@ def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
 def check_same_run(setup: Setup) -> None:
     """Errors: ``UsageError`` when the run directory was made with another case, other data or elsewhere."""
     case_file = setup.run_dir / "case.json"
-    trained, here = read_json_object(case_file)["fingerprint"], setup.fingerprint
+    trained, here = read_json_object(case_file).get("fingerprint"), setup.fingerprint
+    if not isinstance(trained, dict):
+        raise UsageError(f"{case_file}: does not tell what was run: train again in another --run-dir")
     for name in ("case", "corpus"):
         if trained.get(name) != here[name]:
             raise UsageError(

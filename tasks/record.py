@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import re
 import subprocess
@@ -17,7 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.case import golden_case
-from tasks.exits import CANNOT_RUN, HANG, PASSED, TRAINING_FAILED, USAGE, TaskError, UsageError, exit_with
+from tasks.exits import (
+    CANNOT_RUN,
+    HANG,
+    PASSED,
+    TRAINING_FAILED,
+    USAGE,
+    TaskError,
+    UsageError,
+    ends_with_this_process,
+    exit_with,
+    run_to_end,
+)
 
 if TYPE_CHECKING:
     from tasks.golden import Card
@@ -114,7 +126,8 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
         for task in ("train", "resume"):
             print(f"run {index + 1} of {count}: {task}", flush=True)
             command = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(directory)]
-            code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+            done = subprocess.run(command, cwd=REPOSITORY, check=False, **ends_with_this_process())
+            code = done.returncode
             if code:
                 see = f"; see {directory}" if directory.exists() else ""
                 error = TaskError(f"tasks.{task} ended with exit code {code}; no card was written{see}")
@@ -279,4 +292,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(functools.partial(run_to_end, main))

@@ -7,14 +7,17 @@ repeated.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks import frozen
 from tasks.exits import TRAINING_FAILED
 from tasks.failures import FAILURE_FILE
 from tasks.golden import read_json_object, write_atomically
@@ -22,6 +25,7 @@ from tasks.infrastructure import KILLED_AGENT, KINDS, Kind
 from tasks.parent import end_with_parent
 
 RETRIES_FILE = "retries.json"
+_CLOCK_S = 0.1  # by which the clock of a file system lags
 
 
 def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
@@ -29,12 +33,13 @@ def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, ret
     ``retries`` times more than once. Returns its exit code; a task that was killed counts as failed training.
     """
     for attempt in range(1, retries + 2):
+        begun = time.time()
         code = _run([sys.executable, "-m", f"tasks.{task}", *words, "--retries", "0"])
-        kind, message = _why(run_dir / f"phase{phase}", code)
+        kind, message = _why(run_dir / f"phase{phase}", code, begun)
         if code == 0 or kind is None:
             break
         print(f"phase {phase} failed by its surroundings ({kind.name}): {message}", file=sys.stderr)
-        kept = run_dir / f"phase{phase}.failed{attempt}"
+        kept = _next_free(run_dir, phase)
         again = kind.retry and attempt <= retries
         _note(
             run_dir,
@@ -87,15 +92,23 @@ def _run(command: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _why(directory: Path, code: int) -> tuple[Kind | None, str]:
+def _why(directory: Path, code: int, begun: float) -> tuple[Kind | None, str]:
+    """The kind of failure that the try ended with, which began at ``begun`` (seconds of the clock): what lies
+    there from an earlier one, or came before another end, tells nothing of it.
+    """
     if code == -signal.SIGKILL:
         return KILLED_AGENT, "the elastic agent was killed by SIGKILL"
     path = directory / FAILURE_FILE
-    if code <= 0 or not path.is_file():
+    if code <= 0 or not path.is_file() or path.stat().st_mtime < begun - _CLOCK_S:
         return None, ""
     failure = read_json_object(path)
-    kind = next((kind for kind in KINDS if kind.name == failure.get("kind")), None)
-    return kind, str(failure.get("message"))
+    kinds = (kind for kind in KINDS if kind.name == failure.get("kind") and kind.exit_code == code)
+    return next(kinds, None), str(failure.get("message"))
+
+
+def _next_free(run_dir: Path, phase: int) -> Path:
+    folders = (run_dir / f"phase{phase}.failed{number}" for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def _note(run_dir: Path, **failed: object) -> None:
@@ -108,6 +121,6 @@ def _move_aside(run_dir: Path, phase: int, kept: Path) -> None:
     if (run_dir / f"phase{phase}").exists():
         (run_dir / f"phase{phase}").rename(kept)
     kept.mkdir(exist_ok=True)
-    for name in ("checkpoints", "case.json") if phase == 1 else ():
+    for name in ("checkpoints", "case.json", frozen.IN_RUN) if phase == 1 else ():
         if (run_dir / name).exists():
             shutil.move(run_dir / name, kept / name)

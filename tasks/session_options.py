@@ -50,10 +50,18 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     subject.add_options(parser)
     nodes.add_options(parser)
     options = parser.parse_args(words)
+    _refuse_empty(options)
     options.nodes = nodes.read(options)
     if options.nodes.several and not options.run_dir:
         raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
     return options
+
+
+def _refuse_empty(options: argparse.Namespace) -> None:
+    """What was given as nothing would be left out in silence, and something else be run or compared."""
+    for name, value in vars(options).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"--{name.replace('_', '-')}: is empty (a variable that is not set?)")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -38,12 +38,14 @@ def main(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0, go_on=options.go_on)
+    if options.go_on and options.retries > 0:
+        raise UsageError("--continue and --retries: what a try left is moved aside; give one of them")
+    if among.first:
+        _check_run_dir(options.run_dir, go_on=options.go_on)
     if options.retries > 0:
         return retries.supervise(
             "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
         )
-    if among.first:
-        _check_run_dir(options.run_dir, go_on=options.go_on)
     return attend(among, options.run_dir, "train", functools.partial(_train, options))
 
 

@@ -29,16 +29,25 @@ class Watchdog:
 
     ``hang_timeout_s``: seconds without progress of any rank that count as a hang; None: ten times the slowest
     step so far, and never less than ``FIRST_STEP_TIMEOUT_S``.
+    ``several_nodes``: until there is a rank, the agent waits for the others; that has a limit of its own.
     """
 
     def __init__(
-        self, board: ProgressBoard, directory: Path, steps: tuple[int, int], hang_timeout_s: float | None
+        self,
+        board: ProgressBoard,
+        directory: Path,
+        steps: tuple[int, int],
+        hang_timeout_s: float | None,
+        *,
+        several_nodes: bool = False,
     ) -> None:
         self.hang_report: str | None = None
         self.first_note_s: float | None = None
         self._board = board
         self._directory = directory
         self._hang_timeout_s = hang_timeout_s
+        self._several_nodes = several_nodes
+        self._killed: set[int] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._display = _Display(steps)
@@ -64,11 +73,9 @@ class Watchdog:
             gone_since = (gone_since or now) if _are_gone(rows) else None
             if gone_since and not said_gone and now - gone_since > _SAY_GONE_AFTER_S:
                 said_gone = True
-                print(
-                    "the ranks of this node have ended; waiting for the other nodes to start again",
-                    flush=True,
-                )
-            if notes != last_notes or gone_since:
+                _say("the ranks of this node have ended; waiting for the other nodes to start again")
+            waits_for_nodes = self._several_nodes and not any(row.process_id for row in rows)
+            if notes != last_notes or gone_since or waits_for_nodes:
                 last_notes, last_change = notes, now
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
@@ -82,7 +89,9 @@ class Watchdog:
             self._display.update(rows)
             if now - last_change > self._timeout_s():
                 self._end_hang(rows, now - last_change)
-                return
+                break
+        while self.hang_report is not None and not self._stop.wait(_POLL_S):
+            self._kill(self._board.rows())  # whom the agent started again: a hang ends the phase
 
     def _timeout_s(self) -> float:
         if self._hang_timeout_s is not None:
@@ -106,7 +115,11 @@ class Watchdog:
         if native:
             lines.append(f"  with native frames, by py-spy: {self._directory}/rank<N>.native-stack")
         self.hang_report = "\n".join(lines)
-        for process_id in alive.values():
+        self._kill(rows)
+
+    def _kill(self, rows: list[Row]) -> None:
+        for process_id in {row.process_id for row in rows} - {0, *self._killed}:
+            self._killed.add(process_id)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
 
@@ -115,6 +128,11 @@ def _are_gone(rows: list[Row]) -> bool:
     """Whether all ranks have ended: the agent waits for another node before it starts them again."""
     noted = [row for row in rows if row.process_id]
     return bool(noted) and not any(Path(f"/proc/{row.process_id}").exists() for row in noted)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more, or the disk is full: watching goes on
+        print(line, flush=True)
 
 
 class _Display:
@@ -146,7 +164,7 @@ class _Display:
     def update(self, rows: list[Row]) -> None:
         step, loss = max(row.step for row in rows), rows[-1].loss
         if self._begin is not None and step < self._shown:
-            print(f"all ranks were started again; the last step before was {self._shown}", flush=True)
+            _say(f"all ranks were started again; the last step before was {self._shown}")
             self._shown, self._begin, self._next_line_s = step, None, 0.0
         if step <= self._shown or step < self._first:
             return
@@ -168,7 +186,7 @@ class _Display:
         if done:
             step_s = (now - self._begin) / done
             line += f"  {step_s:.3f} s a step  {step_s * (self._last - step):.0f} s left"
-        print(line, flush=True)
+        _say(line)
 
     def close(self, rows: list[Row]) -> None:
         if self._bar is not None:

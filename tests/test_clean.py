@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.clean import is_running, lock_file, prunable
+from tasks.clean import held, is_running, lock_file, prunable
+from tasks.exits import CannotRun
 
 
 def make_runs(root: Path, *, count: int, case: str = "small") -> list[Path]:
@@ -73,4 +74,52 @@ def test_bad_numbers(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_nothing_to_clean(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     assert clean(tmp_path).stdout == "0 run directories removed\n"
+
+
+def test_a_run_that_lies_in_the_folder_itself_is_not_taken_apart(tmp_path: Path) -> None:
+    mine, family, begun = (tmp_path / "runs" / name for name in ("mine", "family", "begun"))
+    for folder, told in ((mine, "case.json"), (family, "regress.json")):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / told).write_text("{}")
+    (begun / "data_cache").mkdir(parents=True)
+    with held(begun):
+        assert clean(tmp_path, "--keep", "0").stdout == "0 run directories removed\n"
+    assert all(
+        folder.is_dir() for folder in (mine / "checkpoints", family / "checkpoints", begun / "data_cache")
+    )
+    assert clean(tmp_path, "--keep", "0").stdout.endswith(
+        "1 run directories removed\n"
+    )  # nothing tells of begun
+
+
+def test_the_first_session_that_ends_leaves_the_lock_to_the_second(tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "small" / "run"
+    run_dir.mkdir(parents=True)
+    with held(run_dir):
+        with held(run_dir):
+            pass
+        assert is_running(run_dir)
+    assert not is_running(run_dir)
+    assert not lock_file(run_dir).exists()
+
+
+def test_a_session_that_is_stopped_leaves_no_lock(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), held(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_that_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotRun, match="choose another --run-dir"), held(tmp_path / "file" / "run"):
+        pass
+    monkeypatch.chdir(tmp_path)
+    with held(Path(".")):  # it has no name of its own
+        assert lock_file(tmp_path).exists()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = clean(tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: --runs {tmp_path}/runs: no such folder\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import doctor
+from tasks import doctor, platforms
 from tasks.doctor import GIB, Facts, prospects, render
 from tests.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
 
@@ -177,3 +177,14 @@ def test_the_crash_case_is_held_to_the_card_of_the_main_case() -> None:
     )
     assert crash == main
     assert any(golden.endswith(".json") for golden in crash.values())
+
+
+@pytest.mark.parametrize(("wanted", "told"), [("bogus", "must be cpu, cuda or not set"), ("cuda", "cuda")])
+def test_what_is_asked_for_and_is_not_there_is_lacking(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, wanted: str, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
+    monkeypatch.setattr(platforms, "query_gpus", lambda: ())
+    monkeypatch.setenv("CRASH_TEST_DEVICE", wanted)
+    assert doctor.main() == 5
+    assert all(told in row["lacks"][0] for row in json.loads(capsys.readouterr().out)["cases"])

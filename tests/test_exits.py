@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -87,3 +88,34 @@ def child_ends_with_its_killed_parent(program: str) -> bool:
 
 def test_a_killed_session_takes_its_task_along() -> None:
     assert child_ends_with_its_killed_parent(SESSION)
+
+
+SLOW = """
+import subprocess, sys
+run = subprocess.run
+
+
+def slow(command, **options):
+    assert options["env"]["CRASH_TEST_SESSION"] == str(__import__("os").getpid())
+    print("ready", flush=True)
+    return run([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+
+if "tasks." in " ".join(sys.orig_argv):
+    subprocess.run = slow
+"""
+
+
+@pytest.mark.parametrize("words", [["record", "gpt3_pp4", "--reason", "x"], ["faults", "memory_leak"]])
+def test_what_trains_several_times_takes_its_training_along(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    work_dir = ["--work-dir", str(tmp_path / "work")] if words[0] == "faults" else []
+    command = [sys.executable, "-m", f"tasks.{words[0]}", *words[1:], *work_dir]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "CRASH_TEST_DEVICE": "cpu", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdout=subprocess.PIPE, text=True) as task:
+        assert "ready\n" in iter(task.stdout.readline, "")
+        while not (children := psutil.Process(task.pid).children()):
+            time.sleep(0.05)
+        task.send_signal(signal.SIGTERM)
+        assert task.wait(timeout=20) == exits.INTERRUPTED
+        assert psutil.wait_procs(children, timeout=10)[1] == []

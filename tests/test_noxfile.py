@@ -209,7 +209,7 @@ def test_a_checkout_is_compared_with_another_without_a_card(checkout: Path) -> N
         f"train first {tested}",
         f"resume first {tested}",
         "diff first --run-dir here --golden here/baseline/actual_phase1.json",
-        "report --run-dir here",
+        "report --run-dir here --golden here/baseline/actual_phase1.json",
     ]
 
 

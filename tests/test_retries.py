@@ -68,6 +68,30 @@ def test_a_broken_connection_is_tried_again_from_nothing(tmp_path: Path, tries: 
     ]
 
 
+def test_what_an_earlier_try_said_is_no_reason_of_this_one(tmp_path: Path, tries: Callable) -> None:
+    """A run that was finished keeps it; and a hang, or bad usage, ended otherwise."""
+    note = tmp_path / "phase1" / "failure.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"kind": "transport", "message": "it broke"}))
+    os.utime(note, (time.time() - 60,) * 2)
+    assert retries._why(note.parent, TRANSPORT.exit_code, time.time()) == (None, "")
+    os.utime(note)
+    assert retries._why(note.parent, TRANSPORT.exit_code, time.time() - 1)[0] is TRANSPORT
+    for code in (HANG, 2):
+        assert retries._why(note.parent, code, time.time() - 1)[0] is None
+
+
+def test_what_failed_before_is_kept_when_a_phase_is_done_again(tmp_path: Path, tries: Callable) -> None:
+    tries((TRANSPORT.exit_code, TRANSPORT), (PASSED, None))
+    (tmp_path / "phase1.failed1").mkdir()
+    (tmp_path / "phase1.failed1" / "of before").touch()
+    (tmp_path / "frozen").mkdir()
+    assert supervise(tmp_path, 1) == PASSED
+    assert [path.name for path in (tmp_path / "phase1.failed1").iterdir()] == ["of before"]
+    assert (tmp_path / "phase1.failed2" / "of try 1").exists()
+    assert (tmp_path / "phase1.failed2" / "frozen").exists(), "what the kept checkpoint brought along"
+
+
 def test_a_killed_agent_is_tried_again_and_ends_as_failed_training(tmp_path: Path, tries: Callable) -> None:
     commands = tries((-signal.SIGKILL, None), (-signal.SIGKILL, None))
     assert supervise(tmp_path, 1) == TRAINING_FAILED

@@ -87,3 +87,30 @@ def test_sigterm_to_the_session_stops_the_running_task_and_all_that_would_follow
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 130, rest
     assert calls(checkout) == ["train first --run-dir RUN/first", "stopped"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["clean", "--", "--keep", "-1"],
+        ["clean", "--", "--bogus"],
+        ["doctor", "--", "--list"],
+        ["first", "--", "--data-path", ""],
+    ],
+)
+def test_bad_usage_of_any_session_is_told_without_a_traceback(checkout: Path, words: list[str]) -> None:
+    outcome = nox(checkout, "-s", *words, DOCTOR_EXITS="2")
+    assert outcome.returncode == 2
+    assert "Traceback" not in outcome.stdout
+
+
+def test_a_run_directory_that_cannot_be_made_is_no_traceback(checkout: Path) -> None:
+    (checkout / "file").write_text("")
+    outcome = nox(checkout, "-s", "first", "--", "--run-dir", "file/run")
+    assert outcome.returncode == 5
+    assert "choose another --run-dir" in outcome.stdout
+
+
+def test_a_case_file_that_is_no_text_does_not_cost_the_menu(checkout: Path) -> None:
+    (checkout / "test_cases" / "first" / "model_config.yaml").write_bytes(b"# \xff\n")
+    assert nox(checkout, "-l").returncode == 0

@@ -44,3 +44,9 @@ def test_a_file_of_megatron_lm_is_no_choice_among_our_cases() -> None:
     assert session_options.read("case", ["--case-file", "file.yaml"]).case_file
     with pytest.raises(UsageError, match="--case-file: it is one case of its own"):
         session_options.read("regress", ["--case-file", "file.yaml"])
+
+
+@pytest.mark.parametrize("option", ["--data-path", "--baseline", "--retries", "--set", "--rank-plugin"])
+def test_what_is_given_as_nothing_is_not_left_out_in_silence(option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}: is empty"):
+        session_options.read("first", [option, ""])

@@ -71,6 +71,13 @@ def test_a_run_directory_is_never_used_twice(trained: Path) -> None:
 
 
 @pytest.mark.training
+def test_retries_do_not_take_apart_the_run_that_is_there(trained: Path) -> None:
+    before = sorted(path.name for path in trained.iterdir())
+    with pytest.raises(UsageError, match="already holds a run"):
+        train.main([short_run.CASE, "--run-dir", str(trained), "--retries", "1", "--set", "nonsense=3"])
+    assert sorted(path.name for path in trained.iterdir()) == before
+
+
 def test_a_loss_that_is_no_number_ends_training_and_names_its_step(tmp_path: Path) -> None:
     plugin = tmp_path / "nan_loss.py"
     plugin.write_text(
@@ -123,6 +130,7 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint_and_says_so(trained: P
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
     assert "leave out --continue" in refused(tmp_path, "--continue")
+    assert "--continue and --retries" in refused(tmp_path, "--continue", "--retries", "1")
 
 
 def test_an_unknown_case_is_named_with_the_known_ones(tmp_path: Path) -> None:

@@ -116,3 +116,44 @@ def test_the_first_steps_have_a_minute_and_later_ones_ten_times_the_slowest(tmp_
     assert dog._timeout_s() == FIRST_STEP_TIMEOUT_S == 60
     dog._slowest_step_s = 9.0
     assert dog._timeout_s() == 90
+
+
+def test_a_hang_ends_the_ranks_that_are_started_again_too(tmp_path: Path, rank: subprocess.Popen) -> None:
+    """The agent may start them again: the phase has hung all the same."""
+    board = ProgressBoard(2)
+    noted(board, rank.pid)
+    board.note(0, process_id=0, step=4, activity="optimizer step")
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5) as dog:
+        assert rank.wait(timeout=10) == -signal.SIGKILL
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as again:
+            board.note(1, process_id=again.pid, step=0, activity="starting")
+            assert again.wait(timeout=10) == -signal.SIGKILL
+    assert "rank 1 is behind (step 4, forward and backward)" in dog.hang_report
+
+
+@pytest.mark.parametrize(("several_nodes", "hangs"), [(True, False), (False, True)])
+def test_before_there_is_a_rank_other_nodes_may_take_their_time(
+    tmp_path: Path, several_nodes: bool, hangs: bool
+) -> None:
+    board = ProgressBoard(1)
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.3, several_nodes=several_nodes) as dog:
+        time.sleep(1.5)
+    assert (dog.hang_report is not None) is hangs
+
+
+def test_it_goes_on_watching_when_nobody_reads_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    board = ProgressBoard(1)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5) as dog:
+        board.note(0, process_id=0, step=1, activity="logging", loss=2.5)
+        time.sleep(1.5)
+    assert dog.hang_report is not None
