@@ -49,9 +49,10 @@ def iteration_of(folder: Path) -> int:
         UsageError: there is none, or it is not what its manifest says.
     """
     tracker = folder / TRACKER
-    if not tracker.is_file() or not tracker.read_text().strip().isdigit():
+    text = tracker.read_bytes().strip() if tracker.is_file() else b""
+    if not text.isdigit():  # of bytes: only 0 to 9
         raise UsageError(f"{folder}: holds no kept checkpoint; how to make one: docs/cases.md")
-    iteration = int(tracker.read_text())
+    iteration = int(text)
     manifest.verify(iteration_folder(folder, iteration), iteration=iteration)
     return iteration
 
@@ -65,11 +66,11 @@ def check(case: Case, platform_name: str, root: Path = REPOSITORY) -> Path:
     """
     folder = folder_of(case, root)
     iteration_of(folder)
-    made = read_json_object(folder / PROVENANCE)
-    made_on = str(made.get("platform"))
+    made = _origin_in(folder).fingerprint
+    made_on = str(read_json_object(folder / PROVENANCE).get("platform"))
     if made_on.split("_")[0] != platform_name.split("_")[0]:
         raise CannotRun(f"{case.name}: its checkpoint, made on {made_on}, cannot go on on {platform_name}")
-    if _fingerprint(made).get("case") != case.digest():
+    if made.get("case") != case.digest():
         raise UsageError(
             f"{folder}: was made by another configuration of {case.name}, see {PROVENANCE} there; undo what"
             " changed the case, or make a new checkpoint (docs/cases.md)"
@@ -94,6 +95,10 @@ def read_origin(run_dir: Path) -> Origin | None:
     folder = run_dir / IN_RUN
     if not folder.is_dir():
         return None
+    return _origin_in(folder)
+
+
+def _origin_in(folder: Path) -> Origin:
     return Origin(
         record=read_json_object(folder / RECORD),
         values=read_card(folder / VALUES),

@@ -83,6 +83,10 @@ _SIGNS = (
 )
 
 
+# Python's own pipe or socket, to a process that the rank started: its checkpoint worker may have failed.
+_LOCAL = re.compile(r"(?:BrokenPipe|ConnectionReset|ConnectionAborted)Error: ")
+
+
 class InfrastructureFailure(TaskError):
     """A phase ended by a failure of a known kind."""
 
@@ -107,7 +111,8 @@ class RankFailure:
 
 def kind_of(message: str) -> Kind | None:
     """The kind of failure that a message tells of; None: none of these."""
-    return next((kind for kind, sign in _SIGNS if re.search(sign, message)), None)
+    found = next((kind for kind, sign in _SIGNS if re.search(sign, message)), None)
+    return None if found is TRANSPORT and _LOCAL.match(message) else found
 
 
 def kind_of_error(error: BaseException) -> Kind | None:

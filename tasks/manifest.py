@@ -152,7 +152,7 @@ def read(folder: Path) -> Manifest:
     except OSError as error:
         raise DamagedCheckpoint(f"{path}: cannot be read ({error.strerror})") from None
     # UnicodeDecodeError and JSONDecodeError are kinds of ValueError; a missing field is a KeyError.
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         manifest = _parse(json.loads(content))
         if _text(manifest).encode() == content:
             return manifest
@@ -239,7 +239,12 @@ def _check_names_and_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """All that a loader may find there: whatever is no plain folder."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def _paths(folder: Path, names: list[str]) -> str:

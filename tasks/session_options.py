@@ -22,7 +22,10 @@ def read(session: str, words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"nox -s {session} --", allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     if session != "regress":
-        return _read(parser, words)
+        options = _read(parser, words)
+        if options.case_file and session != "case":
+            raise UsageError(f"--case-file: is another case than {session}: nox -s case -- --case-file PATH")
+        return options
     parser.add_argument("--list", action="store_true", help="list the cases, run nothing")
     parser.add_argument("--json", action="store_true", help="with --list: as JSON")
     options = read_of_family(parser, words)

@@ -93,6 +93,20 @@ def test_a_checkpoint_that_is_missing_or_not_whole_is_told(root: Path, tmp_path:
         frozen.check(KEPT, "cpu_x86_64", root)
 
 
+@pytest.mark.parametrize("content", [b"\xff", "²".encode(), b"", b"-1"])
+def test_a_tracker_that_names_no_iteration_is_told(root: Path, content: bytes) -> None:
+    (frozen.folder_of(KEPT, root) / TRACKER).write_bytes(content)
+    with pytest.raises(UsageError, match="holds no kept checkpoint"):
+        frozen.check(KEPT, "cpu_x86_64", root)
+
+
+@pytest.mark.parametrize("name", [frozen.RECORD, frozen.VALUES, frozen.PROVENANCE])
+def test_what_a_run_is_to_take_along_is_there_before_it_begins(root: Path, name: str) -> None:
+    (frozen.folder_of(KEPT, root) / name).unlink()
+    with pytest.raises(UsageError, match=name):
+        frozen.check(KEPT, "cpu_x86_64", root)
+
+
 def test_only_a_whole_training_of_moderate_size_is_kept(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

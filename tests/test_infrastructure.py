@@ -147,3 +147,12 @@ def test_the_kernels_count_of_processes_killed_for_memory(tmp_path: Path, name: 
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("low 0\noom 7\noom_kill 3\noom_group_kill 0\n")
     assert memory_kills(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["BrokenPipeError: [Errno 32] Broken pipe", "ConnectionResetError: [Errno 104] Connection reset by peer"],
+)
+def test_a_pipe_to_a_process_of_its_own_is_no_transport(message: str) -> None:
+    """A checkpoint worker that failed would be a regression, and tried again."""
+    assert kind_of(message) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -16,6 +17,9 @@ from tasks.manifest import DamagedCheckpoint, Origin, Topology
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate, write_rank
 
 DAMAGES = 200
+
+
+NO_FILES = '{"origin": {"case": null, "topology": null}, "iteration": 2, "versions": {}, "files": []}'
 
 
 @pytest.fixture
@@ -102,6 +106,16 @@ def test_a_file_that_was_not_saved_with_it_is_refused(folder: Path) -> None:
     assert "; remove it, or put" in message
 
 
+@pytest.mark.parametrize("kind", ["link to a folder", "dangling link", "pipe"])
+def test_whatever_was_not_saved_with_it_is_refused(folder: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "pipe":
+        os.mkfifo(folder / "added")
+    else:
+        (folder / "added").symlink_to(tmp_path / ("elsewhere" if kind == "link to a folder" else "nowhere"))
+    assert f"{folder / 'added'}: not part of the checkpoint" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("expected", "message"),
     [
@@ -131,7 +145,9 @@ def test_a_renamed_folder_is_refused(folder: Path) -> None:
     assert "this is the checkpoint of iteration 2, not 4" in refused(renamed, iteration=4)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 100_000, '{"origin": 3}', '"\\ud800"'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", NO_FILES, "[" * 100_000, '{"origin": 3}', '"\\ud800"']
+)
 def test_what_is_no_manifest_is_damaged(folder: Path, text: str) -> None:
     (folder / manifest.FILE_NAME).write_text(text)
     assert f"{folder / manifest.FILE_NAME}: damaged" in refused(folder)

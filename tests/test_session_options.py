@@ -50,3 +50,9 @@ def test_a_file_of_megatron_lm_is_no_choice_among_our_cases() -> None:
 def test_what_is_given_as_nothing_is_not_left_out_in_silence(option: str) -> None:
     with pytest.raises(UsageError, match=f"{option}: is empty"):
         session_options.read("first", [option, ""])
+
+
+def test_a_case_file_is_no_option_of_another_case() -> None:
+    assert session_options.read("case", ["--case-file", "x"]).case_file
+    with pytest.raises(UsageError, match="is another case than first"):
+        session_options.read("first", ["--case-file", "x"])
