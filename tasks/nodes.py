@@ -123,7 +123,7 @@ def refuse_alone_only(nodes: Nodes, *, retries: bool = False, go_on: bool = Fals
 def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
     """From srun's variables of its step (https://slurm.schedmd.com/srun.html). Those of the job, which a
     shell of salloc has too, say nothing about what was started where."""
-    count = int(variables.get("SLURM_STEP_NUM_NODES") or 1)
+    count = _number(variables, "SLURM_STEP_NUM_NODES", "1")
     if count == 1:
         return ALONE
     if variables.get("SLURM_STEP_NUM_TASKS") != str(count):
@@ -131,12 +131,19 @@ def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
             f"this Slurm step has {variables.get('SLURM_STEP_NUM_TASKS')} tasks on {count} nodes: start one a"
             " node (srun --ntasks-per-node=1); each starts the ranks of its node itself"
         )
-    job, step = int(variables.get("SLURM_JOB_ID") or 0), int(variables.get("SLURM_STEP_ID") or 0)
+    job, step = (_number(variables, f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
     port = _FIRST_PORT + (job + step) % _PORTS
     host = first_host(variables.get("SLURM_STEP_NODELIST", ""))
     return Nodes(
-        count=count, rank=int(variables["SLURM_NODEID"]), endpoint=f"{host}:{port}", timeout_s=timeout_s
+        count=count, rank=_number(variables, "SLURM_NODEID"), endpoint=f"{host}:{port}", timeout_s=timeout_s
     )
+
+
+def _number(variables: Mapping[str, str], name: str, default: str = "") -> int:
+    value = variables.get(name) or default
+    if not re.fullmatch(r"[0-9]{1,18}", value):
+        raise UsageError(f"{name}={value}: no number; give --nnodes, --node-rank and --rdzv-endpoint")
+    return int(value)
 
 
 def first_host(hostlist: str) -> str:

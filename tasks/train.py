@@ -51,6 +51,10 @@ def main(words: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, meeting: Meeting) -> int:
     setup = preparation.prepare(options, meeting.nodes)
+    if options.from_start and setup.case.test_type != frozen.TYPE:
+        raise UsageError(
+            f"--from-start: {setup.case.name} begins at its first iteration as it is: leave it out"
+        )
     load_iteration = None
     if setup.case.test_type == frozen.TYPE and not options.from_start:
         checkpoint = frozen.check(setup.case, setup.platform.name)

@@ -211,3 +211,11 @@ def test_a_rendezvous_that_failed_without_a_word_is_named() -> None:
     assert "RendezvousTimeoutError" in str(
         nodes.rendezvous_failure(TWO, RendezvousTimeoutError(), trained=False)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLURM_STEP_NUM_NODES", "x"), ("SLURM_NODEID", ""), ("SLURM_JOB_ID", "-1")]
+)
+def test_a_step_that_does_not_say_what_it_is_is_told(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{name}={value}: no number; give --nnodes"):
+        nodes.read(parsed(), {**STEP, name: value})

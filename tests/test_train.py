@@ -130,6 +130,7 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint_and_says_so(trained: P
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
     assert "leave out --continue" in refused(tmp_path, "--continue")
+    assert "--from-start: gpt3_pp4_resume begins" in refused(tmp_path, "--from-start")
     assert "--continue and --retries" in refused(tmp_path, "--continue", "--retries", "1")
 
 
