@@ -67,7 +67,7 @@ def check(case: Case, platform_name: str, root: Path = REPOSITORY) -> Path:
     folder = folder_of(case, root)
     iteration_of(folder)
     made = _origin_in(folder).fingerprint
-    made_on = str(read_json_object(folder / PROVENANCE).get("platform"))
+    made_on = str(made.get("platform"))
     if made_on.split("_")[0] != platform_name.split("_")[0]:
         raise CannotRun(f"{case.name}: its checkpoint, made on {made_on}, cannot go on on {platform_name}")
     if made.get("case") != case.digest():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.case import Kill
-from tasks.progress import ACTIVITIES, ProgressBoard, Row
+from tasks.progress import ACTIVITIES, ProgressBoard, Row, say
 
 _POLL_S = 0.005
 _DEATH_WITHIN_S = 10.0
@@ -67,8 +67,7 @@ class Killer:
             killed |= set(done.processes.values())
             self.done.append(done)
             ranks = ", ".join(f"rank {rank} (process {done.processes[rank]})" for rank in kill.ranks)
-            with contextlib.suppress(OSError):  # nobody reads any more
-                print(f"killed {ranks} after step {kill.after_step}, as the case asks for", flush=True)
+            say(f"killed {ranks} after step {kill.after_step}, as the case asks for")
 
     def _wait_for(self, kill: Kill, killed: set[int]) -> bool:
         """Until every rank has logged the step, in an attempt after that of the kill before; False: ended."""

@@ -6,6 +6,7 @@ is needed. It costs a rank less than a microsecond a note.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 import time
@@ -23,6 +24,12 @@ ACTIVITIES = (
 )
 _OF_THE_STEP_BEFORE = ("logging", "saving checkpoint")
 _ROW = struct.Struct("=qqqddq")  # process id, step, activity, seconds (monotonic), lm loss, rank
+
+
+def say(line: str) -> None:
+    """Print a line beside a phase. Where nobody reads any more, or the disk is full, the phase goes on."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import IO, Protocol
 
 from tasks.case_steps import Step
-from tasks.exits import SESSION_VARIABLE
+from tasks.exits import environment_of_a_task
 
 
 class StepProcess(Protocol):
@@ -31,6 +30,6 @@ def start_anew(step: Step, output: IO[str] | None) -> StepProcess:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
-        env={**os.environ, SESSION_VARIABLE: str(os.getpid())},
+        env=environment_of_a_task(),
         start_new_session=True,
     )

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tasks import stacks
-from tasks.progress import ProgressBoard, Row
+from tasks.progress import ProgressBoard, Row, say
 
 FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
 SLOWEST_STEP_FACTOR = 10.0
@@ -73,7 +73,7 @@ class Watchdog:
             gone_since = (gone_since or now) if _are_gone(rows) else None
             if gone_since and not said_gone and now - gone_since > _SAY_GONE_AFTER_S:
                 said_gone = True
-                _say("the ranks of this node have ended; waiting for the other nodes to start again")
+                say("the ranks of this node have ended; waiting for the other nodes to start again")
             waits_for_nodes = self._several_nodes and not any(row.process_id for row in rows)
             if notes != last_notes or gone_since or waits_for_nodes:
                 last_notes, last_change = notes, now
@@ -130,11 +130,6 @@ def _are_gone(rows: list[Row]) -> bool:
     return bool(noted) and not any(Path(f"/proc/{row.process_id}").exists() for row in noted)
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more, or the disk is full: watching goes on
-        print(line, flush=True)
-
-
 class _Display:
     """A progress bar on a terminal, a plain line now and then elsewhere."""
 
@@ -164,7 +159,7 @@ class _Display:
     def update(self, rows: list[Row]) -> None:
         step, loss = max(row.step for row in rows), rows[-1].loss
         if self._begin is not None and step < self._shown:
-            _say(f"all ranks were started again; the last step before was {self._shown}")
+            say(f"all ranks were started again; the last step before was {self._shown}")
             self._shown, self._begin, self._next_line_s = step, None, 0.0
         if step <= self._shown or step < self._first:
             return
@@ -186,7 +181,7 @@ class _Display:
         if done:
             step_s = (now - self._begin) / done
             line += f"  {step_s:.3f} s a step  {step_s * (self._last - step):.0f} s left"
-        _say(line)
+        say(line)
 
     def close(self, rows: list[Row]) -> None:
         if self._bar is not None:
