@@ -18,9 +18,11 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from megatron.core.pipeline_parallel import schedules
 
+from benchmarks.rank_plugins.switched_overlap import SwitchedOverlap
 from tasks.exits import UsageError
-from tasks.ranks import batches, overlap, pretrain, scalars
+from tasks.ranks import batches, overlap, pretrain, resources, scalars
 
 SWITCHES = {
     "device-thread": "backward passes in a thread of the device, torch's default",
@@ -31,6 +33,9 @@ SWITCHES = {
     "no-guards": "compiled functions are called without their guards",
     "long-turns": "a thread may keep Python's lock for 0.2 s",
     "read-on-demand": "micro-batches are read where they are needed",
+    "no-overlap-evidence": "communication is neither counted nor timed",
+    "no-resources": "passes are not timed, growth of memory is not measured",
+    "no-norm-no-memory": "no norm of the parameters, no memory of the device",
 }
 AS_IT_IS = "as-it-is"
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -41,7 +46,8 @@ WAYS = os.environ.get("WAYS", f"{AS_IT_IS},no-nan-check").split(",")
 FIRST_STEP, EVERY = 11, 5
 
 step, finish, write = pretrain.Trainer.step, pretrain.Trainer.finish, scalars.Scalars.write
-read_ahead = batches.Batches.read_ahead
+read_ahead, take_resources = batches.Batches.read_ahead, resources.Resources.take
+timed: dict[str, Any] = {}  # passes of the schedule, with the watches of ``Resources`` around them
 seconds: dict[str, list[list[float]]] = defaultdict(list)  # of each way, a list a turn
 unknown = {name for way in WAYS for name in way.split("+")} - {*SWITCHES, AS_IT_IS}
 if unknown:
@@ -64,12 +70,29 @@ def set_switches(trainer: pretrain.Trainer, on: set[str]) -> None:
     torch.compiler.set_stance("default", skip_guard_eval_unsafe="no-guards" in on)
     sys.setswitchinterval(0.2 if "long-turns" in on else 0.005)
     batches.Batches.read_ahead = read_on_demand if "read-on-demand" in on else read_ahead
+    trainer.overlap.switch("no-overlap-evidence" not in on)
+    measure_resources("no-resources" not in on)
+    asked = "no-norm-no-memory" not in on
+    trainer.args.log_params_norm = trainer.args.log_memory_to_tensorboard = asked
 
 
 def place_threads(cores: list[int]) -> None:
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.sched_setaffinity(int(thread), cores)
+
+
+def measure_resources(on: bool) -> None:
+    """All that is summed over the ranks but overlap and the norm, or a one for each of it."""
+    for name in ("forward_step", "backward_step"):
+        timed.setdefault(name, getattr(schedules, name))
+        setattr(schedules, name, timed[name] if on else timed[name].__wrapped__)
+    resources.Resources.take = take_resources if on else lambda *_: unmeasured()
+
+
+def unmeasured() -> dict[str, Any]:
+    seconds = dict.fromkeys(("forward", "backward", "piece", "step"), 1.0)
+    return {**seconds, resources.MEMORY_GROWTH: [0] * RANKS}
 
 
 def read_on_demand(self: batches.Batches, count: int) -> None:
@@ -117,3 +140,4 @@ def line_of(way: str) -> str:
 
 pretrain.Trainer.step, pretrain.Trainer.finish = step_in_its_way, finish_and_tell
 scalars.Scalars.write = write_and_keep
+overlap.Overlap = SwitchedOverlap
