@@ -34,7 +34,8 @@ SWITCHES = {
     "long-turns": "a thread may keep Python's lock for 0.2 s",
     "read-on-demand": "micro-batches are read where they are needed",
     "no-overlap-evidence": "communication is neither counted nor timed",
-    "no-resources": "passes are not timed, growth of memory is not measured",
+    "no-pass-times": "passes of the schedule are not timed",
+    "no-growth": "growth of memory is not measured",
     "no-norm-no-memory": "no norm of the parameters, no memory of the device",
 }
 AS_IT_IS = "as-it-is"
@@ -46,7 +47,7 @@ WAYS = os.environ.get("WAYS", f"{AS_IT_IS},no-nan-check").split(",")
 FIRST_STEP, EVERY = 11, 5
 
 step, finish, write = pretrain.Trainer.step, pretrain.Trainer.finish, scalars.Scalars.write
-read_ahead, take_resources = batches.Batches.read_ahead, resources.Resources.take
+read_ahead, growth = batches.Batches.read_ahead, resources.Resources._memory_growth
 timed: dict[str, Any] = {}  # passes of the schedule, with the watches of ``Resources`` around them
 seconds: dict[str, list[list[float]]] = defaultdict(list)  # of each way, a list a turn
 unknown = {name for way in WAYS for name in way.split("+")} - {*SWITCHES, AS_IT_IS}
@@ -71,7 +72,8 @@ def set_switches(trainer: pretrain.Trainer, on: set[str]) -> None:
     sys.setswitchinterval(0.2 if "long-turns" in on else 0.005)
     batches.Batches.read_ahead = read_on_demand if "read-on-demand" in on else read_ahead
     trainer.overlap.switch("no-overlap-evidence" not in on)
-    measure_resources("no-resources" not in on)
+    time_passes("no-pass-times" not in on)
+    resources.Resources._memory_growth = growth if "no-growth" not in on else lambda *_: 0
     asked = "no-norm-no-memory" not in on
     trainer.args.log_params_norm = trainer.args.log_memory_to_tensorboard = asked
 
@@ -82,17 +84,10 @@ def place_threads(cores: list[int]) -> None:
             os.sched_setaffinity(int(thread), cores)
 
 
-def measure_resources(on: bool) -> None:
-    """All that is summed over the ranks but overlap and the norm, or a one for each of it."""
+def time_passes(on: bool) -> None:
     for name in ("forward_step", "backward_step"):
         timed.setdefault(name, getattr(schedules, name))
         setattr(schedules, name, timed[name] if on else timed[name].__wrapped__)
-    resources.Resources.take = take_resources if on else lambda *_: unmeasured()
-
-
-def unmeasured() -> dict[str, Any]:
-    seconds = dict.fromkeys(("forward", "backward", "piece", "step"), 1.0)
-    return {**seconds, resources.MEMORY_GROWTH: [0] * RANKS}
 
 
 def read_on_demand(self: batches.Batches, count: int) -> None:

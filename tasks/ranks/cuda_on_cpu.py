@@ -157,12 +157,10 @@ def peak_resident_bytes() -> int:
     return max(most, resident_bytes())  # getrusage may lag a little behind
 
 
-def _memory_stats(*_: Any, **__: Any) -> dict[str, int]:
-    now, peak = resident_bytes(), peak_resident_bytes()
-    stats = {"allocation.all.allocated": 0, "allocation.all.current": 0, "num_ooms": 0}
-    for kind in ("allocated_bytes", "reserved_bytes"):
-        stats |= {f"{kind}.all.current": now, f"{kind}.all.peak": peak}
-    return stats
+def _nested_memory_stats(*_: Any, **__: Any) -> dict[str, Any]:
+    now = {"current": resident_bytes(), "peak": peak_resident_bytes()}
+    counts = {"allocation": {"all": {"allocated": 0, "current": 0}}, "num_ooms": 0}
+    return {"allocated_bytes": {"all": now}, "reserved_bytes": {"all": now}, **counts}
 
 
 @contextlib.contextmanager
@@ -228,11 +226,8 @@ def replacements() -> list[Replacement]:
         (cuda, "default_generators", _instead(_Generators()), "megatron's tracker sets states on them"),
         (cuda, "_lazy_call", _instead(lambda call, **_: call()), "CUDA will never be initialised"),
         (cuda, "_lazy_init", _answer(None), "CUDA will never be initialised"),
-        (cuda, "memory_stats", _instead(_memory_stats), "the process's resident bytes"),
-        (cuda, "memory_allocated", _instead(lambda *_: resident_bytes()), "the process's resident bytes"),
-        (cuda, "max_memory_allocated", _instead(lambda *_: peak_resident_bytes()), "its peak"),
-        (cuda, "memory_reserved", _instead(lambda *_: resident_bytes()), "the process's resident bytes"),
-        (cuda, "max_memory_reserved", _instead(lambda *_: peak_resident_bytes()), "its peak"),
+        (cuda, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "the process's resident bytes"),
+        (cuda.memory, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "what all others ask"),
         (cuda.nvtx, "range_push", _answer(None), "no profiler listens"),
         (cuda.nvtx, "range_pop", _answer(None), "no profiler listens"),
         (torch, "compile", _not_compiled, "eight compilers on the CPU cost minutes and gain nothing"),

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional
 from megatron.core.pipeline_parallel import schedules
 
+from tasks.ranks.device_memory import allocated_bytes
 from tasks.ranks.event_pool import EventPool
 
 MEMORY_GROWTH = "mem-growth-bytes"
@@ -135,7 +136,7 @@ def _memory() -> dict[str, int]:
         _, resident, shared = (int(word) for word in statm.read().split()[:3])
     memory = {"host": (resident - shared) * os.sysconf("SC_PAGE_SIZE")}
     if torch.cuda.is_available():
-        memory["device"] = torch.cuda.memory_allocated()
+        memory["device"] = allocated_bytes()["current"]
     return memory
 
 

@@ -15,6 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
 from tasks.events import ATTEMPT_SUFFIX
+from tasks.ranks.device_memory import allocated_bytes
 from tasks.ranks.model import Chunks
 
 
@@ -125,10 +126,10 @@ def memory_scalars(earlier_peak: int) -> dict[str, int]:
 
     ``earlier_peak``: what it was at most before its device's record of that was begun anew.
     """
-    stats = torch.cuda.memory_stats()
+    allocated = allocated_bytes()
     return {
-        "mem-allocated-bytes": stats["allocated_bytes.all.current"],
-        "mem-max-allocated-bytes": max(earlier_peak, stats["allocated_bytes.all.peak"]),
+        "mem-allocated-bytes": allocated["current"],
+        "mem-max-allocated-bytes": max(earlier_peak, allocated["peak"]),
     }
 
 

@@ -69,6 +69,9 @@ def test_it_refuses_a_cuda_host() -> None:
         ("torch.ones(2).type(torch.float64).dtype", "torch.float64"),
         ("torch.cuda.memory_stats()['allocated_bytes.all.current'] > 10**6", "True"),
         ("torch.cuda.memory_stats()['allocated_bytes.all.peak'] > 10**6", "True"),
+        ("torch.cuda.memory_stats_as_nested_dict()['allocated_bytes']['all']['peak'] > 10**6", "True"),
+        ("10**6 < torch.cuda.memory_allocated() <= torch.cuda.max_memory_allocated()", "True"),
+        ("10**6 < torch.cuda.memory_reserved() <= torch.cuda.max_memory_reserved()", "True"),
     ],
 )
 def test_what_asks_for_cuda_gets_the_cpu(expression: str, value: str) -> None:

@@ -128,7 +128,7 @@ PEAKS = """
 import json
 import torch
 from tasks.ranks.scalars import memory_scalars
-torch.cuda.memory_stats = lambda: {"allocated_bytes.all.current": 40, "allocated_bytes.all.peak": 70}
+torch.cuda.memory_stats_as_nested_dict = lambda: {"allocated_bytes": {"all": {"current": 40, "peak": 70}}}
 print(json.dumps([memory_scalars(earlier_peak) for earlier_peak in (0, 90)]))
 """
 
