@@ -34,7 +34,8 @@ SWITCHES = {
     "long-turns": "a thread may keep Python's lock for 0.2 s",
     "read-on-demand": "micro-batches are read where they are needed",
     "no-overlap-evidence": "communication is neither counted nor timed",
-    "no-pass-times": "passes of the schedule are not timed",
+    "pass-times": "passes of the schedule are timed in every step, on a GPU, too",
+    "no-pass-times": "they are timed in none",
     "no-growth": "growth of memory is not measured",
     "no-norm-no-memory": "no norm of the parameters, no memory of the device",
 }
@@ -47,7 +48,8 @@ WAYS = os.environ.get("WAYS", f"{AS_IT_IS},no-nan-check").split(",")
 FIRST_STEP, EVERY = 11, 5
 
 step, finish, write = pretrain.Trainer.step, pretrain.Trainer.finish, scalars.Scalars.write
-read_ahead, growth = batches.Batches.read_ahead, resources.Resources._memory_growth
+read_ahead = batches.Batches.read_ahead
+growth, passes_are_due = resources.Resources._memory_growth, resources.Resources._passes_are_due
 timed: dict[str, Any] = {}  # passes of the schedule, with the watches of ``Resources`` around them
 seconds: dict[str, list[list[float]]] = defaultdict(list)  # of each way, a list a turn
 unknown = {name for way in WAYS for name in way.split("+")} - {*SWITCHES, AS_IT_IS}
@@ -73,6 +75,8 @@ def set_switches(trainer: pretrain.Trainer, on: set[str]) -> None:
     batches.Batches.read_ahead = read_on_demand if "read-on-demand" in on else read_ahead
     trainer.overlap.switch("no-overlap-evidence" not in on)
     time_passes("no-pass-times" not in on)
+    always = "pass-times" in on
+    resources.Resources._passes_are_due = (lambda _: True) if always else passes_are_due
     resources.Resources._memory_growth = growth if "no-growth" not in on else lambda *_: 0
     asked = "no-norm-no-memory" not in on
     trainer.args.log_params_norm = trainer.args.log_memory_to_tensorboard = asked

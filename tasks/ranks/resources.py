@@ -26,16 +26,22 @@ RELATIVE_FORWARD_TIME = "relative-forward-time"
 RELATIVE_BACKWARD_TIME = "relative-backward-time"
 RELATIVE_STEP_TIME = "relative-step-time"
 WARM_UP_STEPS = 5  # buffers and caches are allocated in the first ones
-PIECE_EVERY_ON_CUDA = 10  # steps: on a GPU the piece delays the step after it, and its time is steady
+# Steps: on a GPU the piece delays the step after it, and events around every pass cost 1 to 3 % of a step.
+TIMED_EVERY_ON_CUDA = 10
 _FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
 
 
 class _Stopwatch:
-    """Seconds of computing between ``start`` and ``stop``, over all pairs of them since ``take``."""
+    """Seconds of computing between ``start`` and ``stop``, over all pairs of them since ``take``.
+
+    ``on``: whether this step is measured; where it is not, the seconds are those of the last one that was.
+    """
 
     def __init__(self) -> None:
+        self.on = True
         self._events = EventPool() if torch.cuda.is_available() else None
         self._pairs: list[list[Any]] = []
+        self._seconds = 0.0
 
     def _now(self) -> Any:
         return self._events.record() if self._events else time.thread_time()
@@ -49,11 +55,14 @@ class _Stopwatch:
     def take(self) -> float:
         """The device must have done all of it: the gradient norm, of which the host waits, comes after."""
         pairs, self._pairs = self._pairs, []
+        if self.on:
+            self._seconds = sum(self._between(*pair) for pair in pairs)
         if self._events:
-            milliseconds = sum(begin.elapsed_time(end) for begin, end in pairs)
             self._events.take_back(event for pair in pairs for event in pair)
-            return milliseconds / 1000.0
-        return sum(end - begin for begin, end in pairs)
+        return self._seconds
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return begin.elapsed_time(end) / 1000.0 if self._events else end - begin
 
 
 class Resources:
@@ -65,15 +74,19 @@ class Resources:
         self._memory_at_start: dict[str, int] = {}
         self._watches = {name: _Stopwatch() for name in (_FORWARD, _BACKWARD, _PIECE)}
         self._work = _piece_of_work(args)
-        self._piece_every = PIECE_EVERY_ON_CUDA if torch.cuda.is_available() else 1
-        self._steps, self._piece_s = 0, 0.0
+        self._timed_every = TIMED_EVERY_ON_CUDA if torch.cuda.is_available() else 1
+        self._steps = 0
         schedules.forward_step = _timed(schedules.forward_step, self._watches[_FORWARD])
         schedules.backward_step = _timed(schedules.backward_step, self._watches[_BACKWARD])
         self.compute_piece()
 
     def begin_step(self) -> None:
         """Call it before the first forward pass of a step."""
+        self._watches[_FORWARD].on = self._watches[_BACKWARD].on = self._passes_are_due()
         self._step_begin = self._step_clock()
+
+    def _passes_are_due(self) -> bool:
+        return self._steps <= WARM_UP_STEPS or self._steps % self._timed_every == 0
 
     def end_step(self) -> None:
         """Call it after the optimizer's step."""
@@ -85,10 +98,12 @@ class Resources:
 
     def compute_piece(self) -> None:
         """The fixed piece of work, if it is due; call it after each step, outside of what is timed as one."""
-        if self._steps % self._piece_every == 0:
-            self._watches[_PIECE].start()
+        watch = self._watches[_PIECE]
+        watch.on = self._steps % self._timed_every == 0
+        if watch.on:
+            watch.start()
             self._work()
-            self._watches[_PIECE].stop()
+            watch.stop()
         self._steps += 1
 
     def take(self, iteration: int) -> dict[str, Any]:
@@ -96,7 +111,6 @@ class Resources:
         growth = [0] * self._args.world_size
         growth[self._args.rank] = self._memory_growth(iteration)
         seconds = {name: watch.take() for name, watch in self._watches.items()}
-        self._piece_s = seconds[_PIECE] = seconds[_PIECE] or self._piece_s
         return {**seconds, _STEP: self._step_s, MEMORY_GROWTH: growth}
 
     def _memory_growth(self, iteration: int) -> int:
@@ -122,6 +136,8 @@ def scalars_from(sums: dict[str, Any]) -> dict[str, float]:
 def _timed(function: Callable[..., Any], watch: _Stopwatch) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not watch.on:
+            return function(*args, **kwargs)
         watch.start()
         answer = function(*args, **kwargs)
         watch.stop()

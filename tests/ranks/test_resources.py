@@ -42,13 +42,18 @@ for iteration in range(51, 60):
 sums = {"forward": 6.0, "backward": 3.0, "piece": 0.1, "step": 12.0, "mem-growth-bytes": [0.0, 7.0, 3.0]}
 scalars = resources.scalars_from(sums)
 untouched = bool((random_state == torch.get_rng_state()).all())
-rare, pieces = resources.Resources(args), []
-rare._piece_every, rare._work = 3, lambda: pieces.append(rare._steps)
-for _ in range(9):
+passes = iter(range(1, 100))
+schedules.forward_step = lambda: compute(0.001 * next(passes))
+rare, pieces, rarely = resources.Resources(args), [], []
+rare._timed_every, rare._work = 4, lambda: pieces.append(rare._steps)
+for step in range(1, 14):
+    rare.begin_step()
+    if step != 12:
+        schedules.forward_step()
+    rare.end_step()
+    rarely.append(rare.take(50 + step))
     rare.compute_piece()
-    rare.begin_step(), rare.end_step()
-    assert rare.take(51)["piece"] > 0
-print(json.dumps([taken, scalars, untouched, sorted(sums), pieces]))
+print(json.dumps([taken, scalars, untouched, sorted(sums), pieces, rarely]))
 """
 
 
@@ -88,4 +93,11 @@ def test_scalars_are_ratios_and_the_largest_growth(measured) -> None:
 
 
 def test_a_piece_that_is_not_due_leaves_the_last_ones_time(measured) -> None:
-    assert measured[4] == [3, 6, 9]
+    assert measured[4] == [4, 8, 12]
+    assert all(values["piece"] > 0 for values in measured[5])
+
+
+def test_passes_are_timed_while_warming_up_and_then_with_each_piece(measured) -> None:
+    """Step N's pass takes N ms; in step 12 there is none, which is no reason to show another step's."""
+    whole_ms = [int(values["forward"] * 1000) for values in measured[5]]
+    assert whole_ms == [1, 2, 3, 4, 5, 5, 5, 8, 8, 8, 8, 0, 0]
