@@ -91,6 +91,14 @@ def _digest_random_states() -> str:
     return _digest_json([_digest_tensors(tensors), plain])
 
 
+def _next_digest(iterator: Batches) -> str:
+    """Of the batch that comes next, if one does: data may hold no sample more than a run takes."""
+    try:
+        return iterator.next_digest()
+    except StopIteration:
+        return "the data have come to their end"
+
+
 def state_digests(
     chunks: Chunks,
     optimizer: MegatronOptimizer,
@@ -105,7 +113,7 @@ def state_digests(
     """
     own = _parameters_of(optimizer)
     adam = [inner.state[parameter] for inner, parameter in own]
-    batches = [iterator.next_digest() for iterator in iterators if iterator is not None]
+    batches = [_next_digest(iterator) for iterator in iterators if iterator is not None]
     return {
         "parameters": _digest_tensors(parameter for chunk in chunks for parameter in chunk.parameters()),
         "master_weights": _digest_tensors(parameter for _, parameter in own),
