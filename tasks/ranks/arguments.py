@@ -299,7 +299,7 @@ def _broken_pipeline_rules(args: argparse.Namespace, *, micro_batches: int) -> l
             f"--microbatch-group-size-per-virtual-pipeline-stage {group} must be from the number of stages,"
             f" {stages}, to that of micro-batches, {micro_batches}"
         )
-    elif chunk_layers and 0 < micro_batches % (group or stages) < stages:
+    elif _virtual_stages(args) > 1 and 0 < micro_batches % (group or stages) < stages:
         broken.append(
             f"{micro_batches} micro-batches in groups of {group or stages} leave a rest smaller than the"
             f" {stages} stages: the interleaved schedule needs a number of micro-batches that the"
@@ -312,12 +312,10 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
     args.world_size = world_size
     args.data_parallel_size = world_size // args.pipeline_model_parallel_size
     args.num_microbatches = args.global_batch_size // (args.micro_batch_size * args.data_parallel_size)
-    args.virtual_pipeline_model_parallel_size = None
-    if args.num_layers_per_virtual_pipeline_stage:
-        layers_a_stage = args.num_layers // args.pipeline_model_parallel_size
-        args.virtual_pipeline_model_parallel_size = (
-            layers_a_stage // args.num_layers_per_virtual_pipeline_stage
-        )
+    virtual_stages = _virtual_stages(args)
+    args.virtual_pipeline_model_parallel_size = virtual_stages if virtual_stages > 1 else None
+    # Megatron aligns them in the interleaved schedule alone.
+    args.align_param_gather = args.align_param_gather and virtual_stages > 1
     args.end_of_document = args.vocab_size
     tokens = args.vocab_size + 1
     multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
@@ -328,6 +326,12 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
     args.lr_decay_iters = args.lr_decay_iters or args.train_iters
     # Megatron reduces the gradients of a bf16 model in fp32 unless told otherwise.
     args.accumulate_allreduce_grads_in_fp32 = not args.grad_reduce_in_bf16
+
+
+def _virtual_stages(args: argparse.Namespace) -> int:
+    """Chunks of the model a stage; with one, Megatron does not interleave."""
+    chunk_layers = args.num_layers_per_virtual_pipeline_stage
+    return args.num_layers // args.pipeline_model_parallel_size // chunk_layers if chunk_layers else 1
 
 
 def _gated_ffn_size(args: argparse.Namespace) -> int:

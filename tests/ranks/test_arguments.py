@@ -106,3 +106,12 @@ def test_a_gated_feed_forward_network_is_two_thirds_as_wide_in_multiples_of_64()
 def test_gathers_need_not_be_aligned_either() -> None:
     assert parsed("--align-param-gather").align_param_gather
     assert not parsed("--no-align-param-gather").align_param_gather
+
+
+def test_one_virtual_stage_is_no_interleaving() -> None:
+    """As in Megatron: the schedule without virtual stages, and what goes with it."""
+    args = parsed("--num-layers-per-virtual-pipeline-stage", "3", "--align-param-gather")
+    assert args.virtual_pipeline_model_parallel_size is None
+    assert not args.align_param_gather
+    more = ["--num-layers-per-virtual-pipeline-stage", "3", "--global-batch-size", "40"]
+    assert parsed(*more).num_microbatches == 5
