@@ -324,6 +324,7 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
         _gated_ffn_size(args) if args.swiglu else 4 * args.hidden_size
     )
     args.lr_decay_iters = args.lr_decay_iters or args.train_iters
+    args.bias_gelu_fusion = args.bias_gelu_fusion and args.add_bias_linear  # as in Megatron: nothing to fuse
     # Megatron reduces the gradients of a bf16 model in fp32 unless told otherwise.
     args.accumulate_allreduce_grads_in_fp32 = not args.grad_reduce_in_bf16
 

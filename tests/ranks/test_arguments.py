@@ -99,8 +99,13 @@ def test_micro_batches_in_groups_need_not_be_a_multiple_of_the_stages() -> None:
 def test_a_gated_feed_forward_network_is_two_thirds_as_wide_in_multiples_of_64() -> None:
     assert parsed("--swiglu").ffn_hidden_size == 1344
     assert parsed("--swiglu", "--ffn-hidden-size", "48").ffn_hidden_size == 48
-    assert not parsed("--disable-bias-linear").add_bias_linear
-    assert parsed().add_bias_linear
+
+
+def test_a_bias_that_is_not_there_is_not_fused_with_its_activation() -> None:
+    args = parsed("--disable-bias-linear")
+    assert (args.add_bias_linear, args.bias_gelu_fusion) == (False, False)
+    assert (parsed().add_bias_linear, parsed().bias_gelu_fusion) == (True, True)
+    assert not parsed("--no-bias-gelu-fusion").bias_gelu_fusion
 
 
 def test_gathers_need_not_be_aligned_either() -> None:
