@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tasks.exits import UsageError
+from tasks.ranks.argument_values import broken_values
 
 
 class _FlagParser(argparse.ArgumentParser):
@@ -243,6 +244,7 @@ def _broken_rules(args: argparse.Namespace, world_size: int) -> list[str]:
             f"{args.micro_batch_size} x {replicas} data-parallel replicas"
         )
     broken += _broken_pipeline_rules(args, micro_batches=args.global_batch_size // batch)
+    broken += broken_values(args)
     if args.hidden_size % args.num_attention_heads:
         broken.append(f"--hidden-size {args.hidden_size} is not a multiple of --num-attention-heads")
     if args.seq_length > args.max_position_embeddings:
@@ -288,6 +290,15 @@ def _broken_pipeline_rules(args: argparse.Namespace, *, micro_batches: int) -> l
         broken.append(
             f"--num-layers {args.num_layers} is not a multiple of {stages} pipeline stages x "
             f"{chunk_layers or 1} layers a virtual stage"
+        )
+    if _virtual_stages(args) > 1 and stages == 2 and not args.overlap_p2p_communication:
+        broken.append("--no-overlap-p2p-communication with virtual stages needs more than 2 pipeline stages")
+    if args.overlap_p2p_communication_warmup_flush and not (
+        _virtual_stages(args) > 1 and args.overlap_p2p_communication
+    ):
+        broken.append(
+            "--overlap-p2p-communication-warmup-flush needs virtual stages, and sends that overlap (not"
+            " --no-overlap-p2p-communication)"
         )
     group = args.microbatch_group_size_per_vp_stage
     if group is not None and not chunk_layers:

@@ -54,6 +54,14 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
         (["--decoder-first-pipeline-num-layers", "3"], "needs stages of equal size"),
         (["--swiglu", "--hidden-size", "16"], "is 0: give --ffn-hidden-size"),
         (["--decoupled-min-lr", "1e-5"], "needs --decoupled-lr"),
+        (
+            ["--overlap-p2p-communication-warmup-flush", "--no-overlap-p2p-communication"],
+            "--overlap-p2p-communication-warmup-flush needs virtual stages",
+        ),
+        (
+            ["--pipeline-model-parallel-size", "2", "--no-overlap-p2p-communication"],
+            "--no-overlap-p2p-communication with virtual stages needs more than 2",
+        ),
     ],
 )
 def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
