@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks import corpus, gpu_memory, nodes, platforms, subject
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.exits import CannotRun, UsageError
+from tasks.ranks.argument_values import broken_on_cpu
 from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -192,11 +193,16 @@ def understood(
     Errors: ``UsageError`` for flags that our own training program cannot take.
     """
     try:
-        return parse_arguments(case.flags(), world_size=platform.world_size)
+        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
     except UsageError:
         if tested.own:
             raise
         return None
+    broken = broken_on_cpu(arguments) if tested.own and platform.device == "cpu" else []
+    if broken:
+        where = f"under PLATFORMS, {platform.name}, or with --set"
+        raise UsageError(f"{case.path}: {'; '.join(broken)}: give it {where}")
+    return arguments
 
 
 def data_parallel_size(name: str, platform: platforms.Platform) -> int:

@@ -31,6 +31,11 @@ def refused(tmp_path: Path, *options: str) -> str:
     return str(error.value)
 
 
+def test_what_a_cpu_has_not_is_refused_before_a_rank_starts(tmp_path: Path) -> None:
+    said = refused(tmp_path, "--set", "distributed-backend=nccl", "--set", "no-persist-layer-norm=false")
+    assert "a CPU needs --distributed-backend gloo; a CPU needs --no-persist-layer-norm: give it" in said
+
+
 @pytest.mark.training
 def test_a_run_leaves_values_of_every_step_and_digests_of_every_rank(trained: Path) -> None:
     card = read_card(trained / "actual_phase1.json")

@@ -12,6 +12,17 @@ def broken_values(args: argparse.Namespace) -> list[str]:
     return [*_out_of_range(args), *_broken_schedule(args), *_broken_split(args)]
 
 
+def broken_on_cpu(args: argparse.Namespace) -> list[str]:
+    """A line a flag that asks for what only a GPU has; most are Megatron's defaults."""
+    needed = [
+        ("--distributed-backend gloo", args.distributed_backend == "gloo"),
+        ("--transformer-impl local", args.transformer_impl == "local"),
+        ("--no-gradient-accumulation-fusion", not args.gradient_accumulation_fusion),
+        ("--no-persist-layer-norm", not args.persist_layer_norm),
+    ]
+    return [f"a CPU needs {flag}" for flag, given in needed if not given]
+
+
 def _out_of_range(args: argparse.Namespace) -> list[str]:
     largest_seed = 2**32 - 1 - 100 * (args.pipeline_model_parallel_size - 1)  # NumPy's, of the last stage
     ranges = [

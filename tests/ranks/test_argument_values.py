@@ -6,6 +6,7 @@ import pytest
 
 from tasks.case import load_case
 from tasks.exits import UsageError
+from tasks.ranks.argument_values import broken_on_cpu
 from tasks.ranks.arguments import parse_arguments
 
 WORDS = load_case("gpt3_pp4_resume", platform_name="dgx_a100").flags()
@@ -57,3 +58,17 @@ def test_a_warm_up_ends_before_the_decay_does() -> None:
 def test_a_split_is_read_as_megatron_core_reads_it(split: str) -> None:
     assert parsed("--split", split).split == split
     assert parsed("--seed", "4294966995", "--exit-interval", "0").seed == 4294966995
+
+
+def test_what_only_a_gpu_has_is_named_with_the_flag_that_does_without() -> None:
+    assert broken_on_cpu(parsed()) == [
+        "a CPU needs --distributed-backend gloo",
+        "a CPU needs --transformer-impl local",
+        "a CPU needs --no-persist-layer-norm",
+    ]
+    more = ["--distributed-backend", "gloo", "--transformer-impl", "local", "--no-persist-layer-norm"]
+    assert broken_on_cpu(parsed(*more)) == []
+    words = [word for word in [*WORDS, *more] if word != "--no-gradient-accumulation-fusion"]
+    assert broken_on_cpu(parse_arguments(words, world_size=8)) == [
+        "a CPU needs --no-gradient-accumulation-fusion"
+    ]
