@@ -41,6 +41,7 @@ from tasks.ranks.state import inner_optimizers, random_states, restore_random_st
 
 RANDOM_STATES = "rng_state"
 _PR_SET_PTRACER = 0x59616D61
+_POLL_S = 0.05
 
 
 @contextlib.contextmanager
@@ -85,12 +86,14 @@ def _give_access(worker: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(worker), 0, 0, 0)
 
 
-def _refuse_dead_worker() -> None:
-    """A save handed to a worker that has ended would be waited for without end."""
-    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)  # megatron-core 0.16 has none
+def _refuse_dead_worker(queue: AsyncCallsQueue) -> None:
+    """A save handed to a worker that has ended, or that ended it, would be waited for without end."""
+    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)
+    if worker is None:  # megatron-core 0.16 keeps it elsewhere
+        worker = getattr(getattr(queue, "persistent_caller", None), "process", None)
     if worker is not None and not worker.is_alive():
         raise RuntimeError(
-            f"the checkpoint worker of this rank ended before the save (exit code {worker.exitcode});"
+            f"the checkpoint worker of this rank ended before its work (exit code {worker.exitcode});"
             " what it said is above in this log"
         )
 
@@ -173,7 +176,7 @@ class Checkpoints:
 
         The caller has gathered the parameters (``gathered_parameters``).
         """
-        _refuse_dead_worker()
+        _refuse_dead_worker(self._queue)
         folder = iteration_folder(self.args.save, iteration)
         if self.args.rank == 0:
             # What an interrupted save left, or a checkpoint that was not good enough to resume from.
@@ -220,11 +223,20 @@ class Checkpoints:
             self.manifest_s += time.monotonic() - begin
 
     def finish_saves(self, *, blocking: bool) -> None:
-        """Complete the saves whose files are written on every rank; all ranks call this together."""
-        self._queue.maybe_finalize_async_calls(blocking=blocking)
+        """Complete the saves whose files are written on every rank; all ranks call this together.
+
+        ``blocking``: wait for all of them. Errors: ``RuntimeError`` when this rank's worker has ended.
+        """
+        while True:
+            _refuse_dead_worker(self._queue)
+            self._queue.maybe_finalize_async_calls(blocking=False)
+            if not blocking or not self._queue.get_num_unfinalized_calls():
+                return
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
         """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
+        self.finish_saves(blocking=True)
         self._queue.close()
         del self._queue  # megatron-core 0.16 asks for this rank's number when it is freed
 
