@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tasks.case import REPOSITORY
+from tasks.infrastructure import NO_SPACE, kind_of
 from tests.program import answer_of
 
 # megatron-core 0.19's names, which 0.16 has not
@@ -80,8 +81,10 @@ class Queue:
         said.append("closed")
 
 
-def said_by(step, left, ends=None, newer=False):
+def said_by(step, left, ends=None, newer=False, free=2**30, folder="tasks"):
     saves = checkpoint.Checkpoints.__new__(checkpoint.Checkpoints)
+    saves.args = types.SimpleNamespace(save=folder)
+    checkpoint.shutil = types.SimpleNamespace(disk_usage=lambda folder: types.SimpleNamespace(free=free))
     saves._queue = queue = Queue(left, ends)
     checkpoint.PersistentAsyncCaller._persistent_process = queue.worker if newer else None
     if newer:
@@ -99,17 +102,22 @@ now = lambda saves: saves.finish_saves(blocking=False)
 print(json.dumps({
     "two left": said_by(whole, 2), "step": said_by(now, 2),
     "ended": said_by(whole, 2, 1), "ended, newer": said_by(whole, 2, 1, True),
-    "ended, step": said_by(now, 2, 2),
+    "ended, step": said_by(now, 2, 2), "full": said_by(now, 2, 2, free=1000),
+    "no folder yet": said_by(now, 2, 2, free=1000, folder="not there"),
 }))
 """
 
 
 def test_a_save_whose_worker_has_ended_is_not_waited_for() -> None:
     ended = "the checkpoint worker of this rank ended before its work (exit code 1)"
-    assert answer_of(SAVES) == {
+    answer = answer_of(SAVES)
+    assert answer == {
         "two left": ["asked", "asked", "closed"],
         "step": ["asked"],
         "ended": ["asked", ended],
         "ended, newer": ["asked", ended],
         "ended, step": [ended],
+        "no folder yet": [ended],
+        "full": [ended.replace("1)", "1, No space left on device: tasks)")],
     }
+    assert kind_of(answer["full"][0]) is NO_SPACE
