@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.program import answer_of
 
 PROGRAM = """
@@ -23,12 +25,13 @@ class Batches:
         return self.left[0]
 
 
-def digests(*batches):
+def digests(*batches, step=2.0):
     inner = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
     for group in inner.param_groups:
         for parameter in group["params"]:
             inner.state[parameter] = {name: torch.ones(3) for name in ("exp_avg", "exp_avg_sq")}
-            inner.state[parameter]["step"] = torch.tensor(2.0)
+            if step is not None:
+                inner.state[parameter]["step"] = torch.tensor(step)
     return state.state_digests([], Made(optimizer=inner), Made(state_dict=dict), list(batches), 8)
 
 
@@ -37,13 +40,26 @@ found = {
     "same": digests(None, Batches("a", "c"), Batches("b")),
     "other": digests(None, Batches("a"), Batches("c")),
     "end": digests(None, Batches("a"), Batches()),
+    "other step": digests(step=3.0),
+    "no step": digests(step=None),
 }
 print(json.dumps(found))
 """
 
 
-def test_the_end_of_the_data_is_a_state_like_any_other() -> None:
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """Digests by name, for several states of the data and of the optimizer."""
+    return answer_of(PROGRAM)
+
+
+def test_the_end_of_the_data_is_a_state_like_any_other(found: dict) -> None:
     """A data set with no sample more than training takes has no next batch when the last step is saved."""
-    found = {name: digests["next_batch"] for name, digests in answer_of(PROGRAM).items()}
-    assert found["next"] == found["same"]
-    assert len(set(found.values())) == 3
+    batches = {name: found[name]["next_batch"] for name in ("next", "same", "other", "end")}
+    assert batches["next"] == batches["same"]
+    assert len(set(batches.values())) == 3
+
+
+def test_an_optimizer_that_counts_no_step_proves_nothing(found: dict) -> None:
+    assert found["no step"]["optimizer_steps"] == ""
+    assert len({found[name]["optimizer_steps"] for name in ("next", "other step", "no step")}) == 3
