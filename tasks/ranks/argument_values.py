@@ -23,6 +23,12 @@ def broken_on_cpu(args: argparse.Namespace) -> list[str]:
     return [f"a CPU needs {flag}" for flag, given in needed if not given]
 
 
+def training_sequences(split: str, sequences: int) -> int:
+    """How many of the sequences megatron-core trains on; without any, it never ends building their index."""
+    shares = [float(share) for share in re.findall(r"[.0-9]+", split)]
+    return round(shares[0] / sum(shares) * sequences)
+
+
 def _out_of_range(args: argparse.Namespace) -> list[str]:
     largest_seed = 2**32 - 1 - 100 * (args.pipeline_model_parallel_size - 1)  # NumPy's, of the last stage
     ranges = [

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.case import load_case
 from tasks.exits import UsageError
-from tasks.ranks.argument_values import broken_on_cpu
+from tasks.ranks.argument_values import broken_on_cpu, training_sequences
 from tasks.ranks.arguments import parse_arguments
 
 WORDS = load_case("gpt3_pp4_resume", platform_name="dgx_a100").flags()
@@ -72,3 +72,9 @@ def test_what_only_a_gpu_has_is_named_with_the_flag_that_does_without() -> None:
     assert broken_on_cpu(parse_arguments(words, world_size=8)) == [
         "a CPU needs --no-gradient-accumulation-fusion"
     ]
+
+
+def test_a_share_of_few_sequences_may_be_none_as_megatron_core_rounds_it() -> None:
+    assert [training_sequences("949,50,1", count) for count in (0, 1, 2, 1000)] == [0, 1, 2, 949]
+    assert [training_sequences("1,99,0", count) for count in (1, 50, 51, 100)] == [0, 0, 1, 1]
+    assert training_sequences("1", 3) == 3
