@@ -39,11 +39,15 @@ _SAMPLED_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A dataset on disk. ``prefix`` with ``.bin`` or ``.idx`` behind it are its two files."""
+    """A dataset on disk. ``prefix`` with ``.bin`` or ``.idx`` behind it are its two files.
+
+    ``sequences``: what ``--split`` counts; a document may have several.
+    """
 
     prefix: Path
     sha256: str
     documents: int
+    sequences: int
     tokens: int
 
 
@@ -95,14 +99,20 @@ def existing(prefix: Path) -> Built:
                 " its two files without .bin and .idx"
             )
     index = index_file.read_bytes()
-    documents, token_bytes = _read_index(index_file, index)
+    documents, sequences, token_bytes = _read_index(index_file, index)
     size = tokens_file.stat().st_size
     hashed = hashlib.sha256(index + str(size).encode())
     with tokens_file.open("rb") as file:
         hashed.update(file.read(_SAMPLED_BYTES))
         file.seek(max(0, size - _SAMPLED_BYTES))
         hashed.update(file.read())
-    return Built(prefix=prefix, sha256=hashed.hexdigest(), documents=documents, tokens=size // token_bytes)
+    return Built(
+        prefix=prefix,
+        sha256=hashed.hexdigest(),
+        documents=documents,
+        sequences=sequences,
+        tokens=size // token_bytes,
+    )
 
 
 def source_files(corpus: Corpus) -> list[tuple[str, Path]]:
@@ -173,7 +183,7 @@ def _write(folder: Path, files: list[tuple[str, Path]], sha256: str) -> None:
         last_line = (outcome.stderr.strip().splitlines() or ["no message"])[-1]
         raise CannotRun(f"{prefix}: the dataset could not be written: {last_line}")
     tokens_file, index_file = _files(prefix)
-    documents, token_bytes = _read_index(index_file, index_file.read_bytes())
+    documents, _, token_bytes = _read_index(index_file, index_file.read_bytes())
     manifest = {
         "sha256": sha256,
         "documents": documents,
@@ -195,7 +205,9 @@ def _reusable(folder: Path, sha256: str) -> Built | None:
         documents, tokens = manifest["documents"], manifest["tokens"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Built(prefix=folder / _STEM, sha256=sha256, documents=documents, tokens=tokens)
+    return Built(
+        prefix=folder / _STEM, sha256=sha256, documents=documents, sequences=documents, tokens=tokens
+    )
 
 
 def _file_digest(path: Path) -> str:
@@ -210,14 +222,14 @@ def _files(prefix: Path) -> tuple[Path, Path]:
     return prefix.with_name(prefix.name + ".bin"), prefix.with_name(prefix.name + ".idx")
 
 
-def _read_index(path: Path, index: bytes) -> tuple[int, int]:
-    """Number of documents, and bytes of a token."""
+def _read_index(path: Path, index: bytes) -> tuple[int, int, int]:
+    """Number of documents and of sequences, and bytes of a token."""
     if len(index) < _INDEX_HEADER.size or not index.startswith(_INDEX_MAGIC):
         raise UsageError(f"{path}: is no Megatron index")
-    _, _, code, _, boundaries = _INDEX_HEADER.unpack_from(index)
+    _, _, code, sequences, boundaries = _INDEX_HEADER.unpack_from(index)
     if code not in _TOKEN_BYTES:
         raise UsageError(f"{path}: unknown type of token {code}")
-    return boundaries - 1, _TOKEN_BYTES[code]
+    return boundaries - 1, sequences, _TOKEN_BYTES[code]
 
 
 @contextlib.contextmanager

@@ -31,9 +31,10 @@ def read_events(tensorboard_dir: Path) -> Card:
     """Every scalar of a folder's event files, at full precision (float32 as written).
 
     A step that was logged again, after a crash and a restart, has the value that was written last: files are
-        taken in the order of their first record's time, records in the order of the file. A session that
-        announces its first step (SummaryWriter's ``purge_step``) supersedes all that was logged from that
-        step on. A record cut off at the end of a file is what a killed writer leaves and ends that file.
+        taken in the order of the attempts that they name, then of their first record's time (a clock may be
+        set back), records in the order of the file. A session that announces its first step (SummaryWriter's
+        ``purge_step``) supersedes all that was logged from that step on. A record cut off at the
+        end of a file is what a killed writer leaves and ends that file.
 
     Raises:
         TrainingFailed: no event file, or none with a scalar; a metric of which one attempt logged a step
@@ -54,8 +55,7 @@ def read_attempts(tensorboard_dir: Path) -> dict[int, Card]:
     """
     files: dict[int, list[Path]] = {}
     for path in _event_files(tensorboard_dir):
-        number = _ATTEMPT.search(path.name)
-        files.setdefault(int(number[1]) if number else 0, []).append(path)
+        files.setdefault(_attempt(path), []).append(path)
     cards = {attempt: _card_of(paths) for attempt, paths in sorted(files.items())}
     return {attempt: card for attempt, card in cards.items() if card.metrics}
 
@@ -78,6 +78,11 @@ def read_log_times(tensorboard_dir: Path, tag: str) -> dict[int, float]:
     return times
 
 
+def _attempt(path: Path) -> int:
+    number = _ATTEMPT.search(path.name)
+    return int(number[1]) if number else 0
+
+
 def _event_files(tensorboard_dir: Path) -> list[Path]:
     files = sorted(path for path in tensorboard_dir.glob("*tfevents*") if path.is_file())
     if not files:
@@ -94,7 +99,7 @@ def _card_of(files: list[Path]) -> Card:
         if events:
             runs.append((events[0].wall_time, path, events))
     scalars = _Scalars()
-    for _, path, events in sorted(runs, key=lambda run: (run[0], run[1].name)):
+    for _, path, events in sorted(runs, key=lambda run: (_attempt(run[1]), run[0], run[1].name)):
         for event in events:
             if event.session_log.status == SessionLog.START:
                 scalars.forget_from(event.step)

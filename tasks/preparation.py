@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks import corpus, gpu_memory, nodes, platforms, subject
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.exits import CannotRun, UsageError
+from tasks.ranks.argument_values import broken_on_cpu, training_sequences
 from tasks.ranks.arguments import parse_arguments, unknown_flags
 
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
@@ -146,6 +147,8 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
     for note in platform.notes:
         print(f"note: {note}")
     data = find_data(case, options.data_path)
+    if arguments is not None:
+        _check_text(data, arguments.split)
     return Setup(
         case=case,
         platform=platform,
@@ -192,11 +195,16 @@ def understood(
     Errors: ``UsageError`` for flags that our own training program cannot take.
     """
     try:
-        return parse_arguments(case.flags(), world_size=platform.world_size)
+        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
     except UsageError:
         if tested.own:
             raise
         return None
+    broken = broken_on_cpu(arguments) if tested.own and platform.device == "cpu" else []
+    if broken:
+        where = f"under PLATFORMS, {platform.name}, or with --set"
+        raise UsageError(f"{case.path}: {'; '.join(broken)}: give it {where}")
+    return arguments
 
 
 def data_parallel_size(name: str, platform: platforms.Platform) -> int:
@@ -220,9 +228,20 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
             f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
         )
     if case.model_args.get("--mock-data"):
-        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, tokens=0)
+        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
     named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
     return corpus.existing(Path(named))
+
+
+def _check_text(data: corpus.Built, split: str) -> None:
+    """Errors: ``UsageError`` when there is nothing to train on."""
+    if data.tokens and training_sequences(split, data.sequences):
+        return
+    if data.sha256 != "mock-data":
+        raise UsageError(
+            f"{data.prefix}: {data.sequences} sequences, {data.tokens} tokens: --split {split} leaves none to"
+            " train on; give its first share more, or another data set"
+        )
 
 
 def check_space(run_dir: Path) -> None:

@@ -33,8 +33,8 @@ COMMON_STATE = (
     "consumed_samples",
 )
 
-# Digests of no bytes at all: of a rank that found nothing to look at, which proves nothing.
-OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 64)
+# Digests of nothing at all: of no bytes, and the sum over no element of any rank. They prove nothing.
+OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 16)
 # Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
 NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 

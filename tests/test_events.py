@@ -89,6 +89,14 @@ def test_a_restart_supersedes_steps_that_it_did_not_reach_again(tmp_path):
     assert values(tmp_path) == {1: 1.0, 2: 1.0, 3: 2.0}
 
 
+def test_attempts_come_in_their_order_whatever_the_clock_says(tmp_path):
+    for attempt, first, time in ((0, 1, 100), (9, 3, 50), (10, 4, 20)):
+        steps = [event("lm loss", step, float(attempt), time=time) for step in (first, first + 1, first + 2)]
+        begun = event(start=True, step=first, time=time)
+        write_events(tmp_path, f"1.attempt{attempt}", event(time=time), begun, *steps)
+    assert values(tmp_path) == {1: 0.0, 2: 0.0, 3: 9.0, 4: 10.0, 5: 10.0, 6: 10.0}
+
+
 def test_scalars_over_samples_are_no_steps(tmp_path):
     write_events(tmp_path, "1", event("lm loss", 1, 1.0), event("lm loss vs samples", 16, 1.0))
     assert list(read_events(tmp_path).metrics) == ["lm loss"]

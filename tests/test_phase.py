@@ -42,7 +42,7 @@ def setup(case: str, gpus: int = 0, **options: object) -> preparation.Setup:
     return preparation.Setup(
         case=load_case(case, platform_name=platform.name),
         platform=platform,
-        data=corpus.Built(prefix=Path("/corpus/text"), sha256="a" * 64, documents=1, tokens=1),
+        data=corpus.Built(prefix=Path("/corpus/text"), sha256="a" * 64, documents=1, sequences=1, tokens=1),
         run_dir=Path("/run"),
         rank_plugins=(),
         hang_timeout_s=None,

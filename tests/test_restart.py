@@ -71,7 +71,7 @@ def test_a_rank_or_part_that_is_not_recorded_fails(side, loss):
     elif loss == "part":
         del ranks["7"]["rng"]
     else:
-        nothing = {"empty": "", "of no bytes": hashlib.sha256(b"").hexdigest(), "of no tensor": "0" * 64}
+        nothing = {"empty": "", "of no bytes": hashlib.sha256(b"").hexdigest(), "of no tensor": "0" * 16}
         ranks["7"]["rng"] = nothing[loss]
     phases = [dict(PHASE_1), dict(PHASE_2)]
     phases[side]["state"] = {"50": ranks}
@@ -158,6 +158,8 @@ def test_on_another_layout_any_part_that_is_not_what_was_saved_fails(part):
     one_rank["3"][part] = "2" * 40
     assert failed_on_another_layout(whole(8), one_rank)[name].note == "not the same on all ranks"
     assert failed_on_another_layout(whole(8, **{part: ""}), whole(4))[name].verdict == "missing"
+    nothing = {part: "0" * 16}  # as whole_state_digests writes the sum over no element
+    assert failed_on_another_layout(whole(8, **nothing), whole(4, **nothing))[name].verdict == "missing"
     del one_rank["3"][part]
     assert failed_on_another_layout(whole(8), one_rank)[name].verdict == "missing"
     assert failed_on_another_layout({}, whole(4))[name].verdict == "missing"

@@ -126,7 +126,7 @@ def test_flags_that_only_megatron_lm_takes_do_not_keep_it_from_restarting(
     setup = preparation.Setup(
         case=case,
         platform=platform,
-        data=corpus.Built(prefix=tmp_path, sha256="", documents=0, tokens=0),
+        data=corpus.Built(prefix=tmp_path, sha256="", documents=0, sequences=0, tokens=0),
         run_dir=tmp_path,
         rank_plugins=(),
         hang_timeout_s=None,

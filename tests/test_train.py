@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import time
 from collections import namedtuple
@@ -29,6 +30,11 @@ def refused(tmp_path: Path, *options: str) -> str:
         train.main([short_run.CASE, "--run-dir", str(tmp_path / "run"), *options])
     assert not (tmp_path / "run" / "phase1").exists()
     return str(error.value)
+
+
+def test_what_a_cpu_has_not_is_refused_before_a_rank_starts(tmp_path: Path) -> None:
+    said = refused(tmp_path, "--set", "distributed-backend=nccl", "--set", "no-persist-layer-norm=false")
+    assert "a CPU needs --distributed-backend gloo; a CPU needs --no-persist-layer-norm: give it" in said
 
 
 @pytest.mark.training
@@ -167,6 +173,18 @@ def test_a_text_with_another_digest_is_refused(tmp_path: Path) -> None:
     assert case.read_text() != text
     with pytest.raises(UsageError, match="digest"):
         train.main([str(case), "--run-dir", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(("sequences", "tokens", "split"), [(1, 9, "1,99,0"), (0, 9, "1"), (1, 0, "1")])
+def test_a_data_set_that_leaves_nothing_to_train_on_is_refused(
+    tmp_path: Path, sequences: int, tokens: int, split: str
+) -> None:
+    """megatron-core would build the index of its samples without end."""
+    header = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 8, sequences, 2)
+    (tmp_path / "own.idx").write_bytes(header)
+    (tmp_path / "own.bin").write_bytes(bytes(2 * tokens))
+    said = refused(tmp_path, "--data-path", str(tmp_path / "own"), "--set", f"split={split}")
+    assert f"own: {sequences} sequences, {tokens} tokens: --split {split} leaves none to train on" in said
 
 
 def test_a_case_whose_data_set_is_not_here_says_how_to_point_to_it(

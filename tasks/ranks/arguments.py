@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tasks.exits import UsageError
+from tasks.ranks.argument_values import broken_values
 
 
 class _FlagParser(argparse.ArgumentParser):
@@ -243,6 +244,7 @@ def _broken_rules(args: argparse.Namespace, world_size: int) -> list[str]:
             f"{args.micro_batch_size} x {replicas} data-parallel replicas"
         )
     broken += _broken_pipeline_rules(args, micro_batches=args.global_batch_size // batch)
+    broken += broken_values(args)
     if args.hidden_size % args.num_attention_heads:
         broken.append(f"--hidden-size {args.hidden_size} is not a multiple of --num-attention-heads")
     if args.seq_length > args.max_position_embeddings:
@@ -289,6 +291,15 @@ def _broken_pipeline_rules(args: argparse.Namespace, *, micro_batches: int) -> l
             f"--num-layers {args.num_layers} is not a multiple of {stages} pipeline stages x "
             f"{chunk_layers or 1} layers a virtual stage"
         )
+    if _virtual_stages(args) > 1 and stages == 2 and not args.overlap_p2p_communication:
+        broken.append("--no-overlap-p2p-communication with virtual stages needs more than 2 pipeline stages")
+    if args.overlap_p2p_communication_warmup_flush and not (
+        _virtual_stages(args) > 1 and args.overlap_p2p_communication
+    ):
+        broken.append(
+            "--overlap-p2p-communication-warmup-flush needs virtual stages, and sends that overlap (not"
+            " --no-overlap-p2p-communication)"
+        )
     group = args.microbatch_group_size_per_vp_stage
     if group is not None and not chunk_layers:
         broken.append(
@@ -299,7 +310,7 @@ def _broken_pipeline_rules(args: argparse.Namespace, *, micro_batches: int) -> l
             f"--microbatch-group-size-per-virtual-pipeline-stage {group} must be from the number of stages,"
             f" {stages}, to that of micro-batches, {micro_batches}"
         )
-    elif chunk_layers and 0 < micro_batches % (group or stages) < stages:
+    elif _virtual_stages(args) > 1 and 0 < micro_batches % (group or stages) < stages:
         broken.append(
             f"{micro_batches} micro-batches in groups of {group or stages} leave a rest smaller than the"
             f" {stages} stages: the interleaved schedule needs a number of micro-batches that the"
@@ -312,12 +323,10 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
     args.world_size = world_size
     args.data_parallel_size = world_size // args.pipeline_model_parallel_size
     args.num_microbatches = args.global_batch_size // (args.micro_batch_size * args.data_parallel_size)
-    args.virtual_pipeline_model_parallel_size = None
-    if args.num_layers_per_virtual_pipeline_stage:
-        layers_a_stage = args.num_layers // args.pipeline_model_parallel_size
-        args.virtual_pipeline_model_parallel_size = (
-            layers_a_stage // args.num_layers_per_virtual_pipeline_stage
-        )
+    virtual_stages = _virtual_stages(args)
+    args.virtual_pipeline_model_parallel_size = virtual_stages if virtual_stages > 1 else None
+    # Megatron aligns them in the interleaved schedule alone.
+    args.align_param_gather = args.align_param_gather and virtual_stages > 1
     args.end_of_document = args.vocab_size
     tokens = args.vocab_size + 1
     multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
@@ -326,8 +335,15 @@ def _derive(args: argparse.Namespace, world_size: int) -> None:
         _gated_ffn_size(args) if args.swiglu else 4 * args.hidden_size
     )
     args.lr_decay_iters = args.lr_decay_iters or args.train_iters
+    args.bias_gelu_fusion = args.bias_gelu_fusion and args.add_bias_linear  # as in Megatron: nothing to fuse
     # Megatron reduces the gradients of a bf16 model in fp32 unless told otherwise.
     args.accumulate_allreduce_grads_in_fp32 = not args.grad_reduce_in_bf16
+
+
+def _virtual_stages(args: argparse.Namespace) -> int:
+    """Chunks of the model a stage; with one, Megatron does not interleave."""
+    chunk_layers = args.num_layers_per_virtual_pipeline_stage
+    return args.num_layers // args.pipeline_model_parallel_size // chunk_layers if chunk_layers else 1
 
 
 def _gated_ffn_size(args: argparse.Namespace) -> int:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import functools
 import inspect
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -35,12 +37,14 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from tasks import manifest
 from tasks.checkpoints import Choice, iteration_folder, write_tracker
+from tasks.failures import FULL_BYTES
 from tasks.ranks import integrity
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
 
 RANDOM_STATES = "rng_state"
 _PR_SET_PTRACER = 0x59616D61
+_POLL_S = 0.05
 
 
 @contextlib.contextmanager
@@ -85,12 +89,16 @@ def _give_access(worker: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(worker), 0, 0, 0)
 
 
-def _refuse_dead_worker() -> None:
-    """A save handed to a worker that has ended would be waited for without end."""
-    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)  # megatron-core 0.16 has none
+def _refuse_dead_worker(queue: AsyncCallsQueue, folder: str | None) -> None:
+    """A save handed to a worker that has ended, or that ended it, would be waited for without end."""
+    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)
+    if worker is None:  # megatron-core 0.16 keeps it elsewhere
+        worker = getattr(getattr(queue, "persistent_caller", None), "process", None)
     if worker is not None and not worker.is_alive():
+        full = folder and os.path.isdir(folder) and shutil.disk_usage(folder).free < FULL_BYTES
+        why = f", {os.strerror(errno.ENOSPC)}: {folder}" if full else ""
         raise RuntimeError(
-            f"the checkpoint worker of this rank ended before the save (exit code {worker.exitcode});"
+            f"the checkpoint worker of this rank ended before its work (exit code {worker.exitcode}{why});"
             " what it said is above in this log"
         )
 
@@ -173,7 +181,7 @@ class Checkpoints:
 
         The caller has gathered the parameters (``gathered_parameters``).
         """
-        _refuse_dead_worker()
+        _refuse_dead_worker(self._queue, self.args.save)
         folder = iteration_folder(self.args.save, iteration)
         if self.args.rank == 0:
             # What an interrupted save left, or a checkpoint that was not good enough to resume from.
@@ -220,11 +228,20 @@ class Checkpoints:
             self.manifest_s += time.monotonic() - begin
 
     def finish_saves(self, *, blocking: bool) -> None:
-        """Complete the saves whose files are written on every rank; all ranks call this together."""
-        self._queue.maybe_finalize_async_calls(blocking=blocking)
+        """Complete the saves whose files are written on every rank; all ranks call this together.
+
+        ``blocking``: wait for all of them. Errors: ``RuntimeError`` when this rank's worker has ended.
+        """
+        while True:
+            _refuse_dead_worker(self._queue, self.args.save)
+            self._queue.maybe_finalize_async_calls(blocking=False)
+            if not blocking or not self._queue.get_num_unfinalized_calls():
+                return
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
         """Complete all saves and end the checkpoint worker; before the process group is destroyed."""
+        self.finish_saves(blocking=True)
         self._queue.close()
         del self._queue  # megatron-core 0.16 asks for this rank's number when it is freed
 

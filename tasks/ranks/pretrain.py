@@ -217,12 +217,12 @@ class Trainer:
         self._check_weight_hashes()
         first, begin = self.iteration, time.monotonic()
         while self.iteration < args.train_iters:
-            if self.iteration == first + 1:
+            self.checkpoints.finish_saves(blocking=False)
+            self.step()
+            if self.iteration == first + 1:  # before what gathers: without hooks it takes all for gathered
                 self.seconds["first step"] = time.monotonic() - begin
                 self._enable_gather_hooks()
                 self.config.param_sync_func = param_sync_func
-            self.checkpoints.finish_saves(blocking=False)
-            self.step()
             if self._every(args.check_weight_hash_across_dp_replicas_interval):
                 with checkpoint.gathered_parameters(args, self.chunks):
                     self._check_weight_hashes()

@@ -54,6 +54,14 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
         (["--decoder-first-pipeline-num-layers", "3"], "needs stages of equal size"),
         (["--swiglu", "--hidden-size", "16"], "is 0: give --ffn-hidden-size"),
         (["--decoupled-min-lr", "1e-5"], "needs --decoupled-lr"),
+        (
+            ["--overlap-p2p-communication-warmup-flush", "--no-overlap-p2p-communication"],
+            "--overlap-p2p-communication-warmup-flush needs virtual stages",
+        ),
+        (
+            ["--pipeline-model-parallel-size", "2", "--no-overlap-p2p-communication"],
+            "--no-overlap-p2p-communication with virtual stages needs more than 2",
+        ),
     ],
 )
 def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
@@ -99,10 +107,24 @@ def test_micro_batches_in_groups_need_not_be_a_multiple_of_the_stages() -> None:
 def test_a_gated_feed_forward_network_is_two_thirds_as_wide_in_multiples_of_64() -> None:
     assert parsed("--swiglu").ffn_hidden_size == 1344
     assert parsed("--swiglu", "--ffn-hidden-size", "48").ffn_hidden_size == 48
-    assert not parsed("--disable-bias-linear").add_bias_linear
-    assert parsed().add_bias_linear
+
+
+def test_a_bias_that_is_not_there_is_not_fused_with_its_activation() -> None:
+    args = parsed("--disable-bias-linear")
+    assert (args.add_bias_linear, args.bias_gelu_fusion) == (False, False)
+    assert (parsed().add_bias_linear, parsed().bias_gelu_fusion) == (True, True)
+    assert not parsed("--no-bias-gelu-fusion").bias_gelu_fusion
 
 
 def test_gathers_need_not_be_aligned_either() -> None:
     assert parsed("--align-param-gather").align_param_gather
     assert not parsed("--no-align-param-gather").align_param_gather
+
+
+def test_one_virtual_stage_is_no_interleaving() -> None:
+    """As in Megatron: the schedule without virtual stages, and what goes with it."""
+    args = parsed("--num-layers-per-virtual-pipeline-stage", "3", "--align-param-gather")
+    assert args.virtual_pipeline_model_parallel_size is None
+    assert not args.align_param_gather
+    more = ["--num-layers-per-virtual-pipeline-stage", "3", "--global-batch-size", "40"]
+    assert parsed(*more).num_microbatches == 5

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from tasks.case import REPOSITORY
+from tasks.infrastructure import NO_SPACE, kind_of
+from tests.program import answer_of
 
 # megatron-core 0.19's names, which 0.16 has not
 PROGRAM = """
@@ -52,3 +54,70 @@ def test_nothing_is_started_that_is_not_used(values: dict[str, object]) -> None:
 
 def test_no_worker_where_megatron_core_has_none() -> None:
     assert started("older") == []
+
+
+SAVES = """
+import json, sys, types
+from tasks.ranks import cuda_on_cpu
+cuda_on_cpu.install()
+from tasks.ranks import checkpoint
+said = []
+
+
+class Queue:
+    def __init__(self, left, ends):
+        self.left, self.ends = left, ends
+        self.worker = types.SimpleNamespace(is_alive=lambda: self.left != self.ends, exitcode=1)
+        self.persistent_caller = types.SimpleNamespace(process=self.worker)
+
+    def get_num_unfinalized_calls(self):
+        return self.left
+
+    def maybe_finalize_async_calls(self, blocking):
+        said.append("asked, to wait" if blocking else "asked")
+        self.left -= 1
+
+    def close(self):
+        said.append("closed")
+
+
+def said_by(step, left, ends=None, newer=False, free=2**30, folder="tasks"):
+    saves = checkpoint.Checkpoints.__new__(checkpoint.Checkpoints)
+    saves.args = types.SimpleNamespace(save=folder)
+    checkpoint.shutil = types.SimpleNamespace(disk_usage=lambda folder: types.SimpleNamespace(free=free))
+    saves._queue = queue = Queue(left, ends)
+    checkpoint.PersistentAsyncCaller._persistent_process = queue.worker if newer else None
+    if newer:
+        del queue.persistent_caller
+    del said[:]
+    try:
+        step(saves)
+    except RuntimeError as error:
+        said.append(str(error).split(";")[0])
+    return list(said)
+
+
+whole = checkpoint.Checkpoints.close
+now = lambda saves: saves.finish_saves(blocking=False)
+print(json.dumps({
+    "two left": said_by(whole, 2), "step": said_by(now, 2),
+    "ended": said_by(whole, 2, 1), "ended, newer": said_by(whole, 2, 1, True),
+    "ended, step": said_by(now, 2, 2), "full": said_by(now, 2, 2, free=1000),
+    "no folder yet": said_by(now, 2, 2, free=1000, folder="not there"),
+}))
+"""
+
+
+def test_a_save_whose_worker_has_ended_is_not_waited_for() -> None:
+    ended = "the checkpoint worker of this rank ended before its work (exit code 1)"
+    answer = answer_of(SAVES)
+    assert answer == {
+        "two left": ["asked", "asked", "closed"],
+        "step": ["asked"],
+        "ended": ["asked", ended],
+        "ended, newer": ["asked", ended],
+        "ended, step": [ended],
+        "no folder yet": [ended],
+        "full": [ended.replace("1)", "1, No space left on device: tasks)")],
+    }
+    assert kind_of(answer["full"][0]) is NO_SPACE

@@ -144,3 +144,69 @@ def test_memory_of_a_gpu_is_reserved_between_loading_and_the_first_step(
     backend: str, peak: str, expected: list[str]
 ) -> None:
     assert answer_of(ORDER, backend, peak) == expected
+
+
+GATHERS = """
+import argparse, contextlib, json
+from pathlib import Path
+from tasks.ranks import pretrain
+
+said = []
+
+
+class Chunk:
+    def __init__(self):
+        self.remove_forward_pre_hook_handles = {"layer": 1}
+
+    def train(self):
+        pass
+
+    def enable_forward_pre_hook(self):
+        self.remove_forward_pre_hook_handles = {"layer": 1}
+
+    def disable_forward_pre_hook(self, param_sync=True):
+        self.remove_forward_pre_hook_handles = {}
+        said.append(f"{trainer.iteration} gathered" if param_sync else "hooks off")
+
+
+class Trainer(pretrain.Trainer):
+    def step(self):
+        self.iteration += 1
+        said.append(f"step {self.iteration}, aligned: {self.config.param_sync_func}")
+
+    _check_weight_hashes = lambda self: said.append(f"{self.iteration} hashes")
+    _write_evidence = lambda self, kind: said.append(f"{self.iteration} {kind}")
+    _write_sums = lambda self: None
+
+
+trainer = Trainer.__new__(Trainer)
+vars(trainer).update(
+    args=argparse.Namespace(
+        train_iters=7, exit_interval=None, save="here", save_interval=1, overlap_param_gather=True,
+        check_weight_hash_across_dp_replicas_interval=1,
+    ),
+    evidence=Path(), board=None, iteration=5, consumed_samples=0, chunks=[Chunk()], optimizer=None,
+    seconds={"save": 0.0},
+    checkpoints=argparse.Namespace(save=lambda *_: None, finish_saves=lambda *, blocking: None),
+    _note=lambda *words: None,
+)
+pretrain.get_forward_backward_func = pretrain.EventPool = lambda: None
+pretrain.model.connect_schedule = lambda *_: argparse.Namespace(param_sync_func="yes")
+for module, name in (("scalars", "Scalars"), ("overlap", "Overlap"), ("resources", "Resources")):
+    setattr(getattr(pretrain, module), name, lambda *_: None)
+trainer.train()
+print(json.dumps(said))
+"""
+
+
+def test_what_is_checked_and_saved_after_the_first_step_is_gathered_before_too() -> None:
+    """Its own shards are new by then, those of the other replicas old, as after every step."""
+    of_a_step = "{0} gathered,{0} hashes,{0} gathered,{0} saved".format
+    assert answer_of(GATHERS) == [
+        "hooks off",
+        "5 hashes",
+        "step 6, aligned: None",
+        *of_a_step(6).split(","),
+        "step 7, aligned: yes",
+        *of_a_step(7).split(","),
+    ]

@@ -1,0 +1,76 @@
+"""Values of Megatron's flags that would only fail in the ranks, or be taken there for something else."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+
+def broken_values(args: argparse.Namespace) -> list[str]:
+    """A line a value that is out of its range, or that another one forbids."""
+    return [*_out_of_range(args), *_broken_schedule(args), *_broken_split(args)]
+
+
+def broken_on_cpu(args: argparse.Namespace) -> list[str]:
+    """A line a flag that asks for what only a GPU has; most are Megatron's defaults."""
+    needed = [
+        ("--distributed-backend gloo", args.distributed_backend == "gloo"),
+        ("--transformer-impl local", args.transformer_impl == "local"),
+        ("--no-gradient-accumulation-fusion", not args.gradient_accumulation_fusion),
+        ("--no-persist-layer-norm", not args.persist_layer_norm),
+    ]
+    return [f"a CPU needs {flag}" for flag, given in needed if not given]
+
+
+def training_sequences(split: str, sequences: int) -> int:
+    """How many of the sequences megatron-core trains on; without any, it never ends building their index."""
+    shares = [float(share) for share in re.findall(r"[.0-9]+", split)]
+    return round(shares[0] / sum(shares) * sequences)
+
+
+def _out_of_range(args: argparse.Namespace) -> list[str]:
+    largest_seed = 2**32 - 1 - 100 * (args.pipeline_model_parallel_size - 1)  # NumPy's, of the last stage
+    ranges = [
+        ("--seed", args.seed, 1, largest_seed),
+        ("--lr", args.lr, 0, math.inf),
+        ("--lr-warmup-iters", args.lr_warmup_iters, 0, math.inf),
+        ("--ffn-hidden-size", args.ffn_hidden_size, 1, math.inf),
+        ("--attention-dropout", args.attention_dropout, 0, 1),
+        ("--hidden-dropout", args.hidden_dropout, 0, 1),
+        ("--exit-interval", args.exit_interval, 0, math.inf),
+        ("--distributed-timeout-minutes", args.distributed_timeout_minutes, 1, math.inf),
+    ]
+    return [
+        f"{flag} {value} must be at least {least}{'' if most == math.inf else f', at most {most}'}"
+        for flag, value, least, most in ranges
+        if value is not None and not least <= value <= most
+    ]
+
+
+def _broken_schedule(args: argparse.Namespace) -> list[str]:
+    broken = []
+    if args.use_checkpoint_opt_param_scheduler and args.override_opt_param_scheduler:
+        broken.append("--override-opt_param-scheduler: not with --use-checkpoint-opt_param-scheduler")
+    decay = args.lr_decay_iters or args.train_iters
+    if args.lr_warmup_fraction is not None:
+        if args.lr_warmup_iters:
+            broken.append("--lr-warmup-iters: not with --lr-warmup-fraction; take one of them away")
+        if not 0 <= args.lr_warmup_fraction < 1:
+            broken.append(f"--lr-warmup-fraction {args.lr_warmup_fraction} must be at least 0, below 1")
+    elif args.lr_warmup_iters >= decay:
+        broken.append(
+            f"--lr-warmup-iters {args.lr_warmup_iters} must be below --lr-decay-iters (by default"
+            f" --train-iters), {decay}"
+        )
+    return broken
+
+
+def _broken_split(args: argparse.Namespace) -> list[str]:
+    shares = re.findall(r"[.0-9]+", args.split)  # as megatron-core reads it; training takes the first
+    try:
+        if shares and float(shares[0]) > 0 and len([float(share) for share in shares]) <= 3:
+            return []
+    except ValueError:
+        pass  # more than one point
+    return [f"--split {args.split} must be up to three shares, of which the first, for training, is above 0"]
