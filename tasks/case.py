@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import case_rules, quarantine, strict_yaml, upstream_case
+from tasks import case_rules, flag_rules, quarantine, strict_yaml, upstream_case
 from tasks.exits import UsageError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -229,12 +229,12 @@ def _checked(
     restart = _restart(content)
     errors = []
     if ruled:
-        errors = case_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+        errors = flag_rules.check_values(model_args, test_type=test_type, world_size=world_size)
     if ruled and restart and not errors:
         ranks = restart.ranks or world_size
         if ranks > world_size:
             errors = [f"RESTART.RANKS: {ranks} ranks, {platform_name} has {world_size}"]
-        found = case_rules.check_values(
+        found = flag_rules.check_values(
             {**model_args, **restart.model_args}, test_type=test_type, world_size=ranks
         )
         errors += [f"RESTART: {error}" for error in found]
