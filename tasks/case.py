@@ -230,6 +230,7 @@ def _checked(
     errors = []
     if ruled:
         errors = flag_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+        errors += flag_rules.check_data(model_args, content.get("CORPUS"))
     if ruled and restart and not errors:
         ranks = restart.ranks or world_size
         if ranks > world_size:

@@ -141,6 +141,17 @@ def _check_sizes(args: Mapping[str, object]) -> list[str]:
     return errors
 
 
+def check_data(args: Mapping[str, object], corpus: object) -> list[str]:
+    """The text that ``CORPUS`` names is what is trained on: ``--data-path`` cannot name other data."""
+    named = args.get("--data-path")
+    if corpus is None or named in (None, "${CORPUS_PREFIX}"):
+        return []
+    return [
+        f"--data-path: {named!r} would not be read, CORPUS names the text: for one run give --data-path"
+        " PREFIX (not --set); for a case of its own take the text away, CORPUS: null"
+    ]
+
+
 def _check_resume(args: Mapping[str, object], test_type: str) -> list[str]:
     if test_type == "regular":
         return []

@@ -1,4 +1,4 @@
-"""tasks/case.py, case_rules.py, flag_rules.py, strict_yaml.py: reading, rules, overlays, substitution, digest."""
+"""tasks/case.py and its rules, strict_yaml.py: reading, rules, overlays, substitution, digest."""
 
 from __future__ import annotations
 

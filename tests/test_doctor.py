@@ -124,7 +124,8 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "test_cases/small"
     folder.mkdir(parents=True)
     text = Path(f"test_cases/{CASE}/model_config.yaml").read_text()
-    (folder / "model_config.yaml").write_text(text.replace("${CORPUS_PREFIX}", "${DATA_PATH}/text"))
+    named = text.replace("${CORPUS_PREFIX}", "${DATA_PATH}/text").partition("CORPUS:\n")
+    (folder / "model_config.yaml").write_text(f"{named[0]}{named[2][named[2].index('PLATFORMS:') :]}")
     monkeypatch.delenv("DATA_PATH", raising=False)
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ("a data set: DATA_PATH is not set",)
     monkeypatch.setenv("DATA_PATH", "/data")
