@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import cudnn, mps, nccl, platforms
+from tasks import cudnn, host_memory, mps, nccl, platforms
 from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -64,7 +64,7 @@ def read_facts() -> Facts:
         environment=platforms.environment(),
         processor=platforms.read_processor(),
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=host_memory.total_bytes(),
         shared_memory_bytes=_total_bytes(Path("/dev/shm")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         free_disk_bytes=shutil.disk_usage(REPOSITORY).free,
