@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import cudnn, host_memory, mps, nccl, platforms
+from tasks import corpus, cudnn, host_memory, mps, nccl, platforms, preparation
 from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -159,13 +159,15 @@ def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, .
         return (str(error),)
     if "DATA_PATH" in loaded.names_needed() and not os.environ.get("DATA_PATH"):
         return ("a data set: DATA_PATH is not set",)
-    if loaded.checkpoint:
-        from tasks import frozen  # with it numpy, for a tenth of a second
+    try:
+        if loaded.corpus is None:
+            corpus.existing(preparation.named_data(loaded))
+        if loaded.checkpoint:
+            from tasks import frozen  # with it numpy, for a tenth of a second
 
-        try:
             frozen.check(loaded, platform.name, root)
-        except TaskError as error:
-            return (str(error),)
+    except TaskError as error:
+        return (str(error),)
     return ()
 
 

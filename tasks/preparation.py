@@ -221,8 +221,21 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
         )
     if case.model_args.get("--mock-data"):
         return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, tokens=0)
-    named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
-    return corpus.existing(Path(named))
+    return corpus.existing(named_data(case))
+
+
+def named_data(case: Case) -> Path:
+    """The prefix of the data set that the case's flags name.
+
+    Errors: ``UsageError`` when they name none, or several.
+    """
+    named = case.model_args.get("--data-path")
+    if not isinstance(named, str):
+        raise UsageError(
+            f"{case.path}: --data-path: {named!r} is not the prefix of one data set: write one there, or give"
+            " it for one run: --data-path PREFIX"
+        )
+    return Path(named.replace("${DATA_PATH}", os.environ.get("DATA_PATH", "")))
 
 
 def check_space(run_dir: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tasks import doctor, platforms
 from tasks.doctor import GIB, Facts, prospects, render
+from tests.test_corpus import pair
 from tests.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
 
 CASE = "gpt3_pp4_resume"
@@ -128,7 +129,10 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
     (folder / "model_config.yaml").write_text(f"{named[0]}{named[2][named[2].index('PLATFORMS:') :]}")
     monkeypatch.delenv("DATA_PATH", raising=False)
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ("a data set: DATA_PATH is not set",)
-    monkeypatch.setenv("DATA_PATH", "/data")
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    (lacking,) = prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks
+    assert f"there is no {tmp_path}/text.bin" in lacking
+    pair(tmp_path / "text")
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ()
     kept = "TEST_TYPE: frozen-resume\nCHECKPOINT: checkpoints/none"
     (folder / "model_config.yaml").write_text(text.replace("TEST_TYPE: ckpt-resume", kept))
