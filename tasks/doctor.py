@@ -84,7 +84,7 @@ def prospects(facts: Facts, cases: list[str], *, root: Path = REPOSITORY) -> lis
             case=case,
             platform=name,
             lacks=(*lacks, *case_lacks(case, platform, root)),
-            golden=_golden(golden_case(case, root), name, facts.environment, root),
+            golden=_golden(case, name, facts.environment, root),
         )
         for case in cases
         for name, platform, lacks in candidates(facts)
@@ -222,6 +222,10 @@ def as_json(facts: Facts, found: list[Prospect]) -> str:
 
 
 def _golden(case: str, platform_name: str, environment_name: str, root: Path) -> str:
+    try:
+        case = golden_case(case, root)
+    except TaskError:  # what is wrong with the file is told where the case would run
+        return "unknown"
     for stem in (f"golden_values_{environment_name}_{platform_name}", f"golden_values_{environment_name}"):
         if (root / "goldens" / case / f"{stem}.json").is_file():
             return f"{stem}.json"
