@@ -9,6 +9,7 @@ import pytest
 
 from tasks import menu, platforms
 from tasks.case import REPOSITORY, list_cases, load_case
+from tasks.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 
@@ -27,6 +28,23 @@ def test_a_type_is_the_one_that_the_case_has(name: str) -> None:
 
 def test_names_are_the_cases() -> None:
     assert menu.names() == list_cases(REPOSITORY)
+
+
+def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -> None:
+    """A directory in its place ended every session, bytes that are no text every regress; a link to nothing
+    was no case any more.
+    """
+    (tmp_path / "test_cases/folder/model_config.yaml").mkdir(parents=True)
+    (tmp_path / "test_cases/link").mkdir()
+    (tmp_path / "test_cases/link/model_config.yaml").symlink_to("nowhere")
+    case(tmp_path, "latin", "")
+    (tmp_path / "test_cases/latin/model_config.yaml").write_bytes(b"# \xe9\n")
+    names = menu.names(tmp_path)
+    assert names == ["folder", "latin", "link"]
+    assert len(menu.listing(names, TODAY, as_json=False, root=tmp_path).splitlines()) == 4
+    for name, why in (("folder", "Is a directory"), ("latin", "is not UTF-8"), ("link", "No such file")):
+        with pytest.raises(UsageError, match=f"{name}/model_config.yaml: .*{why}"):
+            load_case(name, platform_name="cpu_x86_64", root=tmp_path)
 
 
 def test_a_circle_of_heirs_ends(tmp_path: Path) -> None:
