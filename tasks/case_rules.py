@@ -107,6 +107,8 @@ def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
         return [
             f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
         ]
+    if value == []:
+        return [f"{field}: an empty list says nothing: null takes the flag away"]
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) or (item is None and isinstance(value, list)) for item in items):
         return [f"{field}: must be a number, text, true, false, null, or a list of these"]

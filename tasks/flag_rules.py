@@ -25,6 +25,10 @@ _COUNTS = (
     "--microbatch-group-size-per-virtual-pipeline-stage",
     "--decoder-first-pipeline-num-layers",
     "--decoder-last-pipeline-num-layers",
+    "--exit-interval",
+    "--check-weight-hash-across-dp-replicas-interval",
+    "--distributed-timeout-minutes",
+    "--ddp-bucket-size",
 )
 _NUMBERS = (
     "--lr",

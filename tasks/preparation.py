@@ -193,9 +193,9 @@ def understood(
     """
     try:
         return parse_arguments(case.flags(), world_size=platform.world_size)
-    except UsageError:
+    except UsageError as error:
         if tested.own:
-            raise
+            raise UsageError(f"{case.path}: {error}") from None
         return None
 
 

@@ -51,3 +51,9 @@ def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
 def test_a_case_says_of_which_type_it_is() -> None:
     found = check_shape({"MODEL_ARGS": {}, "METRICS": ["lm loss"]})
     assert found == ["TEST_TYPE: is missing. Known: regular, ckpt-resume, crash-resume, frozen-resume."]
+
+
+def test_an_empty_list_is_no_value() -> None:
+    """--bf16: [] was the same as true."""
+    (found,) = check_shape({**CASE, "MODEL_ARGS": {"--bf16": []}, "TEST_TYPE": "regular"})
+    assert found == "MODEL_ARGS.--bf16: an empty list says nothing: null takes the flag away"

@@ -16,3 +16,11 @@ def test_data_that_would_not_be_read_are_refused() -> None:
         load_case("gpt3_pp4", **HERE, overrides={"data-path": "/my/own"})
     assert load_case("gpt3_pp4", **HERE, overrides={"data-path": "${CORPUS_PREFIX}"}).corpus
     assert load_case("gpt3_pp4_resume_common_pile", **HERE).corpus is None
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.7", "[3]", "true"])
+@pytest.mark.parametrize("flag", ["exit-interval", "check-weight-hash-across-dp-replicas-interval"])
+def test_a_cadence_is_a_count(flag: str, text: str) -> None:
+    """--exit-interval -1 trained one step, to step -1; --exit-interval 0 was none."""
+    with pytest.raises(UsageError, match=f"--{flag}: .* must be a whole number of at least 1"):
+        load_case("gpt3_pp4", **HERE, overrides={flag: text})

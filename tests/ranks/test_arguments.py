@@ -54,6 +54,10 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
         (["--decoder-first-pipeline-num-layers", "3"], "needs stages of equal size"),
         (["--swiglu", "--hidden-size", "16"], "is 0: give --ffn-hidden-size"),
         (["--decoupled-min-lr", "1e-5"], "needs --decoupled-lr"),
+        (["--lr-warmup-fraction", "nan"], "--lr-warmup-fraction nan: must be a finite number"),
+        (["--adam-eps", "1e400"], "--adam-eps inf: must be a finite number"),
+        (["--bf16", "no"], r"--bf16: 'no' is more than it takes \(a switch is true or false\)"),
+        (["--split", "949", "50", "1"], "--split: '50' is more than it takes"),
     ],
 )
 def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
