@@ -5,6 +5,7 @@ rule; those of the flags' values are in ``flag_rules``.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
@@ -50,7 +51,8 @@ _KILL_KEYS = ("after_step", "ranks")
 _RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
+_PLATFORM = re.compile(r"(?:cpu|gpu[1248]|dgx)_[a-z0-9_*?]+")
+_CPU_PLATFORMS = ("cpu_x86_64", "cpu_aarch64")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -74,7 +76,7 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
     errors += _check_crash(content)
-    if not isinstance(content.get("GOLDEN_CARD", ""), str):
+    if "GOLDEN_CARD" in content and not (isinstance(content["GOLDEN_CARD"], str) and content["GOLDEN_CARD"]):
         errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
     errors += _check_platforms(content.get("PLATFORMS"))
     errors += _check_checkpoint(content.get("CHECKPOINT"), test_type)
@@ -195,7 +197,9 @@ def _check_platforms(platforms: object) -> list[str]:
         return ["PLATFORMS: must be a mapping of platform names to their MODEL_ARGS and ENV_VARS"]
     errors = []
     for name, layer in platforms.items():
-        if not _PLATFORM.fullmatch(name):
+        if not _PLATFORM.fullmatch(name) or (
+            name.startswith("cpu_") and not fnmatch.filter(_CPU_PLATFORMS, name)
+        ):
             errors.append(
                 f"PLATFORMS.{name}: is no platform; names look like cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
             )
