@@ -200,7 +200,7 @@ def run_directory(case: str, options: argparse.Namespace) -> Path:
 def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_dir: Path) -> int:
     """Train, restart, compare, draw."""
     steps, codes = case_steps.steps(case, options, run_dir), []
-    for line in plan.describe(case, options.nodes) if DRY_RUN else ():
+    for line in plan.describe(case, options.nodes, options) if DRY_RUN else ():
         session.log(line)
     with errors_told(session), contextlib.nullcontext() if DRY_RUN else held(run_dir):
         while following := case_steps.following(steps, codes):

@@ -51,21 +51,31 @@ def needs_data(case: str, root: Path = REPOSITORY) -> bool:
     return any("${DATA_PATH}" in line for line in lines) and not os.environ.get("DATA_PATH")
 
 
+def golden_case(case: str, root: Path = REPOSITORY) -> str:
+    """The case whose golden cards hold for it, mostly itself."""
+    return _said("GOLDEN_CARD", case, root) or case
+
+
 def records_cards(case: str, root: Path = REPOSITORY) -> bool:
     """Whether the case has golden cards of its own, and its data are here."""
-    return "\nGOLDEN_CARD:" not in text_of(case, root) and not needs_data(case, root)
+    return golden_case(case, root) == case and not needs_data(case, root)
 
 
 def type_of(case: str, root: Path = REPOSITORY) -> str:
     """Its TEST_TYPE, or that of the case it inherits from."""
+    return _said("TEST_TYPE", case, root) or "regular"
+
+
+def _said(key: str, case: str, root: Path) -> str | None:
+    """The word behind a key, in the file of the case or of one that it inherits from."""
     known, seen = names(root), [case]
     while True:
         text = text_of(seen[-1], root)
-        if found := re.search(r"^TEST_TYPE: *([a-z-]+)", text, re.MULTILINE):
+        if found := re.search(rf"^{key}: *[\"']?([A-Za-z0-9_-]+)", text, re.MULTILINE):
             return found[1]
-        base = re.search(r"^INHERIT: *(\S+)", text, re.MULTILINE)
+        base = re.search(r"^INHERIT: *[\"']?([A-Za-z0-9_-]+)", text, re.MULTILINE)
         if base is None or base[1] in seen or base[1] not in known:  # the steps say what is wrong with it
-            return "regular"
+            return None
         seen.append(base[1])
 
 

@@ -26,6 +26,20 @@ def test_a_type_is_the_one_that_the_case_has(name: str) -> None:
     assert menu.type_of(name) == load_case(name, platform_name="cpu_x86_64").test_type
 
 
+@pytest.mark.parametrize("name", list_cases())
+def test_the_golden_case_is_the_one_that_the_case_has(name: str) -> None:
+    assert menu.golden_case(name) == load_case(name, platform_name="cpu_x86_64").golden_case
+
+
+def test_words_in_quotes_and_what_is_inherited_count(tmp_path: Path) -> None:
+    """An heir of a case that is held to another's card was recorded with all, which ended in an error."""
+    case(tmp_path, "a", "TEST_TYPE: 'crash-resume'\nGOLDEN_CARD: \"b\"\n")
+    case(tmp_path, "heir", "INHERIT: 'a'\n")
+    assert menu.type_of("heir", tmp_path) == "crash-resume"
+    assert menu.golden_case("heir", tmp_path) == "b"
+    assert not menu.records_cards("heir", tmp_path)
+
+
 def test_names_are_the_cases() -> None:
     assert menu.names() == list_cases(REPOSITORY)
 
