@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks import platforms, quarantine
@@ -18,6 +18,7 @@ from tasks.columns import aligned
 from tasks.exits import TaskError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_WORD = r"""["']?([A-Za-z0-9_-]+)"""
 HEAD = ("case", "type", "here", "quarantine", "purpose")
 
 
@@ -47,8 +48,13 @@ def purpose(case: str, root: Path = REPOSITORY) -> str:
 
 def needs_data(case: str, root: Path = REPOSITORY) -> bool:
     """Whether the case waits for a data set that nobody has pointed to."""
-    lines = [line for line in text_of(case, root).splitlines() if not line.lstrip().startswith("#")]
-    return any("${DATA_PATH}" in line for line in lines) and not os.environ.get("DATA_PATH")
+    for text in _texts(case, root):
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        if any("${DATA_PATH}" in line for line in lines):
+            return not os.environ.get("DATA_PATH")
+        if any("--data-path:" in line for line in lines):
+            return False
+    return False
 
 
 def golden_case(case: str, root: Path = REPOSITORY) -> str:
@@ -68,14 +74,19 @@ def type_of(case: str, root: Path = REPOSITORY) -> str:
 
 def _said(key: str, case: str, root: Path) -> str | None:
     """The word behind a key, in the file of the case or of one that it inherits from."""
+    said = (re.search(rf"^{key}: *{_WORD}", text, re.MULTILINE) for text in _texts(case, root))
+    return next((found[1] for found in said if found), None)
+
+
+def _texts(case: str, root: Path) -> Iterator[str]:
+    """The file of the case, then of those that it inherits from; the steps say what is wrong with these."""
     known, seen = names(root), [case]
     while True:
         text = text_of(seen[-1], root)
-        if found := re.search(rf"^{key}: *[\"']?([A-Za-z0-9_-]+)", text, re.MULTILINE):
-            return found[1]
-        base = re.search(r"^INHERIT: *[\"']?([A-Za-z0-9_-]+)", text, re.MULTILINE)
-        if base is None or base[1] in seen or base[1] not in known:  # the steps say what is wrong with it
-            return None
+        yield text
+        base = re.search(rf"^INHERIT: *{_WORD}", text, re.MULTILINE)
+        if base is None or base[1] in seen or base[1] not in known:
+            return
         seen.append(base[1])
 
 

@@ -96,6 +96,20 @@ def test_only_a_data_set_that_a_value_names_is_waited_for(
     assert [menu.needs_data(name, tmp_path) for name in ("told", "used")] == [False, True]
 
 
+def test_an_heir_waits_for_the_data_set_of_its_base_unless_it_names_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was run without them, and failed."""
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    case(tmp_path, "base", "MODEL_ARGS:\n  --data-path: ${DATA_PATH}/text\n")
+    case(tmp_path, "heir", "INHERIT: base\nMODEL_ARGS: {--lr: 1}\n")
+    case(tmp_path, "own", "INHERIT: base\nMODEL_ARGS: {--data-path: '${CORPUS_PREFIX}'}\n")
+    assert menu.reason_to_skip("heir", tmp_path) == "DATA_PATH is not set"
+    assert menu.reason_to_skip("own", tmp_path) == ""
+    monkeypatch.setenv("DATA_PATH", "/data")
+    assert menu.reason_to_skip("heir", tmp_path) == ""
+
+
 def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
     monkeypatch.delenv("DATA_PATH", raising=False)
