@@ -75,11 +75,10 @@ def regress(session: nox.Session) -> None:
     """Run every case that fits this machine, the one to begin with; more: nox -s regress -- --help."""
     options = read_options(session)
     with errors_told(session):
+        cases = family_record.select(CASES, options)
         if options.list:
-            cases = family.choose(CASES, options.only)
             print(menu.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
             return
-        cases = family_record.select(CASES, options)
     if not cases:
         session.log(f"all cases of {family_record.path_for(options)} passed: there is nothing to run again")
         return
