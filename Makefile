@@ -17,7 +17,7 @@ help: ## List the targets
 	@echo "make regress   train every case that fits this machine, restart it, compare every step:"
 	@echo "               ARGS=\"--list\" which there are, ARGS=\"--jobs 2\" two at once, ARGS=\"--rerun-failed\""
 	@echo "make tests     lint, unit tests, then one full main job"
-	@echo "make lint      ruff alone"
+	@echo "make lint      ruff, and the linter for golden cards"
 	@echo "make record    write a golden card from three equal runs: ARGS=\"gpt3_pp4_resume --reason why\""
 	@echo "make doctor    what this machine is, what can run here, what is missing"
 	@echo "make clean     remove old run directories: ARGS=\"--keep 5\""
