@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks import phase, preparation, train
+from tasks.case import REPOSITORY
 from tasks.exits import CannotRun, UsageError
 from tasks.golden import read_card
 from tests import short_run
@@ -29,6 +30,13 @@ def refused(tmp_path: Path, *options: str) -> str:
         train.main([short_run.CASE, "--run-dir", str(tmp_path / "run"), *options])
     assert not (tmp_path / "run" / "phase1").exists()
     return str(error.value)
+
+
+@pytest.mark.parametrize("place", ["", ".", "tests/.."])
+def test_no_run_is_kept_in_the_checkout_itself(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UsageError, match="is the checkout itself: give a folder of its own"):
+        train.main([short_run.CASE, "--run-dir", place])
 
 
 @pytest.mark.training
