@@ -101,7 +101,8 @@ def case(session: nox.Session) -> None:
         session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
         finish(session, exits.USAGE)
     prepare(session)
-    name = options.case_file.resolve().parent.name
+    file = options.case_file.resolve()
+    name = file.name if file.is_dir() else file.parent.name
     finish(session, run_case(session, name, options, run_directory(name, options)))
 
 
@@ -110,6 +111,8 @@ def record(session: nox.Session) -> None:
     """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
     prepare(session)
     arguments = task_arguments(session)
+    if {"-h", "--help"} & set(arguments):
+        return finish(session, step(session, "record", "--help"))
     named = bool(arguments) and not arguments[0].startswith("-")
     cases = [arguments[0]] if named else [case for case in CASES if menu.records_cards(case)]
     for case in cases:
@@ -141,6 +144,9 @@ def faults(session: nox.Session) -> None:
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff, and the golden cards."""
+    if arguments := task_arguments(session):
+        session.log(f"error: lint checks everything and takes no arguments: {shlex.join(arguments)}")
+        finish(session, exits.USAGE)
     prepare(session)
     check_style(session)
     finish(session, step(session, "lint_cards"))
