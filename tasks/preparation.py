@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, nodes, platforms, subject
+from tasks import corpus, gpu_memory, nodes, platforms, subject, upstream_case
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.exits import CannotRun, UsageError
 from tasks.ranks.arguments import parse_arguments, unknown_flags
@@ -175,6 +175,10 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
     if options.case_file is None:
         return load_case(options.case, **common)
     case = load_upstream_case(options.case_file, **common, ours=tested.own)
+    upstream = upstream_case.read(case.path)
+    upstream_case.refuse_other_types(upstream)
+    for remark in upstream.remarks:
+        print(f"note: {case.path}: {remark}")
     unknown = unknown_flags(case.flags()) if tested.own else []
     if unknown:
         raise UsageError(
