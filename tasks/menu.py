@@ -18,7 +18,7 @@ from tasks.columns import aligned
 from tasks.exits import TaskError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_WORD = r"""["']?([A-Za-z0-9_-]+)"""
+_WORD = r"""["']?([A-Za-z0-9_.-]+)"""
 HEAD = ("case", "type", "here", "quarantine", "purpose")
 
 
