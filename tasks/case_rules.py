@@ -123,8 +123,10 @@ def _check_variable(name: str, value: object, *, where: str) -> list[str]:
         return [f"{field}: is no name of an environment variable"]
     if isinstance(value, bool):
         return [f'{field}: {str(value).lower()} is ambiguous here: write "1", "0" or the word in quotes']
+    if isinstance(value, float):
+        return [f"{field}: {value} is a number, a variable is text: put it in quotes, as it is to be read"]
     if isinstance(value, (dict, list)):
-        return [f"{field}: must be one number or text"]
+        return [f"{field}: must be one whole number or text"]
     return [f"{field}: {error}"] if (error := _broken_name(value)) else []
 
 

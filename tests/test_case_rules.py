@@ -78,3 +78,11 @@ def test_names_and_patterns_of_platforms(name: str) -> None:
 def test_a_golden_card_is_of_a_case(name: object) -> None:
     (found,) = errors(GOLDEN_CARD=name, TEST_TYPE="regular")
     assert found.startswith("GOLDEN_CARD: must be the name of the case")
+
+
+def test_a_variable_is_text() -> None:
+    """1.10 was handed on as 1.1, 1e5 as 100000.0."""
+    good = {"A": 1, "B": "1.10", "C": None}
+    assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
+    (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")
+    assert found == "ENV_VARS.A: 1.1 is a number, a variable is text: put it in quotes, as it is to be read"
