@@ -34,7 +34,8 @@ def test_the_golden_case_is_the_one_that_the_case_has(name: str) -> None:
 def test_words_in_quotes_and_what_is_inherited_count(tmp_path: Path) -> None:
     """An heir of a case that is held to another's card was recorded with all, which ended in an error."""
     case(tmp_path, "a", "TEST_TYPE: 'crash-resume'\nGOLDEN_CARD: \"b\"\n")
-    case(tmp_path, "heir", "INHERIT: 'a'\n")
+    case(tmp_path, "a.1", "INHERIT: 'a'\n")
+    case(tmp_path, "heir", "INHERIT: a.1\n")
     assert menu.type_of("heir", tmp_path) == "crash-resume"
     assert menu.golden_case("heir", tmp_path) == "b"
     assert not menu.records_cards("heir", tmp_path)
