@@ -64,7 +64,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def check_shape(content: Mapping[str, object]) -> list[str]:
     """Keys and types of a whole file; nothing else can be checked before these hold."""
-    errors = [f"{key}: unknown key. {did_you_mean(key, _KEYS)}" for key in content if key not in _KEYS]
+    known = ("INHERIT", *_KEYS)  # that one is gone where it was read
+    errors = [f"{key}: unknown key. {did_you_mean(key, known)}" for key in content if key not in _KEYS]
     if "MODEL_ARGS" not in content:
         errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
     errors += _check_layer(content, where="")

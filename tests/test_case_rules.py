@@ -86,3 +86,8 @@ def test_a_variable_is_text() -> None:
     assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
     (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")
     assert found == "ENV_VARS.A: 1.1 is a number, a variable is text: put it in quotes, as it is to be read"
+
+
+def test_a_misspelt_inheritance_is_recognised() -> None:
+    (found,) = errors(INHERITS="gpt3_pp4", TEST_TYPE="regular")
+    assert found == "INHERITS: unknown key. Did you mean INHERIT?"
