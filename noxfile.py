@@ -75,11 +75,10 @@ def regress(session: nox.Session) -> None:
     """Run every case that fits this machine, the one to begin with; more: nox -s regress -- --help."""
     options = read_options(session)
     with errors_told(session):
+        cases = family_record.select(CASES, options)
         if options.list:
-            cases = family.choose(CASES, options.only)
             print(menu.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
             return
-        cases = family_record.select(CASES, options)
     if not cases:
         session.log(f"all cases of {family_record.path_for(options)} passed: there is nothing to run again")
         return
@@ -102,7 +101,8 @@ def case(session: nox.Session) -> None:
         session.log("give the file: nox -s case -- --case-file PATH/model_config.yaml")
         finish(session, exits.USAGE)
     prepare(session)
-    name = options.case_file.resolve().parent.name
+    file = options.case_file.resolve()
+    name = file.name if file.is_dir() else file.parent.name
     finish(session, run_case(session, name, options, run_directory(name, options)))
 
 
@@ -111,6 +111,8 @@ def record(session: nox.Session) -> None:
     """Write golden cards from three equal runs each: nox -s record -- [CASE] --reason TEXT."""
     prepare(session)
     arguments = task_arguments(session)
+    if {"-h", "--help"} & set(arguments):
+        return finish(session, step(session, "record", "--help"))
     named = bool(arguments) and not arguments[0].startswith("-")
     cases = [arguments[0]] if named else [case for case in CASES if menu.records_cards(case)]
     for case in cases:
@@ -142,6 +144,9 @@ def faults(session: nox.Session) -> None:
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff, and the golden cards."""
+    if arguments := task_arguments(session):
+        session.log(f"error: lint checks everything and takes no arguments: {shlex.join(arguments)}")
+        finish(session, exits.USAGE)
     prepare(session)
     check_style(session)
     finish(session, step(session, "lint_cards"))
@@ -200,7 +205,7 @@ def run_directory(case: str, options: argparse.Namespace) -> Path:
 def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_dir: Path) -> int:
     """Train, restart, compare, draw."""
     steps, codes = case_steps.steps(case, options, run_dir), []
-    for line in plan.describe(case, options.nodes) if DRY_RUN else ():
+    for line in plan.describe(case, options.nodes, options) if DRY_RUN else ():
         session.log(line)
     with errors_told(session), contextlib.nullcontext() if DRY_RUN else held(run_dir):
         while following := case_steps.following(steps, codes):

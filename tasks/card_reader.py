@@ -29,6 +29,7 @@ MOST_OBJECTS = 10_000
 LONGEST_STEP = 15  # digits; more would leave the integers that a float64 holds
 _PLAIN_STEP = re.compile(rf"(?:0|[1-9][0-9]{{0,{LONGEST_STEP - 1}}})\Z").match
 HEADER = ("start_step", "end_step", "step_interval")
+KEYS = (*HEADER, "values", "value_precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +187,8 @@ def _metric(path: Path, name: str, entry: object) -> Metric:
         raise UsageError(f"{place}: {entry.what}")
     if not isinstance(entry, dict):
         raise UsageError(f"{place}: must be an object with start_step, end_step, step_interval, values")
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise UsageError(f"{place}: unknown key {unknown[0][:40]!r}; known: {', '.join(KEYS)}")
     header = {}
     for key in HEADER:
         value = entry.get(key)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import case_rules, quarantine, strict_yaml, upstream_case
+from tasks import case_rules, flag_rules, menu, quarantine, strict_yaml, upstream_case
 from tasks.exits import UsageError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -156,7 +156,7 @@ class Case:
 
 def list_cases(root: Path = REPOSITORY) -> list[str]:
     """Names of the cases below ``root``, sorted."""
-    return sorted(path.parent.name for path in (root / "test_cases").glob(f"*/{CASE_FILE}"))
+    return menu.names(root)
 
 
 def golden_case(name: str, root: Path = REPOSITORY) -> str:
@@ -229,12 +229,13 @@ def _checked(
     restart = _restart(content)
     errors = []
     if ruled:
-        errors = case_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+        errors = flag_rules.check_values(model_args, test_type=test_type, world_size=world_size)
+        errors += flag_rules.check_data(model_args, content.get("CORPUS"))
     if ruled and restart and not errors:
         ranks = restart.ranks or world_size
         if ranks > world_size:
             errors = [f"RESTART.RANKS: {ranks} ranks, {platform_name} has {world_size}"]
-        found = case_rules.check_values(
+        found = flag_rules.check_values(
             {**model_args, **restart.model_args}, test_type=test_type, world_size=ranks
         )
         errors += [f"RESTART: {error}" for error in found]
@@ -292,7 +293,7 @@ def _find(name_or_path: str | Path, root: Path) -> Path:
     if os.sep in text or given.suffix in {".yaml", ".yml"}:
         candidates += [given / CASE_FILE if given.is_dir() else given]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.lexists(candidate):
             return candidate
     known = list_cases(root)
     close = difflib.get_close_matches(text, known, n=1)

@@ -1,10 +1,15 @@
-"""The rules of a case file. Each check returns all its errors, as lines that name the field and the rule."""
+"""The rules of a case file's keys. Each check returns all its errors, as lines that name the field and the
+rule; those of the flags' values are in ``flag_rules``.
+"""
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
+
+from tasks.flag_rules import is_count
 
 TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
 METRICS = (
@@ -46,51 +51,8 @@ _KILL_KEYS = ("after_step", "ranks")
 _RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLATFORM = re.compile(r"(?:cpu|gpu\d*|dgx)_[a-z0-9_*?]+")
-
-_COUNTS = (
-    "--num-layers",
-    "--hidden-size",
-    "--num-attention-heads",
-    "--seq-length",
-    "--max-position-embeddings",
-    "--micro-batch-size",
-    "--global-batch-size",
-    "--train-iters",
-    "--save-interval",
-    "--lr-decay-iters",
-    "--vocab-size",
-    "--make-vocab-size-divisible-by",
-    "--tensor-model-parallel-size",
-    "--pipeline-model-parallel-size",
-    "--context-parallel-size",
-    "--num-layers-per-virtual-pipeline-stage",
-    "--num-virtual-stages-per-pipeline-rank",
-    "--microbatch-group-size-per-virtual-pipeline-stage",
-    "--decoder-first-pipeline-num-layers",
-    "--decoder-last-pipeline-num-layers",
-)
-_NUMBERS = (
-    "--lr",
-    "--min-lr",
-    "--decoupled-lr",
-    "--decoupled-min-lr",
-    "--weight-decay",
-    "--clip-grad",
-    "--attention-dropout",
-    "--hidden-dropout",
-)
-_REQUIRED = (
-    "--num-layers",
-    "--hidden-size",
-    "--num-attention-heads",
-    "--seq-length",
-    "--max-position-embeddings",
-    "--micro-batch-size",
-    "--global-batch-size",
-    "--train-iters",
-    "--lr",
-)
+_PLATFORM = re.compile(r"(?:cpu|gpu[1248]|dgx)_[a-z0-9_*?]+")
+_CPU_PLATFORMS = ("cpu_x86_64", "cpu_aarch64")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -102,7 +64,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def check_shape(content: Mapping[str, object]) -> list[str]:
     """Keys and types of a whole file; nothing else can be checked before these hold."""
-    errors = [f"{key}: unknown key. {did_you_mean(key, _KEYS)}" for key in content if key not in _KEYS]
+    known = ("INHERIT", *_KEYS)  # that one is gone where it was read
+    errors = [f"{key}: unknown key. {did_you_mean(key, known)}" for key in content if key not in _KEYS]
     if "MODEL_ARGS" not in content:
         errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
     errors += _check_layer(content, where="")
@@ -114,7 +77,7 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     if content.get("CORPUS") is not None:
         errors += _check_corpus(content["CORPUS"])
     errors += _check_crash(content)
-    if not isinstance(content.get("GOLDEN_CARD", ""), str):
+    if "GOLDEN_CARD" in content and not (isinstance(content["GOLDEN_CARD"], str) and content["GOLDEN_CARD"]):
         errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
     errors += _check_platforms(content.get("PLATFORMS"))
     errors += _check_checkpoint(content.get("CHECKPOINT"), test_type)
@@ -147,6 +110,8 @@ def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
         return [
             f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
         ]
+    if value == []:
+        return [f"{field}: an empty list says nothing: null takes the flag away"]
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) or (item is None and isinstance(value, list)) for item in items):
         return [f"{field}: must be a number, text, true, false, null, or a list of these"]
@@ -159,8 +124,10 @@ def _check_variable(name: str, value: object, *, where: str) -> list[str]:
         return [f"{field}: is no name of an environment variable"]
     if isinstance(value, bool):
         return [f'{field}: {str(value).lower()} is ambiguous here: write "1", "0" or the word in quotes']
+    if isinstance(value, float):
+        return [f"{field}: {value} is a number, a variable is text: put it in quotes, as it is to be read"]
     if isinstance(value, (dict, list)):
-        return [f"{field}: must be one number or text"]
+        return [f"{field}: must be one whole number or text"]
     return [f"{field}: {error}"] if (error := _broken_name(value)) else []
 
 
@@ -217,17 +184,13 @@ def _check_kill(field: str, kill: object) -> list[str]:
     if not isinstance(kill, dict) or set(kill) != set(_KILL_KEYS):
         return [f"{field}: must be a mapping of {' and '.join(_KILL_KEYS)}"]
     errors = []
-    if not _is_count(kill["after_step"], at_least=1):
+    if not is_count(kill["after_step"], at_least=1):
         errors.append(f"{field}.after_step: {kill['after_step']!r} must be a whole number of at least 1")
     ranks = kill["ranks"]
-    whole = isinstance(ranks, list) and all(_is_count(rank, at_least=0) for rank in ranks)
+    whole = isinstance(ranks, list) and all(is_count(rank, at_least=0) for rank in ranks)
     if not whole or not ranks or len(set(ranks)) != len(ranks):
         errors.append(f"{field}.ranks: {ranks!r} must be a list of different ranks, the first is 0")
     return errors
-
-
-def _is_count(value: object, *, at_least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
 def _check_platforms(platforms: object) -> list[str]:
@@ -237,7 +200,9 @@ def _check_platforms(platforms: object) -> list[str]:
         return ["PLATFORMS: must be a mapping of platform names to their MODEL_ARGS and ENV_VARS"]
     errors = []
     for name, layer in platforms.items():
-        if not _PLATFORM.fullmatch(name):
+        if not _PLATFORM.fullmatch(name) or (
+            name.startswith("cpu_") and not fnmatch.filter(_CPU_PLATFORMS, name)
+        ):
             errors.append(
                 f"PLATFORMS.{name}: is no platform; names look like cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
             )
@@ -279,98 +244,6 @@ def _check_restart(restart: object, test_type: object) -> list[str]:
     )
 
 
-def check_values(model_args: Mapping[str, object], *, test_type: str, world_size: int) -> list[str]:
-    """Rules across flags, for the flags as one platform gets them."""
-    errors = [f"{flag}: is missing" for flag in _REQUIRED if model_args.get(flag) is None]
-    for flag in _COUNTS:
-        value = model_args.get(flag)
-        if value is not None and not _is_count(value, at_least=1):
-            errors.append(f"{flag}: {value!r} must be a whole number of at least 1")
-    for flag in _NUMBERS:
-        value = model_args.get(flag)
-        if value is not None and (
-            not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0
-        ):
-            errors.append(f"{flag}: {value!r} must be a number of at least 0")
-    if errors:
-        return errors
-    return [
-        *_check_layers(model_args),
-        *_check_batches(model_args, world_size),
-        *_check_sizes(model_args),
-        *_check_resume(model_args, test_type),
-    ]
-
-
-def _check_layers(args: Mapping[str, object]) -> list[str]:
-    layers, stages = args["--num-layers"], args.get("--pipeline-model-parallel-size") or 1
-    per_chunk = args.get("--num-layers-per-virtual-pipeline-stage")
-    chunks = args.get("--num-virtual-stages-per-pipeline-rank")
-    if per_chunk and chunks:
-        return ["--num-virtual-stages-per-pipeline-rank: not with --num-layers-per-virtual-pipeline-stage"]
-    if (per_chunk or chunks) and stages < 2:
-        return [
-            f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
-        ]
-    if args.get("--decoder-first-pipeline-num-layers") or args.get("--decoder-last-pipeline-num-layers"):
-        return []  # stages of different sizes: the training program's own rules say whether they add up
-    parts = stages * (per_chunk or chunks or 1)
-    if layers % parts:
-        unit = "layers a virtual stage" if per_chunk else "virtual stages a rank"
-        virtual = f" x {per_chunk or chunks} {unit}" if per_chunk or chunks else ""
-        return [f"--num-layers: {layers} is not divisible by {stages} pipeline stages{virtual}"]
-    return []
-
-
-def _check_batches(args: Mapping[str, object], world_size: int) -> list[str]:
-    stages = args.get("--pipeline-model-parallel-size") or 1
-    model_ranks = (
-        stages * (args.get("--tensor-model-parallel-size") or 1) * (args.get("--context-parallel-size") or 1)
-    )
-    if world_size % model_ranks:
-        return [
-            f"--pipeline-model-parallel-size: {world_size} ranks are not divisible by tensor x pipeline"
-            f" x context parallel = {model_ranks}"
-        ]
-    replicas = world_size // model_ranks
-    batch, micro = args["--global-batch-size"], args["--micro-batch-size"]
-    if batch % (micro * replicas):
-        return [
-            f"--global-batch-size: {batch} is not divisible by micro-batch {micro} x {replicas} data-parallel"
-            f" replicas = {micro * replicas}"
-        ]
-    virtual = args.get("--num-layers-per-virtual-pipeline-stage") or args.get(
-        "--num-virtual-stages-per-pipeline-rank"
-    )
-    micro_batches = batch // (micro * replicas)
-    group = args.get("--microbatch-group-size-per-virtual-pipeline-stage") or stages
-    # megatron-core's interleaved schedule: fewer leftover micro-batches than stages are refused
-    if virtual and (micro_batches < stages or 0 < micro_batches % group < stages):
-        return [
-            f"--global-batch-size: {batch} gives {micro_batches} micro-batches a replica; the interleaved"
-            f" schedule needs a multiple of the {group}"
-            f" {'pipeline stages' if group == stages else 'micro-batches of a group'}"
-        ]
-    return []
-
-
-def _check_sizes(args: Mapping[str, object]) -> list[str]:
-    errors = []
-    if args["--hidden-size"] % args["--num-attention-heads"]:
-        errors.append(
-            f"--hidden-size: {args['--hidden-size']} is not divisible by"
-            f" --num-attention-heads {args['--num-attention-heads']}"
-        )
-    if args["--seq-length"] > args["--max-position-embeddings"]:
-        errors.append(
-            f"--seq-length: {args['--seq-length']} is above"
-            f" --max-position-embeddings {args['--max-position-embeddings']}"
-        )
-    if (args.get("--min-lr") or 0) > args["--lr"]:
-        errors.append(f"--min-lr: {args['--min-lr']} is above --lr {args['--lr']}")
-    return errors
-
-
 def check_kills(kills: Iterable[Mapping[str, object]], *, last: int, interval: int, ranks: int) -> list[str]:
     """Rules of ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
     errors = []
@@ -384,17 +257,3 @@ def check_kills(kills: Iterable[Mapping[str, object]], *, last: int, interval: i
         if max(kill["ranks"]) >= ranks:
             errors.append(f"CRASH[{index}].ranks: there is no rank {max(kill['ranks'])}; the run has {ranks}")
     return errors
-
-
-def _check_resume(args: Mapping[str, object], test_type: str) -> list[str]:
-    if test_type == "regular":
-        return []
-    iterations, interval = args["--train-iters"], args.get("--save-interval")
-    if interval is None:
-        return [f"--save-interval: is missing; TEST_TYPE {test_type} restarts from a saved checkpoint"]
-    if interval >= iterations:
-        return [
-            f"--save-interval: {interval} must be below --train-iters {iterations}, or TEST_TYPE {test_type}"
-            " has nothing to train after the restart"
-        ]
-    return []

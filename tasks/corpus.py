@@ -101,6 +101,11 @@ def existing(prefix: Path) -> Built:
     index = index_file.read_bytes()
     documents, sequences, token_bytes = _read_index(index_file, index)
     size = tokens_file.stat().st_size
+    if size != (stated := _stated_size(index, token_bytes)):
+        raise UsageError(
+            f"{tokens_file}: has {size} bytes, its index names {stated}: put both files there again, as they"
+            " were written together"
+        )
     hashed = hashlib.sha256(index + str(size).encode())
     with tokens_file.open("rb") as file:
         hashed.update(file.read(_SAMPLED_BYTES))
@@ -219,17 +224,36 @@ def _file_digest(path: Path) -> str:
 
 
 def _files(prefix: Path) -> tuple[Path, Path]:
-    return prefix.with_name(prefix.name + ".bin"), prefix.with_name(prefix.name + ".idx")
+    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
 
 
 def _read_index(path: Path, index: bytes) -> tuple[int, int, int]:
     """Number of documents and of sequences, and bytes of a token."""
     if len(index) < _INDEX_HEADER.size or not index.startswith(_INDEX_MAGIC):
         raise UsageError(f"{path}: is no Megatron index")
-    _, _, code, sequences, boundaries = _INDEX_HEADER.unpack_from(index)
+    _, version, code, sequences, boundaries = _INDEX_HEADER.unpack_from(index)
+    if version != 1:
+        raise UsageError(f"{path}: version {version} of Megatron's index; only 1 is known")
     if code not in _TOKEN_BYTES:
         raise UsageError(f"{path}: unknown type of token {code}")
+    if sequences < 1 or boundaries < 2:
+        raise UsageError(f"{path}: names no document: there is nothing to train on")
+    rest = len(index) - _INDEX_HEADER.size
+    if rest not in (plain := sequences * 12 + boundaries * 8, plain + sequences):  # with a mode of each
+        raise UsageError(
+            f"{path}: is cut off, or no index: {sequences} sequences take {plain} bytes behind the head,"
+            f" there are {rest}"
+        )
     return boundaries - 1, sequences, _TOKEN_BYTES[code]
+
+
+def _stated_size(index: bytes, token_bytes: int) -> int:
+    """Bytes of the tokens by their index: where the last sequence begins, and its length."""
+    sequences = _INDEX_HEADER.unpack_from(index)[3]
+    lengths_end = _INDEX_HEADER.size + 4 * sequences
+    (length,) = struct.unpack_from("<i", index, lengths_end - 4)
+    (begin,) = struct.unpack_from("<q", index, lengths_end + 8 * (sequences - 1))
+    return begin + length * token_bytes
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import cudnn, mps, nccl, platforms
+from tasks import corpus, cudnn, host_memory, mps, nccl, platforms, preparation
 from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
 from tasks.environment import torch_cuda_version
 from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -64,7 +64,7 @@ def read_facts() -> Facts:
         environment=platforms.environment(),
         processor=platforms.read_processor(),
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=host_memory.total_bytes(),
         shared_memory_bytes=_total_bytes(Path("/dev/shm")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         free_disk_bytes=shutil.disk_usage(REPOSITORY).free,
@@ -84,7 +84,7 @@ def prospects(facts: Facts, cases: list[str], *, root: Path = REPOSITORY) -> lis
             case=case,
             platform=name,
             lacks=(*lacks, *case_lacks(case, platform, root)),
-            golden=_golden(golden_case(case, root), name, facts.environment, root),
+            golden=_golden(case, name, facts.environment, root),
         )
         for case in cases
         for name, platform, lacks in candidates(facts)
@@ -159,13 +159,15 @@ def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, .
         return (str(error),)
     if "DATA_PATH" in loaded.names_needed() and not os.environ.get("DATA_PATH"):
         return ("a data set: DATA_PATH is not set",)
-    if loaded.checkpoint:
-        from tasks import frozen  # with it numpy, for a tenth of a second
+    try:
+        if loaded.corpus is None and not loaded.model_args.get("--mock-data"):
+            corpus.existing(preparation.named_data(loaded))
+        if loaded.checkpoint:
+            from tasks import frozen  # with it numpy, for a tenth of a second
 
-        try:
             frozen.check(loaded, platform.name, root)
-        except TaskError as error:
-            return (str(error),)
+    except TaskError as error:
+        return (str(error),)
     return ()
 
 
@@ -220,6 +222,10 @@ def as_json(facts: Facts, found: list[Prospect]) -> str:
 
 
 def _golden(case: str, platform_name: str, environment_name: str, root: Path) -> str:
+    try:
+        case = golden_case(case, root)
+    except TaskError:  # what is wrong with the file is told where the case would run
+        return "unknown"
     for stem in (f"golden_values_{environment_name}_{platform_name}", f"golden_values_{environment_name}"):
         if (root / "goldens" / case / f"{stem}.json").is_file():
             return f"{stem}.json"

@@ -123,6 +123,19 @@ def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
     return chosen
 
 
+def check_reference(run_dir: Path, case: str) -> None:
+    """Errors: ``UsageError`` for what is no whole training of the case, with a checkpoint to restart."""
+    for name in ("case.json", "phase1.json", "actual_phase1.json", "checkpoints", "data_cache"):
+        if not (run_dir / name).exists():
+            raise UsageError(f"--reference {run_dir}: is no finished training, it has no {name}")
+    content = golden.read_json_object(run_dir / "case.json")
+    if content.get("case_name") != case:
+        raise UsageError(f"--reference {run_dir}: is a run of {content.get('case_name')}, not of {case}")
+    record = golden.read_json_object(run_dir / "phase1.json")
+    if record.get("rank_plugins") != {}:
+        raise UsageError(f"--reference {run_dir}: was trained with rank plugins; a clean run is needed")
+
+
 def fitting(faults: Sequence[Fault], device: str, replicas: int) -> list[Fault]:
     """Those that break something on this platform; of the others it is said why not.
 
@@ -290,8 +303,10 @@ def main(words: list[str] | None = None) -> int:
     platform = platforms.detect()
     faults = fitting(faults, platform.device, preparation.data_parallel_size(options.case, platform))
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
-    if work_dir.exists() and any(work_dir.iterdir()):
-        raise UsageError(f"{work_dir} is not empty: choose another --work-dir, or remove it")
+    if work_dir.exists() and not (work_dir.is_dir() and not any(work_dir.iterdir())):
+        raise UsageError(f"{work_dir} is not an empty folder: choose another --work-dir, or remove it")
+    if options.reference is not None:
+        check_reference(options.reference, options.case)
     runner = Runner(options.case, work_dir.resolve(), options.reference)
     results = []
     print(f"{len(faults)} trials of {options.case} on {platform.name}; runs: {work_dir}", flush=True)

@@ -250,7 +250,7 @@ def find_card(
     """
     own = card_path(root, case_name, environment, platform)
     own = folder / own.name if folder else own
-    if own.exists():
+    if os.path.lexists(own):  # one that cannot be read is told, and no looser one taken
         return FoundCard(own, generic=False)
     generic = own.with_name(f"golden_values_{environment}.json")
     if generic.exists():

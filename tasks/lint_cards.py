@@ -8,6 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
+from tasks import menu
 from tasks.exits import PASSED, USAGE, UsageError, exit_with
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -16,7 +17,7 @@ PROVENANCE_KEYS = ("reason", "recorded", "environment")
 
 def faults(root: Path) -> list[str]:
     """One line a fault, for all cards under ``<root>/goldens``."""
-    found = []
+    found = _cards_of_no_case(root)
     for path in sorted((root / "goldens").glob("*/*")):
         if path.name.endswith(".provenance.json"):
             card = path.with_name(path.name.replace(".provenance.json", ".json"))
@@ -28,6 +29,17 @@ def faults(root: Path) -> list[str]:
                 f"{path}: is no golden_values_<environment>[_<platform>].json and no provenance of one"
             )
     return found
+
+
+def _cards_of_no_case(root: Path) -> list[str]:
+    """Cards stay where the case went, or where its file is called otherwise and nothing runs it any more."""
+    known = menu.names(root)
+    folders = [path for path in sorted((root / "goldens").iterdir()) if path.is_dir()]
+    return [
+        f"{path}: there is no case {name}: remove it, or put test_cases/{name}/model_config.yaml back"
+        for path, name in ((path, path.name.partition("@")[0]) for path in folders)
+        if name not in known
+    ]
 
 
 def card_faults(path: Path) -> list[str]:
@@ -79,6 +91,8 @@ def main(words: list[str] | None = None) -> int:
     if not (root / "goldens").is_dir():
         raise UsageError(f"{root}: has no goldens folder")
     found = faults(root)
+    if not found and not any((root / "goldens").glob("*/golden_values_*.json")):
+        raise UsageError(f"{root / 'goldens'}: holds no golden card; nothing was checked")
     print("\n".join(found) if found else "golden cards: no fault")
     return USAGE if found else PASSED
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks import platforms, quarantine
@@ -18,12 +18,14 @@ from tasks.columns import aligned
 from tasks.exits import TaskError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_WORD = r"""["']?([A-Za-z0-9_.-]+)"""
 HEAD = ("case", "type", "here", "quarantine", "purpose")
 
 
 def names(root: Path = REPOSITORY) -> list[str]:
-    """All cases, sorted."""
-    return sorted(path.parent.name for path in root.glob("test_cases/*/model_config.yaml"))
+    """All cases, sorted; one whose file is a link to nothing, too, which would be missed by nobody."""
+    folders = root.glob("test_cases/*")
+    return sorted(path.name for path in folders if os.path.lexists(path / "model_config.yaml"))
 
 
 def file_of(case: str, root: Path = REPOSITORY) -> Path:
@@ -31,8 +33,11 @@ def file_of(case: str, root: Path = REPOSITORY) -> Path:
 
 
 def text_of(case: str, root: Path = REPOSITORY) -> str:
-    """The file of a case, without what it inherits; one that is no text is told when it is run."""
-    return file_of(case, root).read_text(encoding="utf-8", errors="replace")
+    """The file of a case, without what it inherits; one that cannot be read is told when it is run."""
+    try:
+        return file_of(case, root).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def purpose(case: str, root: Path = REPOSITORY) -> str:
@@ -43,25 +48,45 @@ def purpose(case: str, root: Path = REPOSITORY) -> str:
 
 def needs_data(case: str, root: Path = REPOSITORY) -> bool:
     """Whether the case waits for a data set that nobody has pointed to."""
-    lines = [line for line in text_of(case, root).splitlines() if not line.lstrip().startswith("#")]
-    return any("${DATA_PATH}" in line for line in lines) and not os.environ.get("DATA_PATH")
+    for text in _texts(case, root):
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        if any("${DATA_PATH}" in line for line in lines):
+            return not os.environ.get("DATA_PATH")
+        if any("--data-path:" in line for line in lines):
+            return False
+    return False
+
+
+def golden_case(case: str, root: Path = REPOSITORY) -> str:
+    """The case whose golden cards hold for it, mostly itself."""
+    return _said("GOLDEN_CARD", case, root) or case
 
 
 def records_cards(case: str, root: Path = REPOSITORY) -> bool:
     """Whether the case has golden cards of its own, and its data are here."""
-    return "\nGOLDEN_CARD:" not in text_of(case, root) and not needs_data(case, root)
+    return golden_case(case, root) == case and not needs_data(case, root)
 
 
 def type_of(case: str, root: Path = REPOSITORY) -> str:
     """Its TEST_TYPE, or that of the case it inherits from."""
+    return _said("TEST_TYPE", case, root) or "regular"
+
+
+def _said(key: str, case: str, root: Path) -> str | None:
+    """The word behind a key, in the file of the case or of one that it inherits from."""
+    said = (re.search(rf"^{key}: *{_WORD}", text, re.MULTILINE) for text in _texts(case, root))
+    return next((found[1] for found in said if found), None)
+
+
+def _texts(case: str, root: Path) -> Iterator[str]:
+    """The file of the case, then of those that it inherits from; the steps say what is wrong with these."""
     known, seen = names(root), [case]
     while True:
         text = text_of(seen[-1], root)
-        if found := re.search(r"^TEST_TYPE: *([a-z-]+)", text, re.MULTILINE):
-            return found[1]
-        base = re.search(r"^INHERIT: *(\S+)", text, re.MULTILINE)
-        if base is None or base[1] in seen or base[1] not in known:  # the steps say what is wrong with it
-            return "regular"
+        yield text
+        base = re.search(rf"^INHERIT: *{_WORD}", text, re.MULTILINE)
+        if base is None or base[1] in seen or base[1] not in known:
+            return
         seen.append(base[1])
 
 

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, gpu_memory, nodes, platforms, subject
+from tasks import corpus, gpu_memory, nodes, platforms, subject, upstream_case
 from tasks.case import Case, load_case, load_upstream_case, parse_settings
 from tasks.exits import CannotRun, UsageError
 from tasks.ranks.argument_values import broken_on_cpu, training_sequences
@@ -178,6 +178,10 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
     if options.case_file is None:
         return load_case(options.case, **common)
     case = load_upstream_case(options.case_file, **common, ours=tested.own)
+    upstream = upstream_case.read(case.path)
+    upstream_case.refuse_other_types(upstream)
+    for remark in upstream.remarks:
+        print(f"note: {case.path}: {remark}")
     unknown = unknown_flags(case.flags()) if tested.own else []
     if unknown:
         raise UsageError(
@@ -196,9 +200,9 @@ def understood(
     """
     try:
         arguments = parse_arguments(case.flags(), world_size=platform.world_size)
-    except UsageError:
+    except UsageError as error:
         if tested.own:
-            raise
+            raise UsageError(f"{case.path}: {error}") from None
         return None
     broken = broken_on_cpu(arguments) if tested.own and platform.device == "cpu" else []
     if broken:
@@ -229,8 +233,21 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
         )
     if case.model_args.get("--mock-data"):
         return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
-    named = str(case.model_args["--data-path"]).replace("${DATA_PATH}", os.environ.get("DATA_PATH", ""))
-    return corpus.existing(Path(named))
+    return corpus.existing(named_data(case))
+
+
+def named_data(case: Case) -> Path:
+    """The prefix of the data set that the case's flags name.
+
+    Errors: ``UsageError`` when they name none, or several.
+    """
+    named = case.model_args.get("--data-path")
+    if not isinstance(named, str):
+        raise UsageError(
+            f"{case.path}: --data-path: {named!r} is not the prefix of one data set: write one there, or give"
+            " it for one run: --data-path PREFIX"
+        )
+    return Path(named.replace("${DATA_PATH}", os.environ.get("DATA_PATH", "")))
 
 
 def _check_text(data: corpus.Built, split: str) -> None:

@@ -12,7 +12,7 @@ import functools
 import sys
 
 from tasks import case_steps, family, family_record, jobs, menu, quarantine, session_options
-from tasks.exits import PASSED, exit_with, run_to_end
+from tasks.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
 from tasks.family_record import Record
 from tasks.shared_parent import SharedParent
@@ -35,6 +35,11 @@ def main(words: list[str] | None = None) -> int:
         return PASSED
     outcomes = [Outcome(case=case, quarantine=quarantine.read(menu.file_of(case), today)) for case in chosen]
     path = family_record.path_for(options) if options.nodes.first else None
+    if path and options.run_dir and path.exists() and not options.rerun_failed:
+        raise UsageError(
+            f"{path}: is the record of an earlier regress: choose another --run-dir, or run what failed there"
+            " again, --rerun-failed"
+        )
     earlier = family_record.read(path) if options.rerun_failed else ()
     here = family_record.surroundings(options)
     record = Record(path, outcomes, earlier=earlier, today=today, passed_with=here)

@@ -6,6 +6,7 @@ Only the standard library is imported: the noxfile reads this.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,29 +54,53 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     subject.add_options(parser)
     nodes.add_options(parser)
     options = parser.parse_args(words)
-    _refuse_empty(options)
+    _refuse_empty(words)
     options.nodes = nodes.read(options)
     if options.nodes.several and not options.run_dir:
         raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
     return options
 
 
-def _refuse_empty(options: argparse.Namespace) -> None:
-    """What was given as nothing would be left out in silence, and something else be run or compared."""
-    for name, value in vars(options).items():
-        if value == "" or (isinstance(value, list) and "" in value):
-            raise UsageError(f"--{name.replace('_', '-')}: is empty (a variable that is not set?)")
+def _refuse_empty(words: Sequence[str]) -> None:
+    """What was given as nothing would be left out in silence, and something else be run, compared or written
+    over: a path of no letters is the folder that nox runs in.
+    """
+    for before, word in zip(["what is behind --", *words], words, strict=False):
+        empty = before if word == "" else word[:-1] if re.fullmatch(r"--[a-z-]+=", word) else ""
+        if empty:
+            raise UsageError(f"{empty}: is empty (a variable that is not set?)")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run-dir", type=Path, help="where the run is kept (default: runs/<case>/<time>)")
-    parser.add_argument("--set", metavar="FLAG=VALUE", action="append", default=[], help="a flag of the case")
     parser.add_argument(
-        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank"
+        "--run-dir",
+        metavar="DIR",
+        type=Path,
+        help="where the run is kept; of several cases each in DIR/<case> (default: runs/<case>/<time>)",
     )
-    parser.add_argument("--data-path", metavar="PREFIX", help="train on this Megatron dataset")
+    parser.add_argument(
+        "--set",
+        metavar="FLAG=VALUE",
+        action="append",
+        default=[],
+        help="a Megatron flag of the case, changed: --set train-iters=60 (repeatable)",
+    )
+    parser.add_argument(
+        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank (repeatable)"
+    )
+    parser.add_argument(
+        "--data-path", metavar="PREFIX", help="train on this Megatron dataset: PREFIX.bin, PREFIX.idx"
+    )
     parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
     parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
-    parser.add_argument("--hang-timeout", metavar="SECONDS", help="how long no progress is a hang")
+    parser.add_argument(
+        "--hang-timeout",
+        metavar="SECONDS",
+        help="how long no progress is a hang (default: 10 times the slowest step, at least 60)",
+    )
     parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
-    parser.add_argument("--retries", metavar="N", help="try again what failed by its surroundings")
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        help="how often a phase that failed by its surroundings is tried again (default: never)",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import ClassVar
@@ -42,6 +43,8 @@ _resolve("merge", r"^<<$", "<")
 def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict:
     first_lines: dict[object, int] = {}
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
@@ -60,14 +63,41 @@ def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict:
     return loader.construct_mapping(node, deep=True)
 
 
+_READERS = {"int": int, "float": float, "bool": lambda text: {"true": True, "false": False}[text.lower()]}
+
+
+def _plain(loader: StrictLoader, node: yaml.ScalarNode) -> object:
+    """Errors: one of YAML, with its place, for what is none of its kind, or too large to be computed with."""
+    text, kind = loader.construct_scalar(node), node.tag.rpartition(":")[2]
+    try:
+        value = _READERS[kind](text)
+        if abs(value) < (math.inf if kind == "float" else 2**63):
+            return value
+    except (ValueError, KeyError):
+        pass
+    raise yaml.constructor.ConstructorError(
+        None, None, f"{text[:40]!r} is no {kind} that can be used", node.start_mark
+    )
+
+
+def _refused(_: StrictLoader, node: yaml.Node) -> object:
+    raise yaml.constructor.ConstructorError(
+        None, None, f"{node.tag}: values are numbers, text, true, false, null and lists", node.start_mark
+    )
+
+
 StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+for _kind_of_value in _READERS:
+    StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind_of_value}", _plain)
+for _kind_of_value in ("timestamp", "binary", "set", "omap", "pairs"):
+    StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind_of_value}", _refused)
 
 
 def scalar(text: str) -> object:
     """One value as a file would give it: ``"20"`` is 20, ``"true"`` is True, most else is text."""
     try:
         value = yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     return text if isinstance(value, (dict, list)) else value
 
@@ -89,6 +119,8 @@ def read_mapping(path: Path) -> dict[str, object]:
         raise UsageError(f"{path}{line}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is no YAML: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: lists or mappings in too many others") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: holds {_kind(content)} where a mapping with MODEL_ARGS is expected")
     return content

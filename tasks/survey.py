@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks import platforms, upstream_case
+from tasks import host_memory, platforms, upstream_case
 from tasks.case import CASE_FILE, load_upstream_case
 from tasks.exits import PASSED, UsageError, exit_with
 from tasks.ranks.arguments import known_flags, parse_arguments
@@ -76,7 +76,7 @@ class Machine:
 def this_machine() -> Machine:
     """The platform that a run would get here."""
     platform = platforms.detect()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory.total_bytes()
     if platform.gpus:
         memory = sum(gpu.memory_mib for gpu in platform.gpus) * 2**20
     return Machine(

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tasks import frozen, nodes, phase, preparation, retries
+from tasks.case import REPOSITORY
 from tasks.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.meeting import Meeting, attend
 
@@ -72,6 +73,8 @@ def _train(options: argparse.Namespace, meeting: Meeting) -> int:
 
 
 def _check_run_dir(run_dir: Path, *, go_on: bool) -> None:
+    if run_dir.resolve() == REPOSITORY:
+        raise UsageError(f"--run-dir {run_dir}: is the checkout itself: give a folder of its own")
     begun, ended = (run_dir / "case.json").exists(), (run_dir / "actual_phase1.json").exists()
     if go_on and not begun:
         raise UsageError(f"{run_dir} holds no run to go on with: leave out --continue")

@@ -25,6 +25,7 @@ CPU_FLAGS = {
 DEFAULT_METRICS = ("lm loss", "num-zeros")  # what Megatron-LM compares where a file names nothing
 GPT2_WORDS = 50256  # of its vocabulary, without the token that ends a document
 RESUMING = ("ckpt-resume",)
+TRAINED = ("regular", "release", *RESUMING)
 # They begin with a checkpoint that was made beforehand, and of which only NVIDIA's test machines have a copy.
 FROZEN = ("frozen-start", "frozen-resume")
 # A phase of such a test is told what these say, not Megatron-LM; nothing here depends on them.
@@ -53,6 +54,8 @@ def read(path: Path) -> UpstreamCase:
     model_args = file.get("MODEL_ARGS")
     if not isinstance(model_args, dict):
         raise UsageError(f"{path}: MODEL_ARGS: is missing, or is no mapping of flags to values")
+    if not isinstance(file.get("METRICS", []), list | None):
+        raise UsageError(f"{path}: METRICS: must be a list of names")
     mode, test_type = str(file.get("MODE") or "pretraining"), str(file.get("TEST_TYPE") or "regular")
     metrics, unknown = _metrics(file.get("METRICS"))
     known = ("MODEL_ARGS", "ENV_VARS", "TEST_TYPE", "METRICS", "MODE", *IGNORED_KEYS)
@@ -71,6 +74,18 @@ def read(path: Path) -> UpstreamCase:
         "PLATFORMS": {"cpu_*": {"MODEL_ARGS": CPU_FLAGS}},
     }
     return UpstreamCase(path=path, content=content, mode=mode, test_type=test_type, remarks=tuple(remarks))
+
+
+def refuse_other_types(upstream: UpstreamCase) -> None:
+    """Errors: ``UsageError`` for a type that cannot be run here, and would be trained as another one."""
+    if upstream.test_type in FROZEN:
+        raise UsageError(
+            f"{upstream.path}: TEST_TYPE {upstream.test_type} begins with a checkpoint that only NVIDIA's"
+            " machines have: run a copy of type regular, from its beginning"
+        )
+    if upstream.test_type not in TRAINED:
+        hint = case_rules.did_you_mean(upstream.test_type, TRAINED)
+        raise UsageError(f"{upstream.path}: TEST_TYPE: {upstream.test_type!r} is not run here. {hint}")
 
 
 def for_our_trainer(model_args: Mapping[str, object]) -> dict[str, object]:

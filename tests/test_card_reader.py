@@ -62,6 +62,10 @@ def test_full_precision_is_read(tmp_path):
         ("[" * 100_000, "not a golden card"),
         ('{"1": 2.0}', "step 1 where a metric's name should be"),
         ('{"lm loss": 3}', "'lm loss': must be an object"),
+        (
+            metric_text('"1": 1.0').replace('"values"', '"value_precison": "full", "values"'),
+            "'lm loss': unknown key 'value_precison'; known: start_step",
+        ),
         ('{"lm loss": {}}', "'lm loss'"),
         ('{"a": {}, "a": {}}', "'a' is there twice"),
         ('{"lm loss": {"values": {}, "values": {}}}', "'lm loss': 'values' is there twice"),

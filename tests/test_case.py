@@ -1,4 +1,4 @@
-"""tasks/case.py, case_rules.py, strict_yaml.py: reading, rules, overlays, substitution, digest."""
+"""tasks/case.py and its rules, strict_yaml.py: reading, rules, overlays, substitution, digest."""
 
 from __future__ import annotations
 
@@ -130,6 +130,17 @@ def test_every_float_survives_the_reader(number: float) -> None:
 @pytest.mark.parametrize("text", ["on", "yes", "no", "1:30", "949,50,1", "2024-01-01", "0x10", "1_000"])
 def test_traps_of_yaml_stay_text(text: str) -> None:
     assert strict_yaml.scalar(text) == text
+
+
+@pytest.mark.parametrize("text", ["1e400", "1" + "0" * 5000, "!!int x", "!!bool x", "[" * 3000])
+def test_a_setting_that_is_no_value_stays_text(text: str) -> None:
+    assert strict_yaml.scalar(text) == text
+
+
+def test_a_mapping_may_take_over_what_another_has(tmp_path: Path) -> None:
+    merged = "PLATFORMS:\n  cpu_x86_64:\n    MODEL_ARGS: {<<: *base, --lr: 0.5}\n"
+    text = yaml.safe_dump(CONTENT).replace("MODEL_ARGS:", "MODEL_ARGS: &base", 1) + merged
+    assert load(write_case(tmp_path, text)).model_args["--lr"] == 0.5
 
 
 # ---- overlays and overrides ----
@@ -278,6 +289,12 @@ def test_rules_of_sections(tmp_path: Path, sections: dict, expected: str) -> Non
             "line 4: the key --lr stands here and on line 2",
         ),
         ("1: 2\n", "the key 1 is not text"),
+        ("MODEL_ARGS:\n  --lr: 1e400\n", "line 2: '1e400' is no float that can be used"),
+        ("MODEL_ARGS:\n  --lr: !!float abc\n", "line 2: 'abc' is no float that can be used"),
+        (f"MODEL_ARGS:\n  --seed: 1{'0' * 5000}\n", "line 2: '1000000"),
+        ("MODEL_ARGS:\n  --bf16: !!bool maybe\n", "line 2: 'maybe' is no bool that can be used"),
+        ("MODEL_ARGS:\n  --lr: !!timestamp soon\n", "line 2: tag:yaml.org,2002:timestamp: values are"),
+        (f"MODEL_ARGS: {'[' * 3000}", "in too many others"),
         ("ENV_VARS: {}\n", "MODEL_ARGS: is missing"),
         ("MODEL_ARGS: text\nMETRICS: [lm loss]\n", "MODEL_ARGS: must be a mapping"),
     ],

@@ -51,3 +51,43 @@ def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
 def test_a_case_says_of_which_type_it_is() -> None:
     found = check_shape({"MODEL_ARGS": {}, "METRICS": ["lm loss"]})
     assert found == ["TEST_TYPE: is missing. Known: regular, ckpt-resume, crash-resume, frozen-resume."]
+
+
+def test_an_empty_list_is_no_value() -> None:
+    """--bf16: [] was the same as true."""
+    (found,) = check_shape({**CASE, "MODEL_ARGS": {"--bf16": []}, "TEST_TYPE": "regular"})
+    assert found == "MODEL_ARGS.--bf16: an empty list says nothing: null takes the flag away"
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu_x86", "cpu_x86_64_x2", "cpu_x86_6?_", "gpu_h100", "gpu3_h100", "gpu1_[ab]"]
+)
+def test_values_for_a_platform_that_is_none_would_never_hold(name: str) -> None:
+    (found,) = errors(PLATFORMS={name: {"MODEL_ARGS": {"--lr": 1}}}, TEST_TYPE="regular")
+    assert found.startswith(f"PLATFORMS.{name}: is no platform")
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu_*", "cpu_aarch64", "cpu_x86_6?", "gpu8_*_x2", "dgx_*_x2", "gpu1_h100_pcie"]
+)
+def test_names_and_patterns_of_platforms(name: str) -> None:
+    assert errors(PLATFORMS={name: {"MODEL_ARGS": {"--lr": 1}}}, TEST_TYPE="regular") == []
+
+
+@pytest.mark.parametrize("name", [None, "", ["a"]])
+def test_a_golden_card_is_of_a_case(name: object) -> None:
+    (found,) = errors(GOLDEN_CARD=name, TEST_TYPE="regular")
+    assert found.startswith("GOLDEN_CARD: must be the name of the case")
+
+
+def test_a_variable_is_text() -> None:
+    """1.10 was handed on as 1.1, 1e5 as 100000.0."""
+    good = {"A": 1, "B": "1.10", "C": None}
+    assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
+    (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")
+    assert found == "ENV_VARS.A: 1.1 is a number, a variable is text: put it in quotes, as it is to be read"
+
+
+def test_a_misspelt_inheritance_is_recognised() -> None:
+    (found,) = errors(INHERITS="gpt3_pp4", TEST_TYPE="regular")
+    assert found == "INHERITS: unknown key. Did you mean INHERIT?"

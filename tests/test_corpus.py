@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -278,3 +279,36 @@ def test_a_users_dataset_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "own.idx").write_bytes(b"text")
     with pytest.raises(UsageError, match="is no Megatron index"):
         existing(tmp_path / "own")
+
+
+def pair(
+    prefix: Path, *, tokens: bytes = b"1234", head: tuple[int, ...] = (1, 8, 1, 2), tail: bytes = b""
+) -> Path:
+    """One document of two tokens; ``head``: version, type of a token, sequences, boundaries of documents."""
+    prefix.with_name(f"{prefix.name}.bin").write_bytes(tokens)
+    rest = struct.pack("<iqqq", 2, 0, 0, 1)
+    index = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", *head) + rest + tail
+    prefix.with_name(f"{prefix.name}.idx").write_bytes(index)
+    return prefix
+
+
+def test_a_users_pair_of_files_belongs_together(tmp_path: Path) -> None:
+    """An empty or torn pair was accepted, and failed in the ranks."""
+    good = existing(pair(tmp_path / "good"))
+    assert (good.documents, good.tokens) == (1, 2)
+    assert existing(pair(tmp_path / "modes", tail=b"0")).tokens == 2
+    for name, changes, message in (
+        ("empty", {"tokens": b""}, "has 0 bytes, its index names 4"),
+        ("longer", {"tokens": b"123456"}, "has 6 bytes, its index names 4"),
+        ("none", {"head": (1, 8, 0, 1)}, "names no document"),
+        ("old", {"head": (2, 8, 1, 2)}, "version 2 of Megatron's index"),
+        ("cut", {"head": (1, 8, 1, 3)}, "is cut off, or no index"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            existing(pair(tmp_path / name, **changes))
+
+
+@pytest.mark.parametrize("prefix", [".", "/", ""])
+def test_a_prefix_that_names_no_file_is_bad_input(prefix: str) -> None:
+    with pytest.raises(UsageError, match="give the prefix of a Megatron dataset"):
+        existing(Path(prefix))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tasks import doctor, platforms
 from tasks.doctor import GIB, Facts, prospects, render
+from tests.test_corpus import pair
 from tests.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
 
 CASE = "gpt3_pp4_resume"
@@ -124,10 +126,14 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "test_cases/small"
     folder.mkdir(parents=True)
     text = Path(f"test_cases/{CASE}/model_config.yaml").read_text()
-    (folder / "model_config.yaml").write_text(text.replace("${CORPUS_PREFIX}", "${DATA_PATH}/text"))
+    named = text.replace("${CORPUS_PREFIX}", "${DATA_PATH}/text").partition("CORPUS:\n")
+    (folder / "model_config.yaml").write_text(f"{named[0]}{named[2][named[2].index('PLATFORMS:') :]}")
     monkeypatch.delenv("DATA_PATH", raising=False)
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ("a data set: DATA_PATH is not set",)
-    monkeypatch.setenv("DATA_PATH", "/data")
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    (lacking,) = prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks
+    assert f"there is no {tmp_path}/text.bin" in lacking
+    pair(tmp_path / "text")
     assert prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks == ()
     kept = "TEST_TYPE: frozen-resume\nCHECKPOINT: checkpoints/none"
     (folder / "model_config.yaml").write_text(text.replace("TEST_TYPE: ckpt-resume", kept))
@@ -136,7 +142,20 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
     assert "METRICS" in prospects(LAPTOP_CPU, ["small"], root=tmp_path)[0].lacks[0]
 
 
+def test_a_file_that_cannot_be_read_is_lacking_in_its_own_rows_alone(tmp_path: Path) -> None:
+    """It ended the doctor, which told nothing of any other case."""
+    folder = tmp_path / "test_cases" / CASE
+    shutil.copytree(f"test_cases/{CASE}", folder)
+    shutil.copytree(folder, tmp_path / "test_cases/torn")
+    (tmp_path / "test_cases/torn/model_config.yaml").write_text("MODEL_ARGS: {--lr: [")
+    torn, whole = prospects(LAPTOP_CPU, ["torn", CASE], root=tmp_path)[::6]
+    assert (torn.case, torn.golden) == ("torn", "unknown")
+    assert "model_config.yaml, line 1" in torn.lacks[0]
+    assert (whole.case, whole.lacks) == (CASE, ())
+
+
 def test_the_card_that_would_be_used_is_named(tmp_path: Path) -> None:
+    shutil.copytree(f"test_cases/{CASE}", tmp_path / "test_cases" / CASE)
     assert doctor._golden(CASE, "cpu_x86_64", "lts", tmp_path) == f"none yet (nox -s record -- {CASE})"
     folder = tmp_path / "goldens" / CASE
     folder.mkdir(parents=True)

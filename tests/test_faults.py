@@ -18,6 +18,7 @@ IN_CI = {
     "resume_master_weights_from_bf16": "restart: state: master weights",
     "resume_samples_reset": "restart: state: consumed samples",
 }
+MAIN = "gpt3_pp4_resume"
 
 
 def test_the_twenty_faults_are_there_and_say_what_they_break() -> None:
@@ -116,8 +117,24 @@ def test_exit_code_tells_whether_all_were_caught(monkeypatch, tmp_path, caught_b
 
 def test_a_used_work_dir_is_refused(tmp_path) -> None:
     (tmp_path / "run").mkdir()
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="is not an empty folder"):
         faults.main(["memory_leak", "--work-dir", str(tmp_path)])
+
+
+def test_a_reference_is_a_clean_run_of_the_case(tmp_path) -> None:
+    """Without, a fault was told as caught by the row that misses what to compare with."""
+    words = ["memory_leak", "--work-dir", str(tmp_path / "work"), "--reference", str(tmp_path / "run")]
+    with pytest.raises(UsageError, match="is no finished training, it has no case"):
+        faults.main(words)
+    run = tmp_path / "run"
+    for name in ("checkpoints", "data_cache"):
+        (run / name).mkdir(parents=True)
+    for name in ("phase1.json", "actual_phase1.json"):
+        (run / name).write_text('{"rank_plugins": {"a.py": "1"}}')
+    for case, message in (("gpt3_pp4", "is a run of gpt3_pp4, not of"), (MAIN, "trained with rank plugins")):
+        (run / "case.json").write_text(f'{{"case_name": "{case}"}}')
+        with pytest.raises(UsageError, match=message):
+            faults.main(words)
 
 
 def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None:

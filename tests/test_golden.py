@@ -75,6 +75,9 @@ def test_own_card_before_the_generic_one(tmp_path):
     assert not find_card(tmp_path, CASE, "lts", "cpu_x86_64").generic
     other = find_card(tmp_path, CASE, "lts", "dgx_a100")
     assert (other.path, other.generic) == (generic, True)
+    own.unlink()
+    own.symlink_to("nowhere")  # the generic one is held to tolerances only
+    assert find_card(tmp_path, CASE, "lts", "cpu_x86_64").path == own
 
 
 def test_no_card_says_how_to_record_one(tmp_path):

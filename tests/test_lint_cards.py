@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.exits import UsageError
 from tasks.golden import provenance_path, write_card, write_provenance
 from tasks.lint_cards import faults, main
 from tests.fake_run import CASE, card, write_golden
+from tests.stub_checkout import add_case
 
 PROVENANCE = {
     "case": CASE,
@@ -25,6 +27,7 @@ PROVENANCE = {
 def path(tmp_path):
     golden = write_golden(tmp_path)
     write_provenance(golden, PROVENANCE)
+    add_case(tmp_path, CASE)
     return golden
 
 
@@ -93,3 +96,19 @@ def test_lonely_files(path, tmp_path):
 def test_malformed_card_is_a_fault_like_others(path, tmp_path):
     path.write_text(json.dumps([]))
     assert "must be a JSON object" in faults(tmp_path)[0]
+
+
+def test_cards_whose_case_is_gone_are_told(path, tmp_path):
+    """A case whose file was renamed is run by nothing, and nothing said so."""
+    path.parent.rename(path.parent.with_name(f"{CASE}@a_subject"))
+    assert [line for line in faults(tmp_path) if "there is no case" in line] == []
+    file = tmp_path / "test_cases" / CASE / "model_config.yaml"
+    file.rename(file.with_suffix(".yml"))
+    (fault,) = [line for line in faults(tmp_path) if "there is no case" in line]
+    assert fault.endswith(f"{CASE}: remove it, or put test_cases/{CASE}/model_config.yaml back")
+
+
+def test_no_card_is_no_pass(tmp_path):
+    (tmp_path / "goldens").mkdir()
+    with pytest.raises(UsageError, match="holds no golden card; nothing was checked"):
+        main([str(tmp_path)])

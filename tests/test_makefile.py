@@ -147,6 +147,19 @@ def test_a_cuda_host_prefers_a_newer_python(checkout: Path) -> None:
     assert "newer -m venv" in (checkout / "calls.txt").read_text()
 
 
+def test_a_python_that_is_given_decides(checkout: Path) -> None:
+    """A nox on PATH, or a .venv that was there, went before it in silence."""
+    put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
+    for name in ("mine", "other"):
+        put(checkout, name, MANAGED_PYTHON.replace('echo "$@"', f'echo "{name} $@"'))
+    calls = checkout / "calls.txt"
+    for name, makes in (("mine", True), ("mine", False), ("other", True)):
+        calls.write_text("")
+        assert make(checkout, f"PYTHON={name}", "lint").stdout.endswith("bootstrapped: -s lint\n")
+        assert (f"{name} -m venv .venv" in calls.read_text()) == makes
+    assert make(checkout, "lint").stdout == "nox: -s lint\n"
+
+
 def test_help_comes_first_and_names_every_target(checkout: Path) -> None:
     text = make(checkout).stdout
     assert all(

@@ -9,6 +9,7 @@ import pytest
 
 from tasks import menu, platforms
 from tasks.case import REPOSITORY, list_cases, load_case
+from tasks.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 
@@ -25,8 +26,40 @@ def test_a_type_is_the_one_that_the_case_has(name: str) -> None:
     assert menu.type_of(name) == load_case(name, platform_name="cpu_x86_64").test_type
 
 
+@pytest.mark.parametrize("name", list_cases())
+def test_the_golden_case_is_the_one_that_the_case_has(name: str) -> None:
+    assert menu.golden_case(name) == load_case(name, platform_name="cpu_x86_64").golden_case
+
+
+def test_words_in_quotes_and_what_is_inherited_count(tmp_path: Path) -> None:
+    """An heir of a case that is held to another's card was recorded with all, which ended in an error."""
+    case(tmp_path, "a", "TEST_TYPE: 'crash-resume'\nGOLDEN_CARD: \"b\"\n")
+    case(tmp_path, "a.1", "INHERIT: 'a'\n")
+    case(tmp_path, "heir", "INHERIT: a.1\n")
+    assert menu.type_of("heir", tmp_path) == "crash-resume"
+    assert menu.golden_case("heir", tmp_path) == "b"
+    assert not menu.records_cards("heir", tmp_path)
+
+
 def test_names_are_the_cases() -> None:
     assert menu.names() == list_cases(REPOSITORY)
+
+
+def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -> None:
+    """A directory in its place ended every session, bytes that are no text every regress; a link to nothing
+    was no case any more.
+    """
+    (tmp_path / "test_cases/folder/model_config.yaml").mkdir(parents=True)
+    (tmp_path / "test_cases/link").mkdir()
+    (tmp_path / "test_cases/link/model_config.yaml").symlink_to("nowhere")
+    case(tmp_path, "latin", "")
+    (tmp_path / "test_cases/latin/model_config.yaml").write_bytes(b"# \xe9\n")
+    names = menu.names(tmp_path)
+    assert names == ["folder", "latin", "link"]
+    assert len(menu.listing(names, TODAY, as_json=False, root=tmp_path).splitlines()) == 4
+    for name, why in (("folder", "Is a directory"), ("latin", "is not UTF-8"), ("link", "No such file")):
+        with pytest.raises(UsageError, match=f"{name}/model_config.yaml: .*{why}"):
+            load_case(name, platform_name="cpu_x86_64", root=tmp_path)
 
 
 def test_a_circle_of_heirs_ends(tmp_path: Path) -> None:
@@ -62,6 +95,20 @@ def test_only_a_data_set_that_a_value_names_is_waited_for(
         (tmp_path / "test_cases" / name).mkdir(parents=True)
         (tmp_path / "test_cases" / name / "model_config.yaml").write_text(f"MODEL_ARGS:\n{text}")
     assert [menu.needs_data(name, tmp_path) for name in ("told", "used")] == [False, True]
+
+
+def test_an_heir_waits_for_the_data_set_of_its_base_unless_it_names_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was run without them, and failed."""
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    case(tmp_path, "base", "MODEL_ARGS:\n  --data-path: ${DATA_PATH}/text\n")
+    case(tmp_path, "heir", "INHERIT: base\nMODEL_ARGS: {--lr: 1}\n")
+    case(tmp_path, "own", "INHERIT: base\nMODEL_ARGS: {--data-path: '${CORPUS_PREFIX}'}\n")
+    assert menu.reason_to_skip("heir", tmp_path) == "DATA_PATH is not set"
+    assert menu.reason_to_skip("own", tmp_path) == ""
+    monkeypatch.setenv("DATA_PATH", "/data")
+    assert menu.reason_to_skip("heir", tmp_path) == ""
 
 
 def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,19 @@ def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
     assert not calls(checkout)
 
 
+def test_the_help_of_record_is_shown_once(checkout: Path) -> None:
+    assert nox(checkout, "-s", "record", "--", "--help").returncode == 0
+    assert calls(checkout) == ["record --help"]
+
+
+def test_lint_takes_no_arguments(checkout: Path) -> None:
+    """They were left out in silence."""
+    outcome = nox(checkout, "-s", "lint", "--", "tasks/menu.py")
+    assert outcome.returncode == 2
+    assert "lint checks everything and takes no arguments: tasks/menu.py" in outcome.stdout
+    assert not calls(checkout)
+
+
 def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None:
     for number in range(3):
         (checkout / f"runs/first/{number}").mkdir(parents=True)
@@ -219,3 +232,6 @@ def test_a_case_file_of_megatron_lm_is_run_as_it_is(checkout: Path) -> None:
     assert outcome.returncode == 0, outcome.stdout
     assert calls(checkout)[0] == f"train --case-file {file} --run-dir here"
     assert nox(checkout, "-s", "case").returncode == 2
+    (checkout / "theirs").mkdir()
+    nox(checkout, "-s", "case", "--", "--case-file", str(file.parent))
+    assert calls(checkout)[-1] == "report --run-dir RUN/theirs"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import golden, plan
+from tasks import golden, plan, session_options
 from tasks.exits import UsageError
 from tasks.nodes import Nodes
 from tasks.platforms import environment
+from tests.stub_checkout import add_case
 
 ENVIRONMENT = environment()
 OWN, GENERIC = f"golden_values_{ENVIRONMENT}_cpu_x86_64.json", f"golden_values_{ENVIRONMENT}.json"
@@ -44,6 +45,40 @@ def test_no_card_is_told_with_the_exit_code_and_the_cure(tmp_path: Path) -> None
     card = plan.golden_card("a_case", ENVIRONMENT, "cpu_x86_64", tmp_path)
     assert "would exit 2" in card
     assert "nox -s record -- a_case --reason" in card
+
+
+def test_a_case_held_to_anothers_card_names_that_one(tmp_path: Path) -> None:
+    """It said that there was none, and advised to record one, which is refused."""
+    add_case(tmp_path, "crash", "INHERIT: heir\n")
+    add_case(tmp_path, "heir", "INHERIT: a_case\nGOLDEN_CARD: a_case  # the same flags\n")
+    add_case(tmp_path, "a_case")
+    root = with_cards(tmp_path, OWN)
+    assert plan.describe("crash", root=root)[-1] == f"golden card: goldens/a_case/{OWN}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--megatron-lm", "x", "--baseline", "y"], "none, every step is compared with y"),
+        (["--megatron-lm", "x"], "from goldens/a_case@<its commit>/; where there is none, the restart alone"),
+        (["--trainer", "megatron", "--subject", "mine"], "from goldens/a_case@mine/; where there is none"),
+    ],
+)
+def test_options_that_have_it_compared_with_something_else(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    options = session_options.read("a_case", words)
+    assert told in plan.describe("a_case", options=options, root=with_cards(tmp_path, OWN))[-1]
+
+
+def test_the_card_of_a_case_file_lies_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "goldens/a_case/model_config.yaml"
+    options = session_options.read("case", ["--case-file", str(file)])
+    assert f"put {OWN} beside the file" in plan.describe("other", options=options, root=tmp_path)[-1]
+    with_cards(tmp_path, OWN)
+    for given in (file, file.parent):
+        options = session_options.read("case", ["--case-file", str(given)])
+        assert plan.describe("other", options=options)[-1] == f"golden card: {file.parent / OWN}"
 
 
 def test_the_platform_is_resolved(tmp_path: Path) -> None:

@@ -181,6 +181,25 @@ def test_what_was_not_reached_is_run_again_too_beside_the_run_that_failed(checko
     assert lines == ["train first --run-dir mine/first-2", "train second --run-dir mine/second"]
 
 
+def test_the_list_tells_what_would_be_run_again(checkout: Path) -> None:
+    """It listed all cases."""
+    assert regress(checkout, TRAIN_EXITS="0 3").returncode == 3
+    listed = regress(checkout, "--list", "--rerun-failed").stdout
+    assert re.findall(r"^(first|second) ", listed, re.MULTILINE) == ["second"]
+    assert trained(checkout) == ["first", "second"]
+
+
+def test_the_record_of_an_earlier_regress_is_kept(checkout: Path) -> None:
+    """A second one in the same folder wrote over it, with the refusals of each case."""
+    assert regress(checkout, "--run-dir", "mine", TRAIN_EXITS="0 3").returncode == 3
+    before = record(checkout, "mine")
+    outcome = regress(checkout, "--run-dir", "mine", "--only", "first")
+    assert outcome.returncode == 2
+    assert "mine/regress.json: is the record of an earlier regress: choose another" in outcome.stdout
+    assert record(checkout, "mine") == before
+    assert trained(checkout) == ["first", "second"]
+
+
 def test_nothing_failed_but_something_skipped_is_no_pass(checkout: Path) -> None:
     add_case(checkout, "first", "MODEL_ARGS: {--data-path: '${DATA_PATH}/x'}\n")
     regress(checkout, DATA_PATH="")

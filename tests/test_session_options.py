@@ -46,10 +46,17 @@ def test_a_file_of_megatron_lm_is_no_choice_among_our_cases() -> None:
         session_options.read("regress", ["--case-file", "file.yaml"])
 
 
-@pytest.mark.parametrize("option", ["--data-path", "--baseline", "--retries", "--set", "--rank-plugin"])
+PATHS = ["--run-dir", "--case-file", "--megatron-lm"]  # no letters were the folder that nox runs in
+
+
+@pytest.mark.parametrize(
+    "option", [*PATHS, "--data-path", "--baseline", "--retries", "--set", "--rank-plugin", "--subject"]
+)
 def test_what_is_given_as_nothing_is_not_left_out_in_silence(option: str) -> None:
-    with pytest.raises(UsageError, match=f"{option}: is empty"):
-        session_options.read("first", [option, ""])
+    for words in ([option, ""], [f"{option}="]):
+        with pytest.raises(UsageError, match=f"^{option}: is empty"):
+            session_options.read("case", words)
+    assert session_options.read("case", ["--set=lr="]).set == ["lr="]
 
 
 def test_a_case_file_is_no_option_of_another_case() -> None:

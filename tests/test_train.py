@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks import phase, preparation, train
+from tasks.case import REPOSITORY
 from tasks.exits import CannotRun, UsageError
 from tasks.golden import read_card
 from tests import short_run
@@ -35,6 +36,13 @@ def refused(tmp_path: Path, *options: str) -> str:
 def test_what_a_cpu_has_not_is_refused_before_a_rank_starts(tmp_path: Path) -> None:
     said = refused(tmp_path, "--set", "distributed-backend=nccl", "--set", "no-persist-layer-norm=false")
     assert "a CPU needs --distributed-backend gloo; a CPU needs --no-persist-layer-norm: give it" in said
+
+
+@pytest.mark.parametrize("place", ["", ".", "tests/.."])
+def test_no_run_is_kept_in_the_checkout_itself(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UsageError, match="is the checkout itself: give a folder of its own"):
+        train.main([short_run.CASE, "--run-dir", place])
 
 
 @pytest.mark.training

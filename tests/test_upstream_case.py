@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import upstream_case
+from tasks import train, upstream_case
 from tasks.case import load_upstream_case
 from tasks.exits import UsageError
 
@@ -88,3 +88,33 @@ def test_our_rules_hold_for_our_program_alone(case_file: Path) -> None:
     load_upstream_case(case_file, platform_name="dgx_h100", ours=False)
     with pytest.raises(UsageError, match="--global-batch-size: 33 is not divisible"):
         load_upstream_case(case_file, platform_name="dgx_h100")
+
+
+@pytest.mark.parametrize("test_type", ["regular", "ckpt-resume", "release", "", "~"])
+def test_types_that_are_run(case_file: Path, test_type: str) -> None:
+    case_file.write_text(CASE.replace("TEST_TYPE: frozen-start", f"TEST_TYPE: {test_type}"))
+    upstream_case.refuse_other_types(upstream_case.read(case_file))
+
+
+@pytest.mark.parametrize(
+    ("test_type", "message"),
+    [
+        ("frozen-start", "begins with a checkpoint that only NVIDIA's"),
+        ("ckpt_resume", "'ckpt_resume' is not run here. Did you mean ckpt-resume?"),
+    ],
+)
+def test_a_type_that_would_be_trained_as_another_is_refused(
+    case_file: Path, monkeypatch: pytest.MonkeyPatch, test_type: str, message: str
+) -> None:
+    """A misspelt ckpt-resume passed without its restart."""
+    monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
+    case_file.write_text(CASE.replace("frozen-start", test_type))
+    words = ["--case-file", str(case_file), "--run-dir", str(case_file.parent / "run")]
+    with pytest.raises(UsageError, match=message):
+        train.main(words)
+
+
+def test_metrics_are_a_list(case_file: Path) -> None:
+    case_file.write_text(CASE.replace("[lm loss, never heard of]", "lm loss"))
+    with pytest.raises(UsageError, match="METRICS: must be a list of names"):
+        upstream_case.read(case_file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -23,6 +24,11 @@ class _FlagParser(argparse.ArgumentParser):
 
     def names(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def takes(self, flag: str) -> float:
+        """How many words at most."""
+        number = self._option_string_actions[flag].nargs
+        return math.inf if number == "*" else 1 if number is None else number
 
 
 def _flag_parser() -> _FlagParser:
@@ -215,9 +221,10 @@ def parse_arguments(words: Sequence[str], *, world_size: int) -> argparse.Namesp
     unknown = unknown_flags(words)
     if unknown:
         raise UsageError("; ".join(_describe_unknown(flag) for flag in unknown))
-    args, extra = _flag_parser().parse_known_args(list(words))
+    parser = _flag_parser()
+    args, extra = parser.parse_known_args(list(words))
     if extra:
-        raise UsageError(f"Megatron flags: these words belong to no flag: {' '.join(extra)}")
+        raise UsageError(f"Megatron flags: {'; '.join(_describe_extra(parser, words))}")
     broken = _broken_rules(args, world_size)
     if broken:
         raise UsageError("Megatron flags: " + "; ".join(broken))
@@ -231,8 +238,25 @@ def _describe_unknown(flag: str) -> str:
     return f"unknown Megatron flag {flag}: {advice}"
 
 
+def _describe_extra(parser: _FlagParser, words: Sequence[str]) -> list[str]:
+    """Words that no flag takes, with the flag before each."""
+    found, flag, takes = [], "the beginning", 0.0
+    for word in words:
+        if word.startswith("--"):
+            flag, takes = word, parser.takes(word)
+        elif takes:
+            takes -= 1
+        else:
+            found.append(f"{flag}: {word!r} is more than it takes (a switch is true or false)")
+    return found
+
+
 def _broken_rules(args: argparse.Namespace, world_size: int) -> list[str]:
-    broken = []
+    broken = [
+        f"--{name.replace('_', '-')} {value}: must be a finite number"
+        for name, value in vars(args).items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
     stages = args.pipeline_model_parallel_size
     if world_size % stages:
         return [f"--pipeline-model-parallel-size {stages} does not divide the {world_size} ranks"]

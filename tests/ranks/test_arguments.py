@@ -62,6 +62,10 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
             ["--pipeline-model-parallel-size", "2", "--no-overlap-p2p-communication"],
             "--no-overlap-p2p-communication with virtual stages needs more than 2",
         ),
+        (["--lr-warmup-fraction", "nan"], "--lr-warmup-fraction nan: must be a finite number"),
+        (["--adam-eps", "1e400"], "--adam-eps inf: must be a finite number"),
+        (["--bf16", "no"], r"--bf16: 'no' is more than it takes \(a switch is true or false\)"),
+        (["--split", "949", "50", "1"], "--split: '50' is more than it takes"),
     ],
 )
 def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
