@@ -25,6 +25,7 @@ from tasks.judge import judge_run
 from tasks.lint_cards import faults
 from tasks.record import changes, main
 from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_json, write_run
+from tests.stub_checkout import add_case
 
 
 def record(root, *runs, yes=False, reason="because"):
@@ -49,6 +50,7 @@ def test_recorded_card_passes_its_own_run_and_the_linter(tmp_path):
     ]
     assert record(tmp_path, *runs) == 0
     assert judge_run(runs[0], root=tmp_path).passed
+    add_case(tmp_path, CASE)
     assert faults(tmp_path) == []
     recorded = read_card(path_in(tmp_path)).metrics
     assert recorded["lm loss"].values.tolist() == card().metrics["lm loss"].values.tolist()
