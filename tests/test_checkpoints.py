@@ -96,6 +96,19 @@ def test_training_does_not_begin_anew_when_all_are_damaged(root: Path) -> None:
         assert f"{root}/{path}" in str(caught.value)
 
 
+def test_the_only_one_that_is_not_whole_is_lost_if_it_ever_was(tmp_path: Path) -> None:
+    """It was, if it has a manifest or the tracker names it."""
+    save(tmp_path, 2)
+    (tmp_path / "iter_0000002" / manifest.FILE_NAME).rename(tmp_path / "kept")
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint is left to resume from"):
+        newest_complete(tmp_path)
+    (tmp_path / "kept").rename(tmp_path / "iter_0000002" / manifest.FILE_NAME)
+    flip_byte(tmp_path / "iter_0000002" / "common.pt")
+    (tmp_path / TRACKER).unlink()
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint is left to resume from"):
+        newest_complete(tmp_path)
+
+
 def test_training_does_not_begin_anew_when_all_are_lost(root: Path) -> None:
     for folder in root.glob("iter_*"):
         shutil.rmtree(folder)

@@ -105,6 +105,23 @@ def test_the_first_session_that_ends_leaves_the_lock_to_the_second(tmp_path: Pat
     assert not lock_file(run_dir).exists()
 
 
+def test_a_lock_that_another_session_takes_away_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = fcntl.flock, []
+
+    def late(file: object, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            lock_file(tmp_path / "run").unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(tmp_path / "run"):
+        assert is_running(tmp_path / "run")
+    assert calls[:2] == [fcntl.LOCK_SH] * 2
+
+
 def test_a_session_that_is_stopped_leaves_no_lock(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), held(tmp_path / "run"):
         raise KeyboardInterrupt

@@ -122,14 +122,17 @@ def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> N
 
 def test_an_error_that_has_been_told_is_none_of_the_agent(tmp_path: Path) -> None:
     """A hang's report has what ranks said in it: it is not to be tried again."""
-    with pytest.raises(Hang, match="^RuntimeError: "), told_by_kind(tmp_path):
+    with pytest.raises(Hang, match=r"^RuntimeError: "), told_by_kind(tmp_path):
         raise Hang(LOST)
     assert not (tmp_path / "failure.json").exists()
 
 
 def test_an_error_that_another_one_led_to_is_of_its_kind(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureFailure, match="no space"), told_by_kind(tmp_path):
+    def failing() -> None:
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         finally:
             raise ValueError("while that was handled")
+
+    with pytest.raises(InfrastructureFailure, match="no space"), told_by_kind(tmp_path):
+        failing()
