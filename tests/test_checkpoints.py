@@ -10,6 +10,7 @@ import pytest
 
 from tasks import checkpoints, manifest
 from tasks.checkpoints import TRACKER, Choice, newest_complete
+from tasks.exits import UsageError
 from tasks.manifest import DamagedCheckpoint
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate
 
@@ -128,3 +129,12 @@ def test_an_older_one_may_be_asked_for(root: Path) -> None:
     (root / TRACKER).unlink()
     with pytest.raises(DamagedCheckpoint, match=f"{TRACKER}: missing"):
         checkpoints.check(root, 4, ORIGIN)
+
+
+def test_one_of_megatron_lm_is_complete_with_its_metadata(tmp_path: Path) -> None:
+    folder = checkpoints.iteration_folder(tmp_path, 4)
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"is no complete checkpoint \(no \.metadata\)"):
+        checkpoints.check_of_megatron_lm(tmp_path, 4)
+    (folder / ".metadata").touch()
+    checkpoints.check_of_megatron_lm(tmp_path, 4)

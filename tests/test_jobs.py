@@ -58,6 +58,26 @@ def test_steps_follow_each_other_and_what_they_say_is_kept(tmp_path: Path) -> No
     assert not clean.lock_file(one.run_dir).exists()
 
 
+def test_its_lock_keeps_clean_away_between_two_steps_too(tmp_path: Path) -> None:
+    lock = clean.lock_file(tmp_path / "a")
+    looks = f"import pathlib; print(pathlib.Path({str(lock)!r}).exists())"
+    one = job(tmp_path, "a", looks, looks)
+    run(one, limit=1)
+    assert [line for line in output(one).splitlines() if not line.startswith("$ ")] == ["True", "True"]
+
+
+def test_a_case_alone_says_what_it_says_at_once_and_keeps_none_of_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    one = job(tmp_path, "a", "print('this')")
+    one.quiet = False
+    run(one, limit=1)
+    one.show_output()
+    said = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("$ python")]
+    assert said == ["this"]
+    assert not one.run_dir.exists()
+
+
 def test_a_step_that_fails_ends_its_case_alone(tmp_path: Path) -> None:
     failing = job(tmp_path, "a", "raise SystemExit(4)", "print('went on')")
     other = job(tmp_path, "b", "print('ran')")
