@@ -89,6 +89,19 @@ def test_attention_without_fusion_is_refused_on_one_gpu(monkeypatch: pytest.Monk
         gpu_memory.check(platforms.gpu_platform((H100,)), arguments(transformer_impl="local"))
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "absent"), subprocess.TimeoutExpired("nvidia-smi", 60)]
+)
+def test_a_driver_that_does_not_answer_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gpu_memory.subprocess, "run", failing)
+    assert gpu_memory.free_mib(["GPU-1"]) == {}
+
+
 def test_free_memory_by_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = subprocess.CompletedProcess([], 0, stdout="GPU-1, 81079\nGPU-2, [N/A]\nGPU-3, 5\n", stderr="")
     monkeypatch.setattr(gpu_memory.subprocess, "run", lambda *_, **__: answer)

@@ -55,6 +55,7 @@ def test_steps_follow_each_other_and_what_they_say_is_kept(tmp_path: Path) -> No
     said = [line for line in output(one).splitlines() if not line.startswith("$ python")]
     assert said == ["this", "that"]
     assert one.codes == [0, 0]
+    assert 0 < one.seconds < 60
     assert not clean.lock_file(one.run_dir).exists()
 
 
@@ -145,6 +146,21 @@ def test_a_stop_ends_them_even_those_that_do_not_listen(
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not (tmp_path / "c").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_runs_is_asked_to_stop_before_it_is_killed(tmp_path: Path) -> None:
+    asked = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('asked')))\n"
+    first = job(tmp_path, "a", f"{asked}print('ready', flush=True); time.sleep(60)")
+
+    def began(one: Job) -> None:
+        if one is not first:
+            while not output(first).endswith("ready\n"):
+                time.sleep(0.01)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        run(first, job(tmp_path, "b", ""), limit=2, began=began)
+    assert output(first).endswith("asked\n")
 
 
 def test_what_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:

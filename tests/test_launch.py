@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tasks import launch
 from tasks.case import REPOSITORY
+from tasks.checkpoints import TRACKER
+from tasks.nodes import Nodes
+from tasks.progress import ProgressBoard
 from tests import short_run
+from tests.program import answer_of
 
 SLEEP_AT_STEP_2 = """
 import os, time
@@ -45,6 +53,13 @@ if os.environ["RANK"] == "3":
     FileSystemWriterAsync.write_preloaded_data = staticmethod(deadlock)
 """
 
+# A rank that fails although what it started would never end, and Python waits for it.
+FAILING = """
+import multiprocessing, os, time
+if os.environ["RANK"] == "6":
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)).start()
+    raise ValueError("rank 6 has had enough")
+"""
 LEAVING = """
 import os, sys
 from tasks.ranks import pretrain
@@ -86,10 +101,91 @@ def sleeper(tmp_path: Path) -> Path:
     return plugin
 
 
+# ---- without a training ----
+
+
+def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
+    phase = launch.Phase(
+        words=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
+    )
+    assert (phase.local_ranks, launch._newest_checkpoint(phase)) == (4, None)
+    phase = dataclasses.replace(phase, checkpoints=tmp_path)
+    assert launch._newest_checkpoint(phase) is None
+    (tmp_path / "iter_0000004").mkdir()
+    (tmp_path / TRACKER).write_text("2")
+    assert launch._newest_checkpoint(phase) == 2, "4 is half-written"
+
+
+def test_ranks_wait_until_all_of_their_attempt_are_forked() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    board = ProgressBoard(3)
+    board.note(0, process_id=os.getpid(), step=0, activity="starting")
+    board.note(1, process_id=ended.pid, step=3, activity="logging")  # of the attempt before
+    waiting = threading.Thread(target=launch._wait_for_forks, args=(board,), daemon=True)
+    waiting.start()
+    for rank in (1, 2):
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        board.note(rank, process_id=os.getpid(), step=0, activity="starting")
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize("code", [0, None, 3])
+def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
+    with pytest.raises(RuntimeError, match=rf"ended itself before .*: sys\.exit\({code}\)"):  # noqa: SIM117
+        with launch._no_exit_is_success():
+            sys.exit(code)
+    with launch._no_exit_is_success():
+        pass
+
+
+LEAVING_PROCESSES = """
+import json, subprocess, sys, time
+from types import SimpleNamespace
+import psutil
+from tasks import launch
+
+SLEEP = ["sleep", "60"]
+ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
+WITH_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '9']).pid, flush=True); time.sleep(9)"
+before, guard = subprocess.Popen(SLEEP), None
+daemon = SimpleNamespace(guard_id=None)
+try:
+    with launch._no_process_left_behind(daemon):
+        guard = subprocess.Popen(SLEEP)
+        daemon.guard_id = guard.pid
+        child = subprocess.Popen([sys.executable, "-c", WITH_CHILD], stdout=subprocess.PIPE, text=True)
+        grandchild = int(child.stdout.readline())
+        orphan = int(subprocess.run([sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE).stdout)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+
+
+def runs(number):
+    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+
+
+ids = {"before": before.pid, "guard": guard.pid, "child": child.pid}
+ids |= {"grandchild": grandchild, "orphan": orphan}
+print(json.dumps([name for name, number in ids.items() if runs(number)]))
+before.kill(), guard.kill()
+"""
+
+
+def test_what_was_started_ends_and_what_was_there_before_and_the_daemons_guard_stay() -> None:
+    assert answer_of(LEAVING_PROCESSES) == ["before", "guard"]
+
+
+# ---- with one ----
+
+
 @pytest.mark.training
 def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
-    plugin.write_text("import os\nif os.environ['RANK'] == '6': raise ValueError('rank 6 has had enough')\n")
+    plugin.write_text(FAILING)
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin)
     assert finished.returncode == 3
     assert "rank 6 failed: ValueError: rank 6 has had enough" in finished.stdout
@@ -142,9 +238,9 @@ def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) 
 def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, sleeper: Path) -> None:
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
     assert finished.returncode == 4
-    assert re.search(
-        r"no rank made progress for \d+ s; rank 5 is behind \(step 1, logging\)", finished.stdout
-    )
+    report = r"no rank made progress for (\d+) s; rank 5 is behind \(step 1, logging\)"
+    silence = re.search(report, finished.stdout)
+    assert 8 <= int(silence[1]) < 60, "without --hang-timeout it is a minute at least"
     assert "sleeper.py" in finished.stdout
     assert_nothing_runs(tmp_path / "run")
 
