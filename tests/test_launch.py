@@ -22,12 +22,12 @@ from tasks.progress import ProgressBoard
 from tests import short_run
 from tests.program import answer_of
 
-SLEEP_AT_STEP_2 = """
+SLEEP = """
 import os, time
 from tasks.ranks import pretrain
 step = pretrain.Trainer.step
 def sleeping(self):
-    if self.iteration == 1 and self.args.rank == 5:
+    if self.iteration == {after} and self.args.rank == 5:
         time.sleep(3600)
     step(self)
 pretrain.Trainer.step = sleeping
@@ -97,7 +97,7 @@ def started(run_dir: Path, *options: object, step: str = "step 1/") -> subproces
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Path:
     plugin = tmp_path / "sleeper.py"
-    plugin.write_text(SLEEP_AT_STEP_2)
+    plugin.write_text(SLEEP.format(after=1))
     return plugin
 
 
@@ -227,8 +227,15 @@ def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: P
 
 
 @pytest.mark.training
-def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) -> None:
+def test_a_killed_launcher_takes_its_ranks_and_their_checkpoint_writers_along(
+    tmp_path: Path, sleeper: Path
+) -> None:
+    sleeper.write_text(SLEEP.format(after=2))  # after the first save
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
+    deadline = time.monotonic() + 20
+    while len(short_run.processes_of(tmp_path / "run")) < 1 + 8 + 8 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(short_run.processes_of(tmp_path / "run")) >= 1 + 8 + 8
     process.kill()
     process.communicate()
     assert_nothing_runs(tmp_path / "run")
