@@ -148,6 +148,8 @@ def test_agents_meet_under_one_name_and_only_node_0_listens() -> None:
     assert settings[0]["run_id"] == settings[1]["run_id"]
     assert settings[0]["run_id"] != nodes.agent_settings(TWO, phase.with_name("phase2"))["run_id"]
     assert [entry["rdzv_configs"]["is_host"] for entry in settings] == [True, False]
+    impatient = nodes.agent_settings(dataclasses.replace(TWO, timeout_s=7), phase)["rdzv_configs"]
+    assert (impatient["join_timeout"], impatient["read_timeout"]) == (7, 7)
     assert settings[1]["rdzv_endpoint"] == "127.0.0.1:29400"
     assert settings[1]["local_addr"] == "127.0.0.1"
 
