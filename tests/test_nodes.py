@@ -81,6 +81,7 @@ def test_a_slurm_step_says_it_all() -> None:
     assert (found.count, found.rank, found.endpoint) == (2, 1, "dgx07:29967")
     other_job = nodes.read(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
     assert other_job.endpoint != found.endpoint
+    assert nodes.read(parsed("--node-timeout", "5"), STEP) == dataclasses.replace(found, timeout_s=5)
 
 
 def test_a_shell_of_an_allocation_is_no_step() -> None:
@@ -170,7 +171,11 @@ def test_names_are_looked_up_before_ranks_are_forked() -> None:
 
 
 def test_gloo_takes_the_interface_that_leads_to_node_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nodes.agent_variables(TWO)["GLOO_SOCKET_IFNAME"] == "lo"
+    assert nodes.agent_variables(ALONE) == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert nodes.agent_variables(TWO) == {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or a rank may be forked under a lock of the store's
+    }
     entry = type("Address", (), {"address": "192.0.2.7"})
     monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": [], "ib0": [entry]})
     monkeypatch.setattr(nodes, "own_address", lambda _: "192.0.2.7")
