@@ -49,8 +49,9 @@ for line in sys.stdin:
 """
 
 LAUNCHER = """
-import os, sys, time
+import os, signal, sys, time
 from tasks import mps
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
 with mps.daemon(wanted=True) as daemon:
     print(daemon.join(print), os.environ.get(mps.PIPES), flush=True)
     time.sleep(float(sys.argv[1]))
