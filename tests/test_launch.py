@@ -17,6 +17,7 @@ import pytest
 from tasks import launch
 from tasks.case import REPOSITORY
 from tasks.checkpoints import TRACKER
+from tasks.exits import CannotRun
 from tasks.nodes import Nodes
 from tasks.progress import ProgressBoard
 from tests import short_run
@@ -114,6 +115,36 @@ def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path)
     (tmp_path / "iter_0000004").mkdir()
     (tmp_path / TRACKER).write_text("2")
     assert launch._newest_checkpoint(phase) == 2, "4 is half-written"
+
+
+def test_variables_are_in_force_before_anything_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def imports(_: object) -> None:
+        seen.update(os.environ)
+        raise CannotRun("no torch")
+
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(launch, "preload", imports)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    phase = launch.Phase(
+        words=(),
+        directory=tmp_path / "phase1",
+        world_size=8,
+        device="cpu",
+        steps=(1, 4),
+        env_vars={"OMP_NUM_THREADS": "1"},
+    )
+    with pytest.raises(CannotRun):
+        launch.launch(phase)
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["GLOO_SOCKET_IFNAME"] == "eth7", "what the user says of the network counts"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    with pytest.raises(CannotRun):
+        launch.launch(phase)
+    assert seen["GLOO_SOCKET_IFNAME"] == "lo"
+    assert list((tmp_path / "phase1").iterdir()) == []
 
 
 def test_ranks_wait_until_all_of_their_attempt_are_forked() -> None:

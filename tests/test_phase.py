@@ -94,6 +94,11 @@ def test_a_restart_has_other_flags_and_the_same_checkpoint() -> None:
     assert (value(before, flag), value(after, flag)) == ("4", "2")
     assert "--no-load-rng" not in before
     assert value(before, "--save") == value(after, "--load") == "/run/checkpoints"
+    assert value(after, "--save") == "/run/phase2/checkpoints", "those of phase 1 stay as they are"
+    assert ("--exit-on-missing-checkpoint" in before, "--exit-on-missing-checkpoint" in after) == (
+        False,
+        True,
+    )
     assert value(after, "--ckpt-step") == "10"
 
 
