@@ -33,6 +33,13 @@ except ImportError as error:
 seen.seek(0)
 print(json.dumps(seen.read().splitlines()))
 """
+TWICE = """
+import gc
+for _ in range(2):
+    preload.preload(preload.Surroundings(device="cpu"))
+seen.seek(0)
+print(json.dumps([seen.read().splitlines(), gc.get_freeze_count() > 1000]))
+"""
 HANGS = """
 preload.preload(preload.Surroundings(device="cpu"))
 """
@@ -57,6 +64,13 @@ def test_what_is_not_compiled_is_imported_elsewhere_first() -> None:
 )
 def test_nothing_is_imported_twice_where_that_gains_nothing(device: str, there: dict[str, bool]) -> None:
     assert imported(device, **there) == [f"{device} here"]
+
+
+def test_what_is_imported_stays_shared_and_is_not_imported_again() -> None:
+    program = IMPORTS.format(missing=False, dont_write=False, inside="pass")
+    imports, frozen = answer_of(program + TWICE)
+    assert imports == ["cpu here"]
+    assert frozen, "a collection would copy what the ranks share"
 
 
 def test_an_error_is_told_once_by_the_process_that_needs_the_import() -> None:
