@@ -205,7 +205,7 @@ def test_goes_on_without_a_daemon_that_fails(control: Path, monkeypatch: pytest.
     assert os.environ[mps.LOGS] == "/tmp/theirs"
     assert len(said) == 1
     assert "did not start" in said[0]
-    assert "the GPU cannot do that" in said[0]
+    assert "ended with exit code 1: the GPU cannot do that" in said[0]
 
 
 def test_a_daemon_of_the_user_is_used_and_left_alone(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
