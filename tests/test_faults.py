@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def test_a_fault_must_be_caught_and_a_control_must_not() -> None:
     assert not result(plugin, "").as_wanted
     assert result(None, "").as_wanted
     assert not result(None, "golden: lm loss").as_wanted
+    for fault, caught_by in ((None, ""), (plugin, "golden: lm loss")):
+        ended = dataclasses.replace(result(fault, caught_by), error="rank 3 failed")
+        assert not ended.as_wanted, "it came to no comparison"
 
 
 def test_the_table_shows_what_went_wrong() -> None:
@@ -99,6 +103,19 @@ def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
     tried = faults.tried_out(faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path), fault)
     assert not tried.as_wanted
     assert tried.found == f"{fault.name}: no rank made progress for 60 s"
+
+
+@pytest.mark.parametrize(("code", "given"), [(2, 2), (5, 5), (-9, 3)])
+def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path, code, given) -> None:
+    def task(self, name, *words):
+        return faults.subprocess.CompletedProcess([], 0 if name == "train" else code, "", "error: no card\n")
+
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    monkeypatch.setattr(faults.Runner, "_card_serves", lambda self, run_dir: True)
+    fault = faults.known_faults()[0]
+    with pytest.raises(TaskError, match=f"{fault.name}: the comparison: no card") as failed:
+        faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path).try_out(fault)
+    assert failed.value.exit_code == given
 
 
 @pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])

@@ -95,3 +95,35 @@ def test_only_the_first_and_the_last_chunk_of_the_pipeline_read(found: dict) -> 
         "middle": [None, None, None],
         "last": [None, None, ["labels", "loss_mask"]],
     }
+
+
+BUILT = """
+import argparse, json
+from types import SimpleNamespace
+from tasks.ranks import batches
+
+said = {}
+batches.GPTDatasetConfig = lambda **values: SimpleNamespace(split_matrix=[(0, 0.9), (0.9, 1), None], **values)
+def builder(kind, sizes, is_built_here, config):
+    said.update(sizes=sizes, here=is_built_here(), splits=config.split_matrix, seed=config.random_seed)
+    said.update(length=config.sequence_length, blend=config.blend, cache=config.path_to_cache)
+    return SimpleNamespace(build=lambda: ("training", None, None))
+batches.BlendedMegatronDatasetBuilder = builder
+args = argparse.Namespace(seed=77, seq_length=32, data_path=["text"], split="90,10,0",
+                          data_cache_path="cache", vocab_size=256, train_iters=5, global_batch_size=8)
+said["set"] = batches.build_training_set(args, reads_data=False)
+print(json.dumps(said))
+"""
+
+
+def test_the_training_set_is_that_of_the_cases_seed_and_long_enough_for_all_steps() -> None:
+    assert answer_of(BUILT) == {
+        "sizes": [40, 0, 0],
+        "here": False,
+        "splits": [[0, 0.9], None, None],
+        "seed": 77,
+        "length": 32,
+        "blend": [["text"], None],
+        "cache": "cache",
+        "set": "training",
+    }
