@@ -25,6 +25,7 @@ found = {"read": [], "chunks": {}}
 for batch in batches.Batches(samples, args, 0, batches.EMBEDDED):
     found["read"].append({name: values.tolist() for name, values in batch.items()})
 found["pinned"] = list(pinned)
+found["exactly"] = len(list(batches.Batches(samples[:10], args, 0, batches.EMBEDDED)))
 later = [batches.Batches(samples, args, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)]
 found["digests"] = [read.next_digest() for read in later]
 found["then"] = next(later[1])["labels"].tolist()
@@ -59,6 +60,7 @@ def found() -> dict:
 
 def test_a_replica_reads_its_part_of_every_run_of_samples_until_there_is_no_whole_one(found: dict) -> None:
     assert [batch["tokens"] for batch in found["read"]] == [[[20] * 4, [30] * 4], [[80] * 4, [90] * 4]]
+    assert found["exactly"] == 2, "the last samples are read, too"
 
 
 def test_only_what_the_chunk_takes_is_read_and_lies_where_a_device_copies_by_itself(found: dict) -> None:
