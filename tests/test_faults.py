@@ -105,6 +105,26 @@ def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
     assert tried.found == f"{fault.name}: no rank made progress for 60 s"
 
 
+@pytest.mark.parametrize("name", ["memory_leak", "resume_samples_reset", "control"])
+def test_the_task_that_the_fault_is_of_runs_with_its_plugin(monkeypatch, tmp_path, name) -> None:
+    def task(self, task_name, *words):
+        ran.append((task_name, words[words.index("--rank-plugin") + 1] if "--rank-plugin" in words else None))
+        return faults.subprocess.CompletedProcess([], 4, "", "")
+
+    ran: list[tuple[str, str | None]] = []
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    for file in ("case.json", "actual_phase1.json"):
+        (reference / file).touch()
+    (reference / "phase1.json").write_text('{"steps": [1, 60]}')
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    fault = next(one for one in faults.chosen_faults([], faults.known_faults()) if one.name == name)
+    with pytest.raises(TaskError):
+        faults.Runner("gpt3_pp4_resume", tmp_path, reference).try_out(fault)
+    plugin = str(fault.plugin) if fault.plugin else None
+    assert ran == [("resume" if fault.resumes else "train", plugin)]
+
+
 @pytest.mark.parametrize(("code", "given"), [(2, 2), (5, 5), (-9, 3)])
 def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path, code, given) -> None:
     def task(self, name, *words):

@@ -26,6 +26,9 @@ for batch in batches.Batches(samples, args, 0, batches.EMBEDDED):
     found["read"].append({name: values.tolist() for name, values in batch.items()})
 found["pinned"] = list(pinned)
 found["exactly"] = len(list(batches.Batches(samples[:10], args, 0, batches.EMBEDDED)))
+twice = batches.Batches(samples, args, 0, batches.EMBEDDED)
+twice.read_ahead(1), twice.read_ahead(2)
+found["read ahead twice"] = [int(batch["tokens"][0, 0]) for batch in twice]
 later = [batches.Batches(samples, args, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)]
 found["digests"] = [read.next_digest() for read in later]
 found["then"] = next(later[1])["labels"].tolist()
@@ -74,6 +77,7 @@ def test_it_goes_on_where_samples_were_consumed_and_a_digest_consumes_none(found
 
 
 def test_what_was_read_ahead_is_taken_in_order_and_not_read_again(found: dict) -> None:
+    assert found["read ahead twice"] == [20, 80]
     first, second = [20, 21], [80, 81]  # the first tokens of the two tensors that are kept for the device
     assert found["ahead"] == [
         {"read so far": first, "taken": [[20] * 4, [30] * 4]},
