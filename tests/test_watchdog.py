@@ -178,6 +178,20 @@ def test_a_hang_ends_the_ranks_that_are_started_again_too(tmp_path: Path, rank: 
     assert "rank 1 is behind (step 4, forward and backward)" in dog.hang_report
 
 
+def test_a_process_is_killed_once_for_its_number_may_be_anothers_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(watchdog.os, "kill", lambda process_id, _: killed.append(process_id))
+    board = ProgressBoard(2)
+    dog = Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5)
+    noted(board, 4321)
+    dog._kill(board.rows())
+    board.note(0, process_id=5432, step=0, activity="starting")
+    dog._kill(board.rows())
+    assert sorted(killed) == sorted([os.getpid(), 4321, 5432])
+
+
 @pytest.mark.parametrize(("several_nodes", "hangs"), [(True, False), (False, True)])
 def test_before_there_is_a_rank_other_nodes_may_take_their_time(
     tmp_path: Path, several_nodes: bool, hangs: bool
