@@ -143,7 +143,7 @@ said = []
 
 class Writer:
     def __init__(self, folder, *, purge_step, filename_suffix):
-        said.append([folder, purge_step, filename_suffix])
+        said.append([args.rank, folder, purge_step, filename_suffix])
 
     def add_scalar(self, name, value, iteration):
         said.append([name, value, iteration])
@@ -188,7 +188,7 @@ def test_the_loss_is_that_of_a_token_over_micro_batches_and_replicas(parts: dict
 
 
 def test_the_last_rank_writes_and_what_it_wrote_is_in_the_file(parts: dict) -> None:
-    assert parts["written"] == [["events", 51, ".attempt2"], ["lm loss", 2.5, 51], "flushed"]
+    assert parts["written"] == [[7, "events", 51, ".attempt2"], ["lm loss", 2.5, 51], "flushed"]
 
 
 def test_a_loss_that_is_no_finite_number_is_refused(parts: dict) -> None:
