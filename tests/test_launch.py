@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
 import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tasks import launch
 from tasks.case import REPOSITORY
-from tasks.checkpoints import TRACKER
-from tasks.exits import CannotRun
-from tasks.nodes import Nodes
-from tasks.progress import ProgressBoard
 from tests import short_run
-from tests.program import answer_of
 
 SLEEP = """
 import os, time
@@ -100,117 +91,6 @@ def sleeper(tmp_path: Path) -> Path:
     plugin = tmp_path / "sleeper.py"
     plugin.write_text(SLEEP.format(after=1))
     return plugin
-
-
-# ---- without a training ----
-
-
-def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
-    phase = launch.Phase(
-        words=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
-    )
-    assert (phase.local_ranks, launch._newest_checkpoint(phase)) == (4, None)
-    phase = dataclasses.replace(phase, checkpoints=tmp_path)
-    assert launch._newest_checkpoint(phase) is None
-    (tmp_path / "iter_0000004").mkdir()
-    (tmp_path / TRACKER).write_text("2")
-    assert launch._newest_checkpoint(phase) == 2, "4 is half-written"
-
-
-def test_variables_are_in_force_before_anything_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def imports(_: object) -> None:
-        seen.update(os.environ)
-        raise CannotRun("no torch")
-
-    seen: dict[str, str] = {}
-    monkeypatch.setattr(launch, "preload", imports)
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    phase = launch.Phase(
-        words=(),
-        directory=tmp_path / "phase1",
-        world_size=8,
-        device="cpu",
-        steps=(1, 4),
-        env_vars={"OMP_NUM_THREADS": "1"},
-    )
-    with pytest.raises(CannotRun):
-        launch.launch(phase)
-    assert seen["OMP_NUM_THREADS"] == "1"
-    assert seen["GLOO_SOCKET_IFNAME"] == "eth7", "what the user says of the network counts"
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    with pytest.raises(CannotRun):
-        launch.launch(phase)
-    assert seen["GLOO_SOCKET_IFNAME"] == "lo"
-    assert list((tmp_path / "phase1").iterdir()) == []
-
-
-def test_ranks_wait_until_all_of_their_attempt_are_forked() -> None:
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    board = ProgressBoard(3)
-    board.note(0, process_id=os.getpid(), step=0, activity="starting")
-    board.note(1, process_id=ended.pid, step=3, activity="logging")  # of the attempt before
-    waiting = threading.Thread(target=launch._wait_for_forks, args=(board,), daemon=True)
-    waiting.start()
-    for rank in (1, 2):
-        waiting.join(0.1)
-        assert waiting.is_alive()
-        board.note(rank, process_id=os.getpid(), step=0, activity="starting")
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-@pytest.mark.parametrize("code", [0, None, 3])
-def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
-    with pytest.raises(RuntimeError, match=rf"ended itself before .*: sys\.exit\({code}\)"):  # noqa: SIM117
-        with launch._no_exit_is_success():
-            sys.exit(code)
-    with launch._no_exit_is_success():
-        pass
-
-
-LEAVING_PROCESSES = """
-import json, subprocess, sys, time
-from types import SimpleNamespace
-import psutil
-from tasks import launch
-
-SLEEP = ["sleep", "60"]
-ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
-WITH_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '9']).pid, flush=True); time.sleep(9)"
-before, guard = subprocess.Popen(SLEEP), None
-daemon = SimpleNamespace(guard_id=None)
-try:
-    with launch._no_process_left_behind(daemon):
-        guard = subprocess.Popen(SLEEP)
-        daemon.guard_id = guard.pid
-        child = subprocess.Popen([sys.executable, "-c", WITH_CHILD], stdout=subprocess.PIPE, text=True)
-        grandchild = int(child.stdout.readline())
-        orphan = int(subprocess.run([sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE).stdout)
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
-    pass
-
-
-def runs(number):
-    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-
-
-ids = {"before": before.pid, "guard": guard.pid, "child": child.pid}
-ids |= {"grandchild": grandchild, "orphan": orphan}
-print(json.dumps([name for name, number in ids.items() if runs(number)]))
-before.kill(), guard.kill()
-"""
-
-
-def test_what_was_started_ends_and_what_was_there_before_and_the_daemons_guard_stay() -> None:
-    assert answer_of(LEAVING_PROCESSES) == ["before", "guard"]
-
-
-# ---- with one ----
 
 
 @pytest.mark.training
