@@ -138,3 +138,18 @@ def test_one_of_megatron_lm_is_complete_with_its_metadata(tmp_path: Path) -> Non
         checkpoints.check_of_megatron_lm(tmp_path, 4)
     (folder / ".metadata").touch()
     checkpoints.check_of_megatron_lm(tmp_path, 4)
+
+
+def test_one_that_is_asked_for_must_be_there_whole_and_of_the_case(root: Path) -> None:
+    with pytest.raises(DamagedCheckpoint, match=r"no checkpoint of iteration 6 \(found: .*iter_0000010\)"):
+        checkpoints.check(root, 6, ORIGIN)
+    with pytest.raises(DamagedCheckpoint, match="of another case"):
+        checkpoints.check(root, 4, replace(ORIGIN, case="decaf"))
+    truncate(root / "iter_0000004" / ".metadata", 10)
+    with pytest.raises(DamagedCheckpoint, match="damaged: 10 bytes"):
+        checkpoints.check(root, 4, ORIGIN)
+    (root / TRACKER).write_text("40")
+    with pytest.raises(DamagedCheckpoint, match="names iteration 40"):
+        checkpoints.check(root, 2, ORIGIN)
+    with pytest.raises(DamagedCheckpoint, match="there is no such folder"):
+        checkpoints.check(root / "absent", 2, ORIGIN)

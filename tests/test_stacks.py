@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_what_a_process_of_a_rank_started_belongs_to_it_too() -> None:
         os.killpg(shell.pid, signal.SIGKILL)
     assert len(found) == 2
     assert stacks._children(shell.pid) == []
+
+
+def test_a_rank_that_does_not_answer_is_not_waited_for_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "_ANSWERS_S", 0.3)
+    waiting = threading.Thread(target=stacks._wait_for_answers, args=(tmp_path, {1: ""}), daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_of_several_threads_the_main_one_is_named(tmp_path: Path) -> None:
