@@ -51,7 +51,7 @@ class Meeting:
         deadline = time.monotonic() + self.nodes.timeout_s
         while (entries := self._all(_BEGIN)) and None in entries.values():
             for rank, ended in self._all(_END).items():
-                if ended and ended["code"] and rank != self.nodes.rank:
+                if ended and ended["code"]:
                     raise _error(ended["code"], _said_by(rank, ended["message"]))
             if time.monotonic() > deadline:
                 raise CannotRun(self._absent(entries))

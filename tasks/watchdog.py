@@ -51,7 +51,7 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._display = _Display(steps)
-        self._slowest_step_s = 0.0
+        self._pace = Pace(time.monotonic())
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
@@ -65,7 +65,6 @@ class Watchdog:
     def _watch(self) -> None:
         last_change = time.monotonic()
         last_notes: list[tuple[int, float]] = []
-        last_step, last_step_s = -1, time.monotonic()
         gone_since, said_gone = None, False
         while not self._stop.wait(_POLL_S):
             rows, now = self._board.rows(), time.monotonic()
@@ -79,13 +78,7 @@ class Watchdog:
                 last_notes, last_change = notes, now
                 if self.first_note_s is None and any(row.process_id for row in rows):
                     self.first_note_s = now
-            step = max(row.step for row in rows)
-            if step < last_step:  # all ranks were started again, and go on from a checkpoint
-                last_step, last_step_s = step, now
-            elif step > last_step:
-                if last_step > 0:
-                    self._slowest_step_s = max(self._slowest_step_s, now - last_step_s)
-                last_step, last_step_s = step, now
+            self._pace.note(max(row.step for row in rows), now)
             self._display.update(rows)
             if now - last_change > self._timeout_s():
                 self._end_hang(rows, now - last_change)
@@ -96,7 +89,7 @@ class Watchdog:
     def _timeout_s(self) -> float:
         if self._hang_timeout_s is not None:
             return self._hang_timeout_s
-        return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._slowest_step_s)
+        return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._pace.slowest_step_s)
 
     def _end_hang(self, rows: list[Row], silence_s: float) -> None:
         alive = {row.rank: row.process_id for row in rows if row.process_id}
@@ -122,6 +115,22 @@ class Watchdog:
             self._killed.add(process_id)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
+
+
+class Pace:
+    """How long steps take: the slowest so far, without the very first, in which all that is new is made."""
+
+    def __init__(self, now: float) -> None:
+        self.slowest_step_s = 0.0
+        self._step, self._since = -1, now
+
+    def note(self, step: int, now: float) -> None:
+        """Tell which step is done at ``now`` (seconds); often, and the same one again and again."""
+        if step == self._step:
+            return
+        if step > self._step > 0:  # else all ranks were started again, and go on from a checkpoint
+            self.slowest_step_s = max(self.slowest_step_s, now - self._since)
+        self._step, self._since = step, now
 
 
 def _are_gone(rows: list[Row]) -> bool:

@@ -32,6 +32,21 @@ def test_processes_are_read_from_the_logs(tmp_path: Path) -> None:
     assert processes(tmp_path) == {0: {0: 0, 1: 1}, 1: {0: 100, 1: 101}}
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_attempts_are_in_their_order_though_a_rank_never_began_the_first(tmp_path: Path, late: int) -> None:
+    begun(tmp_path, 0, 1)
+    (tmp_path / f"rank{late}.log").write_text(begin_line(late, 1, 100 + late))
+    assert list(processes(tmp_path)) == [0, 1]
+
+
+def test_the_seconds_of_an_attempt_are_those_of_its_slowest_rank(tmp_path: Path) -> None:
+    for rank, content in enumerate(({"load": 1.5, "build": 1.0}, {"load": 0.5, "build": 2.0})):
+        folder = evidence_folder(tmp_path, 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"seconds_0000100_rank{rank}.json").write_text(json.dumps(content))
+    assert evidence(folder, 2)["seconds"] == {"load": 1.5, "build": 2.0}
+
+
 def test_each_attempt_has_its_own_record(tmp_path: Path) -> None:
     begun(tmp_path, 0, 1)
     recorded(tmp_path, 0, "saved_0000050", {"rng": "a"})

@@ -10,6 +10,7 @@ import pytest
 
 from tasks import checkpoints, manifest
 from tasks.checkpoints import TRACKER, Choice, newest_complete
+from tasks.exits import UsageError
 from tasks.manifest import DamagedCheckpoint
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate
 
@@ -96,6 +97,19 @@ def test_training_does_not_begin_anew_when_all_are_damaged(root: Path) -> None:
         assert f"{root}/{path}" in str(caught.value)
 
 
+def test_the_only_one_that_is_not_whole_is_lost_if_it_ever_was(tmp_path: Path) -> None:
+    """It was, if it has a manifest or the tracker names it."""
+    save(tmp_path, 2)
+    (tmp_path / "iter_0000002" / manifest.FILE_NAME).rename(tmp_path / "kept")
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint is left to resume from"):
+        newest_complete(tmp_path)
+    (tmp_path / "kept").rename(tmp_path / "iter_0000002" / manifest.FILE_NAME)
+    flip_byte(tmp_path / "iter_0000002" / "common.pt")
+    (tmp_path / TRACKER).unlink()
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint is left to resume from"):
+        newest_complete(tmp_path)
+
+
 def test_training_does_not_begin_anew_when_all_are_lost(root: Path) -> None:
     for folder in root.glob("iter_*"):
         shutil.rmtree(folder)
@@ -115,3 +129,27 @@ def test_an_older_one_may_be_asked_for(root: Path) -> None:
     (root / TRACKER).unlink()
     with pytest.raises(DamagedCheckpoint, match=f"{TRACKER}: missing"):
         checkpoints.check(root, 4, ORIGIN)
+
+
+def test_one_of_megatron_lm_is_complete_with_its_metadata(tmp_path: Path) -> None:
+    folder = checkpoints.iteration_folder(tmp_path, 4)
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"is no complete checkpoint \(no \.metadata\)"):
+        checkpoints.check_of_megatron_lm(tmp_path, 4)
+    (folder / ".metadata").touch()
+    checkpoints.check_of_megatron_lm(tmp_path, 4)
+
+
+def test_one_that_is_asked_for_must_be_there_whole_and_of_the_case(root: Path) -> None:
+    with pytest.raises(DamagedCheckpoint, match=r"no checkpoint of iteration 6 \(found: .*iter_0000010\)"):
+        checkpoints.check(root, 6, ORIGIN)
+    with pytest.raises(DamagedCheckpoint, match="of another case"):
+        checkpoints.check(root, 4, replace(ORIGIN, case="decaf"))
+    truncate(root / "iter_0000004" / ".metadata", 10)
+    with pytest.raises(DamagedCheckpoint, match="damaged: 10 bytes"):
+        checkpoints.check(root, 4, ORIGIN)
+    (root / TRACKER).write_text("40")
+    with pytest.raises(DamagedCheckpoint, match="names iteration 40"):
+        checkpoints.check(root, 2, ORIGIN)
+    with pytest.raises(DamagedCheckpoint, match="there is no such folder"):
+        checkpoints.check(root / "absent", 2, ORIGIN)

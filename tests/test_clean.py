@@ -58,6 +58,23 @@ def test_a_run_with_an_open_log_stays(tmp_path: Path) -> None:
     assert not is_running(run_dir)
 
 
+def test_a_running_run_is_one_by_whatever_path_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, _ = make_runs(tmp_path, count=2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    with (run_dir / "rank0.log").open():
+        assert is_running(run_dir.relative_to(tmp_path))
+        assert is_running(Path("link/small/run0"))
+
+
+def test_the_newest_is_the_one_that_was_written_last_whatever_its_name(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, count=3)
+    os.utime(runs[0], (5000, 5000))
+    assert prunable(tmp_path / "runs", 1) == runs[1:]
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "runs/small").mkdir(parents=True)
@@ -103,6 +120,23 @@ def test_the_first_session_that_ends_leaves_the_lock_to_the_second(tmp_path: Pat
         assert is_running(run_dir)
     assert not is_running(run_dir)
     assert not lock_file(run_dir).exists()
+
+
+def test_a_lock_that_another_session_takes_away_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = fcntl.flock, []
+
+    def late(file: object, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            lock_file(tmp_path / "run").unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(tmp_path / "run"):
+        assert is_running(tmp_path / "run")
+    assert calls[:2] == [fcntl.LOCK_SH] * 2
 
 
 def test_a_session_that_is_stopped_leaves_no_lock(tmp_path: Path) -> None:

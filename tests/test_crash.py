@@ -64,7 +64,9 @@ def test_a_proper_crash_passes_every_row() -> None:
         (changed("kills", 0, "processes", to={"3": 3}), "killed ranks", "regression"),
         (changed("kills", 0, "processes", to={"2": 77}), "killed ranks", "regression"),
         (changed("kills", 0, "processes", to={"2": 102}), "killed ranks", "regression"),
+        (changed("kills", 0, "processes", to={"2": 2, "3": 103}), "killed ranks", "regression"),
         (changed("kills", 0, "ended", to=False), "killed ranks", "regression"),
+        (changed("kills", 0, "ended", to=None), "killed ranks", "regression"),
         (changed("kills", 0, "after_step", to=72), "killed after step", "regression"),
         (changed("attempts", 0, "steps", to=[1, 72]), "killed after step", "missing"),
         (changed("attempts", 0, "steps", to=None), "killed after step", "missing"),
@@ -173,6 +175,28 @@ def test_attempts_without_values_are_not_dropped_in_silence(tmp_path: Path) -> N
     assert [(row.metric, row.verdict) for row in failing] == [("steps trained twice", "missing")]
 
 
+@pytest.mark.parametrize(
+    ("changed_attempt", "first", "note"),
+    [
+        ((1, {"loaded_iteration": None}), card(1, 74), "not both have values, or nothing was loaded"),
+        ((0, {"steps": None}), card(1, 74), "not both have values, or nothing was loaded"),
+        ((0, {"steps": [1, 50]}), card(1, 50), "have no step in common"),
+        ((0, {"steps": [1, 51]}), card(1, 50), "has no value of the steps"),
+    ],
+)
+def test_steps_that_were_not_trained_twice_are_no_agreement(
+    tmp_path: Path, changed_attempt: tuple[int, dict], first: Card, note: str
+) -> None:
+    write_golden(tmp_path)
+    run, record = crash_run(tmp_path / "run", first=first), copy.deepcopy(RECORD)
+    number, change = changed_attempt
+    record["attempts"][number] |= change
+    write_json(run / "phase1.json", record)
+    rows = [row for row in judge_run(run, root=tmp_path).rows if row.comparison == "resume"]
+    assert [(row.metric, row.passed) for row in rows] == [("steps trained twice", False)]
+    assert note in rows[0].note
+
+
 def gathers(first: int, last: int, *, without_at: int | None = None, until: int = 100) -> Card:
     """A card with the count of gathers: 0 at the first step after a restart, none after ``until``."""
     counts = {step: 0.0 if step == without_at else 2.0 for step in range(first, min(last, until) + 1)}
@@ -244,4 +268,6 @@ def test_what_megatrons_first_step_sets_apart_is_left_out_after_the_restart(tmp_
         write_card(run / "actual_phase1.json", gathers(1, 100, without_at=step))
         verdict = judge_run(run, root=tmp_path)
         assert verdict.exit_code == code, [row for row in verdict.rows if not row.passed]
+        steps = {row.metric: row.steps for row in verdict.rows if row.comparison == "golden"}
+        assert steps == {"lm loss": "1-100", "overlap-param-gathers": "1-100 (99 steps)"}
     assert any("without step 51" in note for note in verdict.notes)

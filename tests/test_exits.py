@@ -18,6 +18,7 @@ from tasks.case import REPOSITORY
 
 def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
     assert exits.run_to_end(lambda: 1 // 0) == 3
+    assert signal.getsignal(signal.SIGTERM) is not exits._stop
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -36,6 +37,36 @@ def test_what_may_not_be_read_is_told_in_one_line(capsys: pytest.CaptureFixture)
         exits.exit_with(refused)
     assert ended.value.code == exits.USAGE
     assert capsys.readouterr().err == "error: runs/r1/case.json: Permission denied\n"
+
+
+@pytest.mark.parametrize("error", [exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun])
+def test_an_error_ends_a_task_with_its_own_code(
+    capsys: pytest.CaptureFixture, error: type[exits.TaskError]
+) -> None:
+    def failing() -> int:
+        raise error("what happened")
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(lambda: exits.run_to_end(failing))
+    assert ended.value.code == error.exit_code
+    assert capsys.readouterr().err == "error: what happened\n"
+
+
+def test_exit_codes_are_those_of_the_readme() -> None:
+    errors = (exits.TaskError, exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun)
+    assert [error.exit_code for error in errors] == [2, 2, 3, 4, 5]
+    assert list(exits.MEANINGS) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_task_ends_with_the_session_that_started_it_and_with_no_other(
+    monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(exits, "end_with_parent", asked.append)
+    monkeypatch.setenv(exits.SESSION_VARIABLE, str(os.getppid() if own else os.getpid()))
+    assert exits.run_to_end(lambda: 0) == 0
+    assert asked == ([signal.SIGTERM] if own else [])
 
 
 def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks import failures
-from tasks.exits import TrainingFailed
+from tasks.exits import Hang, TrainingFailed, UsageError
 from tasks.failures import failure_of, told_by_kind
 from tasks.infrastructure import InfrastructureFailure
 
@@ -27,6 +27,7 @@ NO_SPACE_LEFT = "OSError: [Errno 28] No space left on device"
         ({0: LOST}, {2: -9}, 3, "killed rank: rank 2 was killed by SIGKILL"),
         ({0: LOST}, {2: -11}, 3, "rank 2 was killed by SIGSEGV"),
         ({}, {1: 7, 2: -15}, 3, "rank 1 ended with exit code 7"),
+        ({}, {1: -15, 2: 7}, 3, "rank 2 ended with exit code 7"),
         ({0: LOST}, {2: 0}, 3, "rank 2 ended with exit code 0 before it had finished"),
         ({0: LOST}, {0: 1, 2: 7}, 3, "rank 2 ended with exit code 7 before it had finished"),
     ],
@@ -57,6 +58,32 @@ def test_a_kill_that_the_case_asks_for_is_no_failure_of_the_surroundings(tmp_pat
     failure = failure_of(tmp_path, {2: -9}, kills_wanted=True, max_restarts=1)
     assert type(failure) is TrainingFailed
     assert "rank 2 was killed by SIGKILL; given up after 1 restarts (--max-restarts 1)" in str(failure)
+
+
+def test_a_kill_that_the_case_asks_for_excuses_nothing_else(tmp_path: Path) -> None:
+    failures.note(tmp_path, 3, OSError(errno.ENOSPC, "No space left on device"))
+    assert failure_of(tmp_path, {}, kills_wanted=True).exit_code == 5
+
+
+def test_bad_input_that_a_rank_finds_is_told_as_such_if_it_came_first(tmp_path: Path) -> None:
+    failures.note(tmp_path, 4, UsageError("iter_0000002: damaged; put it back"))
+    failure = failure_of(tmp_path, {4: 1}, max_restarts=1)
+    assert (type(failure), str(failure)) == (UsageError, "iter_0000002: damaged; put it back")
+    note = {"seconds": 1.0, "error": "ValueError: enough"}
+    failures.note_file(tmp_path, 5).write_text(json.dumps(note))
+    failure = failure_of(tmp_path, {4: 1, 5: 1})
+    assert (failure.exit_code, str(failure)[:33]) == (3, "rank 5 failed: ValueError: enough")
+
+
+@pytest.mark.parametrize("notes", [{}, {2: LOST}])
+def test_a_rank_that_the_kernel_killed_for_memory_is_not_tried_again(
+    tmp_path: Path, notes: dict[int, str]
+) -> None:
+    for rank, error in notes.items():
+        failures.note(tmp_path, rank, RuntimeError(error))
+    failure = failure_of(tmp_path, {2: -9}, killed_for_memory=True)
+    assert str(failure).startswith("out of memory: rank 2 ")
+    assert not failure.kind.retry
 
 
 def test_a_note_that_was_cut_off_is_no_space_on_a_full_disk(
@@ -91,3 +118,21 @@ def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> N
     assert json.loads((tmp_path / "failure.json").read_text())["kind"] == "port taken"
     with pytest.raises(ValueError, match="anything else"), told_by_kind(tmp_path):
         raise ValueError("anything else")
+
+
+def test_an_error_that_has_been_told_is_none_of_the_agent(tmp_path: Path) -> None:
+    """A hang's report has what ranks said in it: it is not to be tried again."""
+    with pytest.raises(Hang, match=r"^RuntimeError: "), told_by_kind(tmp_path):
+        raise Hang(LOST)
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_an_error_that_another_one_led_to_is_of_its_kind(tmp_path: Path) -> None:
+    def failing() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise ValueError("while that was handled")
+
+    with pytest.raises(InfrastructureFailure, match="no space"), told_by_kind(tmp_path):
+        failing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def test_a_fault_must_be_caught_and_a_control_must_not() -> None:
     assert not result(plugin, "").as_wanted
     assert result(None, "").as_wanted
     assert not result(None, "golden: lm loss").as_wanted
+    for fault, caught_by in ((None, ""), (plugin, "golden: lm loss")):
+        ended = dataclasses.replace(result(fault, caught_by), error="rank 3 failed")
+        assert not ended.as_wanted, "it came to no comparison"
 
 
 def test_the_table_shows_what_went_wrong() -> None:
@@ -100,6 +104,39 @@ def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
     tried = faults.tried_out(faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path), fault)
     assert not tried.as_wanted
     assert tried.found == f"{fault.name}: no rank made progress for 60 s"
+
+
+@pytest.mark.parametrize("name", ["memory_leak", "resume_samples_reset", "control"])
+def test_the_task_that_the_fault_is_of_runs_with_its_plugin(monkeypatch, tmp_path, name) -> None:
+    def task(self, task_name, *words):
+        ran.append((task_name, words[words.index("--rank-plugin") + 1] if "--rank-plugin" in words else None))
+        return faults.subprocess.CompletedProcess([], 4, "", "")
+
+    ran: list[tuple[str, str | None]] = []
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    for file in ("case.json", "actual_phase1.json"):
+        (reference / file).touch()
+    (reference / "phase1.json").write_text('{"steps": [1, 60]}')
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    fault = next(one for one in faults.chosen_faults([], faults.known_faults()) if one.name == name)
+    with pytest.raises(TaskError):
+        faults.Runner("gpt3_pp4_resume", tmp_path, reference).try_out(fault)
+    plugin = str(fault.plugin) if fault.plugin else None
+    assert ran == [("resume" if fault.resumes else "train", plugin)]
+
+
+@pytest.mark.parametrize(("code", "given"), [(2, 2), (5, 5), (-9, 3)])
+def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path, code, given) -> None:
+    def task(self, name, *words):
+        return faults.subprocess.CompletedProcess([], 0 if name == "train" else code, "", "error: no card\n")
+
+    monkeypatch.setattr(faults.Runner, "_task", task)
+    monkeypatch.setattr(faults.Runner, "_card_serves", lambda self, run_dir: True)
+    fault = faults.known_faults()[0]
+    with pytest.raises(TaskError, match=f"{fault.name}: the comparison: no card") as failed:
+        faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path).try_out(fault)
+    assert failed.value.exit_code == given
 
 
 @pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])

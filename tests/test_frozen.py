@@ -125,6 +125,27 @@ def test_only_a_whole_training_of_moderate_size_is_kept(
     assert not (tmp_path / "kept").exists()
 
 
+def test_what_is_kept_anew_is_whole_and_takes_the_place_of_the_one_before(root: Path, tmp_path: Path) -> None:
+    folder, run = frozen.folder_of(KEPT, root), tmp_path / "made"
+    (folder / "iter_0000025").mkdir()
+    frozen.keep(run, folder, "again")
+    assert not (folder / "iter_0000025").exists()
+    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+    (run / "checkpoints" / f"iter_{SAVED:07d}" / "__0_0.distcp").write_text("TENSORS")
+    with pytest.raises(manifest.DamagedCheckpoint, match=r"__0_0\.distcp"):
+        frozen.keep(run, folder, "damaged")
+    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+
+
+def test_only_for_a_case_that_goes_on_from_one_a_checkpoint_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path)
+    monkeypatch.setattr(frozen, "keep", lambda *_: pytest.fail("it was kept"))
+    with pytest.raises(UsageError, match="frozen-resume is wanted"):
+        frozen.main([CASE, "--from-run", str(run), "--reason", "test"])
+
+
 def test_a_run_that_goes_on_is_compared_with_the_one_that_made_the_checkpoint(
     tmp_path: Path, root: Path
 ) -> None:

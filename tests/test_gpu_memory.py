@@ -40,6 +40,18 @@ def test_estimate_is_above_what_was_measured_by_less_than_a_half() -> None:
     assert IN_USE_ON_H100_MIB < estimate < 1.5 * IN_USE_ON_H100_MIB
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"use_distributed_optimizer": "false", "overlap_param_gather": "false"},
+        {"swiglu": "true", "ffn_hidden_size": "2048"},
+        {"seq_length": "2048", "max_position_embeddings": "2048"},
+    ],
+)
+def test_what_needs_more_is_estimated_to_need_more(more: dict[str, str]) -> None:
+    assert gpu_memory.estimate(arguments(**more)).total > gpu_memory.estimate(arguments()).total
+
+
 def test_platforms_ask_for_what_the_full_size_needs() -> None:
     assert gpu_memory.estimate(arguments()).total <= platforms.MIB_PER_RANK
 
@@ -56,6 +68,13 @@ def test_refused_when_others_use_the_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
 
 
+def test_every_gpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(H100, index=1, uuid="GPU-2")
+    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {"GPU-1": 81079, "GPU-2": 9000})
+    with pytest.raises(CannotRun, match=r"^GPU 1 .*: 4 ranks need about .* 9000 of 81559 MiB are free"):
+        gpu_memory.check(platforms.gpu_platform((H100, other)), arguments())
+
+
 def test_total_memory_counts_where_the_driver_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {})
     small = dataclasses.replace(H100, memory_mib=24000)
@@ -68,6 +87,19 @@ def test_attention_without_fusion_is_refused_on_one_gpu(monkeypatch: pytest.Monk
     set_free_mib(monkeypatch, 80000)
     with pytest.raises(CannotRun):
         gpu_memory.check(platforms.gpu_platform((H100,)), arguments(transformer_impl="local"))
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "absent"), subprocess.TimeoutExpired("nvidia-smi", 60)]
+)
+def test_a_driver_that_does_not_answer_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gpu_memory.subprocess, "run", failing)
+    assert gpu_memory.free_mib(["GPU-1"]) == {}
 
 
 def test_free_memory_by_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

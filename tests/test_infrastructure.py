@@ -129,6 +129,13 @@ def test_a_lost_connection_is_the_cause_only_when_no_rank_has_another() -> None:
     assert kind_of_failures({0: LOST, 6: full}) is NO_SPACE
 
 
+@pytest.mark.parametrize(("full_at", "kind"), [(8.0, NO_SPACE), (10.0, None)])
+def test_of_several_causes_the_first_one_counts(full_at: float, kind: object) -> None:
+    culprit = RankFailure(error="ValueError: rank 6 has had enough", seconds=9.0)
+    full = RankFailure(error="OSError: [Errno 28] No space left on device", seconds=full_at)
+    assert kind_of_failures({0: LOST, 5: full, 6: culprit}) is kind
+
+
 def test_a_killed_rank_is_told_from_one_that_crashed_or_left_without_a_word() -> None:
     def ended(code: int) -> RankFailure:
         return RankFailure(exit_code=code)

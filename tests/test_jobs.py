@@ -55,7 +55,28 @@ def test_steps_follow_each_other_and_what_they_say_is_kept(tmp_path: Path) -> No
     said = [line for line in output(one).splitlines() if not line.startswith("$ python")]
     assert said == ["this", "that"]
     assert one.codes == [0, 0]
+    assert 0 < one.seconds < 60
     assert not clean.lock_file(one.run_dir).exists()
+
+
+def test_its_lock_keeps_clean_away_between_two_steps_too(tmp_path: Path) -> None:
+    lock = clean.lock_file(tmp_path / "a")
+    looks = f"import pathlib; print(pathlib.Path({str(lock)!r}).exists())"
+    one = job(tmp_path, "a", looks, looks)
+    run(one, limit=1)
+    assert [line for line in output(one).splitlines() if not line.startswith("$ ")] == ["True", "True"]
+
+
+def test_a_case_alone_says_what_it_says_at_once_and_keeps_none_of_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    one = job(tmp_path, "a", "print('this')")
+    one.quiet = False
+    run(one, limit=1)
+    one.show_output()
+    said = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("$ python")]
+    assert said == ["this"]
+    assert not one.run_dir.exists()
 
 
 def test_a_step_that_fails_ends_its_case_alone(tmp_path: Path) -> None:
@@ -125,6 +146,21 @@ def test_a_stop_ends_them_even_those_that_do_not_listen(
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not (tmp_path / "c").exists()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_runs_is_asked_to_stop_before_it_is_killed(tmp_path: Path) -> None:
+    asked = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('asked')))\n"
+    first = job(tmp_path, "a", f"{asked}print('ready', flush=True); time.sleep(60)")
+
+    def began(one: Job) -> None:
+        if one is not first:
+            while not output(first).endswith("ready\n"):
+                time.sleep(0.01)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        run(first, job(tmp_path, "b", ""), limit=2, began=began)
+    assert output(first).endswith("asked\n")
 
 
 def test_what_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:

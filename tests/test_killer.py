@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tasks import attempts
+from tasks import killer as killer_module
 from tasks.case import Kill
 from tasks.crash import crash_rows
 from tasks.golden import read_card, read_json_object
@@ -88,6 +89,36 @@ def test_a_process_that_ended_by_itself_was_not_killed(ranks: list[subprocess.Po
     with Killer(board, [Kill(after_step=5, ranks=(1,))], lambda: None) as killer:
         wait_for(killer, 1)
     assert not killer.done[0].ended
+
+
+def test_a_process_that_does_not_end_in_time_is_told_so(
+    ranks: list[subprocess.Popen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = ProgressBoard(3)
+    noted(board, ranks[:3], 9, "logging")
+    monkeypatch.setattr(killer_module, "_ends", lambda handle: False)
+    with Killer(board, [Kill(after_step=5, ranks=(1,))], lambda: None) as killer:
+        wait_for(killer, 1)
+    assert not killer.done[0].ended
+
+
+def test_a_phase_that_ends_waits_for_the_kill_that_has_begun_and_for_no_other(
+    ranks: list[subprocess.Popen],
+) -> None:
+    board, begun = ProgressBoard(3), threading.Event()
+    noted(board, ranks[:3], 9, "logging")
+    kills = [Kill(after_step=5, ranks=(1,)), Kill(after_step=5, ranks=(2,))]
+    killer = Killer(board, kills, lambda: begun.set() or time.sleep(0.3))
+
+    def phase() -> None:
+        with killer:
+            begun.wait(10)
+
+    running = threading.Thread(target=phase, daemon=True)
+    running.start()
+    running.join(20)
+    assert not running.is_alive()
+    assert [done.processes for done in killer.done] == [{1: ranks[1].pid}]
 
 
 def test_without_kills_there_is_no_thread() -> None:

@@ -14,12 +14,12 @@ import pytest
 from tasks.case import REPOSITORY
 from tests import short_run
 
-SLEEP_AT_STEP_2 = """
+SLEEP = """
 import os, time
 from tasks.ranks import pretrain
 step = pretrain.Trainer.step
 def sleeping(self):
-    if self.iteration == 1 and self.args.rank == 5:
+    if self.iteration == {after} and self.args.rank == 5:
         time.sleep(3600)
     step(self)
 pretrain.Trainer.step = sleeping
@@ -45,6 +45,13 @@ if os.environ["RANK"] == "3":
     FileSystemWriterAsync.write_preloaded_data = staticmethod(deadlock)
 """
 
+# A rank that fails although what it started would never end, and Python waits for it.
+FAILING = """
+import multiprocessing, os, time
+if os.environ["RANK"] == "6":
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)).start()
+    raise ValueError("rank 6 has had enough")
+"""
 LEAVING = """
 import os, sys
 from tasks.ranks import pretrain
@@ -82,14 +89,14 @@ def started(run_dir: Path, *options: object, step: str = "step 1/") -> subproces
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Path:
     plugin = tmp_path / "sleeper.py"
-    plugin.write_text(SLEEP_AT_STEP_2)
+    plugin.write_text(SLEEP.format(after=1))
     return plugin
 
 
 @pytest.mark.training
 def test_a_failing_rank_is_named_with_its_error_and_log(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
-    plugin.write_text("import os\nif os.environ['RANK'] == '6': raise ValueError('rank 6 has had enough')\n")
+    plugin.write_text(FAILING)
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", plugin)
     assert finished.returncode == 3
     assert "rank 6 failed: ValueError: rank 6 has had enough" in finished.stdout
@@ -131,8 +138,15 @@ def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: P
 
 
 @pytest.mark.training
-def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) -> None:
+def test_a_killed_launcher_takes_its_ranks_and_their_checkpoint_writers_along(
+    tmp_path: Path, sleeper: Path
+) -> None:
+    sleeper.write_text(SLEEP.format(after=2))  # after the first save
     process = started(tmp_path / "run", "--rank-plugin", sleeper)
+    deadline = time.monotonic() + 20
+    while len(short_run.processes_of(tmp_path / "run")) < 1 + 8 + 8 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(short_run.processes_of(tmp_path / "run")) >= 1 + 8 + 8
     process.kill()
     process.communicate()
     assert_nothing_runs(tmp_path / "run")
@@ -142,9 +156,9 @@ def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path, sleeper: Path) 
 def test_a_hang_ends_as_a_report_that_names_the_rank_behind(tmp_path: Path, sleeper: Path) -> None:
     finished = short_run.run("train", tmp_path / "run", "--rank-plugin", sleeper, "--hang-timeout", "8")
     assert finished.returncode == 4
-    assert re.search(
-        r"no rank made progress for \d+ s; rank 5 is behind \(step 1, logging\)", finished.stdout
-    )
+    report = r"no rank made progress for (\d+) s; rank 5 is behind \(step 1, logging\)"
+    silence = re.search(report, finished.stdout)
+    assert 8 <= int(silence[1]) < 60, "without --hang-timeout it is a minute at least"
     assert "sleeper.py" in finished.stdout
     assert_nothing_runs(tmp_path / "run")
 

@@ -140,6 +140,13 @@ def test_one_of_something_else_is_refused_unless_that_is_waived(
     manifest.verify(folder, iteration=2, expected=waived)
 
 
+def test_one_that_does_not_say_what_it_is_of_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2, origin=manifest.ANY_ORIGIN)
+    assert "was saved by None, this run is pp4 x vp3 x dp2" in refused(folder)
+    assert "is of another case (None, not c0ffee)" in refused(folder, replace(ORIGIN, topology=None))
+    manifest.verify(folder, iteration=2)
+
+
 def test_a_renamed_folder_is_refused(folder: Path) -> None:
     renamed = folder.rename(folder.with_name("iter_0000004"))
     assert "this is the checkpoint of iteration 2, not 4" in refused(renamed, iteration=4)
@@ -171,7 +178,42 @@ def test_the_ranks_share_the_files_equally(folder: Path) -> None:
     shares = [manifest.share(found, rank, 8) for rank in range(8)]
     assert sorted(name for share in shares for name in share) == sorted(found.files)
     assert {len(share) for share in shares} == {2, 3}
-    assert manifest.share(found, 0, 1)[0] == ".metadata"
+    sizes = [found.files[name].size_bytes for name in manifest.share(found, 0, 1)]
+    assert sizes == sorted(sizes, reverse=True), "else the shares are equal in number alone"
+
+
+def test_a_rank_notes_its_own_files_and_no_others_that_are_still_written(tmp_path: Path) -> None:
+    (tmp_path / "__10_0.distcp").write_bytes(b"half of ")
+    manifest.write_and_note(lambda: write_rank(tmp_path, 1), tmp_path, 1)
+    (tmp_path / "__10_0.distcp").write_bytes(b"half of it and the rest")
+    found = manifest.complete(tmp_path, iteration=2, origin=ORIGIN)
+    assert found.files["__10_0.distcp"].size_bytes == 23
+    manifest.verify(tmp_path, iteration=2)
+
+
+def test_a_file_that_cannot_be_read_is_not_unchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = manifest.read(folder)
+
+    def unreadable(_: Path) -> manifest.File:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manifest, "describe", unreadable)
+    assert not manifest.is_unchanged(folder, found, "common.pt")
+
+
+def test_a_file_that_is_replaced_is_never_seen_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tracker"
+    path.write_text("2")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.replace_file(path, "4")
+    assert path.read_text() == "2"
 
 
 def test_what_the_writer_raises_is_raised_and_nothing_is_noted(tmp_path: Path) -> None:

@@ -136,6 +136,49 @@ def test_a_node_that_says_nothing_is_not_waited_for_forever(
     assert failed.value.exit_code == TRAINING_FAILED
 
 
+class Clock:
+    """Time that passes only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_once_a_node_has_failed_those_that_came_have_a_moment_and_the_others_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(meeting, "time", clock)
+    with pytest.raises(TaskError, match=r"^node 0: a rank failed$"):
+        attend(
+            node(0, timeout_s=600), tmp_path / "alone", "train", raises(_failed("a rank failed"), ready=False)
+        )
+    assert clock.now == 0
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes/train.begin1.json").write_text(json.dumps(FACTS))
+    with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: said nothing"):
+        attend(node(0, timeout_s=600), tmp_path, "train", raises(_failed("a rank failed"), ready=False))
+    assert meeting.GRACE_S <= clock.now < meeting.GRACE_S + 1
+    clock.now = 0.0
+    with pytest.raises(TaskError, match="node 1: said nothing"):
+        attend(node(0, timeout_s=600), tmp_path, "diff", lambda _: PASSED)
+    assert 600 <= clock.now < 601, "it may be far behind, and all went well so far"
+
+
+def test_a_node_that_does_not_hear_from_node_0_has_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "time", Clock())
+    with pytest.raises(TaskError, match="node 0 did not say how it went") as failed:
+        attend(node(1), tmp_path, "train", lambda _: PASSED)
+    assert failed.value.exit_code == TRAINING_FAILED
+
+
 def test_a_hang_is_said_before_the_connections_that_it_closed() -> None:
     failed, hung = {"code": 3, "message": "rank 1 failed"}, {"code": 4, "message": "rank 5 is behind"}
     assert decide({0: failed, 1: hung}) == (HANG, "node 0: rank 1 failed\nnode 1: rank 5 is behind")

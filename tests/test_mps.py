@@ -27,6 +27,10 @@ if "-f" in sys.argv:
         print("the GPU cannot do that", flush=True)
         sys.exit(1)
     (notes / "control.pid").write_text(str(os.getpid()))
+    if os.environ.get("FAKE_SLOW"):
+        while not (pipes / "quit").exists():
+            time.sleep(0.01)
+        sys.exit(0)
     (pipes / "control").touch()
     server = None
     while not (pipes / "quit").exists():
@@ -49,8 +53,9 @@ for line in sys.stdin:
 """
 
 LAUNCHER = """
-import os, sys, time
+import os, signal, sys, time
 from tasks import mps
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
 with mps.daemon(wanted=True) as daemon:
     print(daemon.join(print), os.environ.get(mps.PIPES), flush=True)
     time.sleep(float(sys.argv[1]))
@@ -69,7 +74,7 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_NOTES", str(notes))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for name in (mps.SWITCH, mps.PIPES, mps.LOGS, "FAKE_FAILS"):
+    for name in (mps.SWITCH, mps.PIPES, mps.LOGS, "FAKE_FAILS", "FAKE_SLOW"):
         monkeypatch.delenv(name, raising=False)
     return notes
 
@@ -116,6 +121,7 @@ def test_daemon_serves_while_the_context_lasts(control: Path, tmp_path: Path) ->
         assert folder.parent == tmp_path
         assert os.environ[mps.LOGS] == str(folder)
         assert all(map(alive, process_ids(control)))
+        assert os.getsid(daemon.guard_id) == daemon.guard_id, "where a Ctrl-C of the terminal does not come"
     assert said == []
     assert (control / "quit").exists()
     assert not any(map(alive, process_ids(control)))
@@ -144,6 +150,29 @@ def test_ends_with_its_launcher(control: Path, tmp_path: Path, number: int) -> N
         assert wait_until(lambda: not list(tmp_path.glob("mps-*")))
 
 
+def test_a_guard_that_is_stopped_ends_the_daemon(control: Path, tmp_path: Path) -> None:
+    with mps.daemon(wanted=True) as daemon:
+        assert daemon.join(print)
+        running = process_ids(control)
+        os.kill(daemon.guard_id, signal.SIGTERM)
+        assert wait_until(lambda: not any(map(alive, running)))
+        assert wait_until(lambda: not list(tmp_path.glob("mps-*")))
+
+
+def test_a_guard_that_is_stopped_while_it_waits_says_so(
+    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SLOW", "1")
+    said: list[str] = []
+    with mps.daemon(wanted=True) as daemon:
+        note = control / "control.pid"
+        assert wait_until(lambda: note.exists() and note.read_text())
+        os.kill(daemon.guard_id, signal.SIGTERM)
+        assert not daemon.join(said.append)
+    assert said == ["note: CUDA MPS did not start: it was stopped"]
+    assert wait_until(lambda: not alive(int(note.read_text())))
+
+
 def test_server_of_a_killed_daemon_is_ended(control: Path, tmp_path: Path) -> None:
     with mps.daemon(wanted=True) as daemon:
         daemon.join(print)
@@ -165,13 +194,18 @@ def test_daemon_runs_without_the_preloaded_library(control: Path, monkeypatch: p
 
 def test_goes_on_without_a_daemon_that_fails(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_FAILS", "1")
+    monkeypatch.setenv(mps.LOGS, "/tmp/theirs")
     said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
         assert not daemon.join(said.append)
         assert mps.PIPES not in os.environ
+        guard = daemon.guard_id
+        daemon.renew(said.append)
+        assert daemon.guard_id == guard, "it would fail again, for each kill"
+    assert os.environ[mps.LOGS] == "/tmp/theirs"
     assert len(said) == 1
     assert "did not start" in said[0]
-    assert "the GPU cannot do that" in said[0]
+    assert "ended with exit code 1: the GPU cannot do that" in said[0]
 
 
 def test_a_daemon_of_the_user_is_used_and_left_alone(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,9 @@ def test_a_slurm_step_says_it_all() -> None:
     found = nodes.read(parsed(), STEP)
     assert (found.count, found.rank, found.endpoint) == (2, 1, "dgx07:29967")
     other_job = nodes.read(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
-    assert other_job.endpoint != found.endpoint
+    other_step = nodes.read(parsed(), {**STEP, "SLURM_STEP_ID": "1"})
+    assert found.endpoint not in (other_job.endpoint, other_step.endpoint)
+    assert nodes.read(parsed("--node-timeout", "5"), STEP) == dataclasses.replace(found, timeout_s=5)
 
 
 def test_a_shell_of_an_allocation_is_no_step() -> None:
@@ -148,6 +150,8 @@ def test_agents_meet_under_one_name_and_only_node_0_listens() -> None:
     assert settings[0]["run_id"] == settings[1]["run_id"]
     assert settings[0]["run_id"] != nodes.agent_settings(TWO, phase.with_name("phase2"))["run_id"]
     assert [entry["rdzv_configs"]["is_host"] for entry in settings] == [True, False]
+    impatient = nodes.agent_settings(dataclasses.replace(TWO, timeout_s=7), phase)["rdzv_configs"]
+    assert (impatient["join_timeout"], impatient["read_timeout"]) == (7, 7)
     assert settings[1]["rdzv_endpoint"] == "127.0.0.1:29400"
     assert settings[1]["local_addr"] == "127.0.0.1"
 
@@ -168,7 +172,11 @@ def test_names_are_looked_up_before_ranks_are_forked() -> None:
 
 
 def test_gloo_takes_the_interface_that_leads_to_node_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nodes.agent_variables(TWO)["GLOO_SOCKET_IFNAME"] == "lo"
+    assert nodes.agent_variables(ALONE) == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert nodes.agent_variables(TWO) == {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or a rank may be forked under a lock of the store's
+    }
     entry = type("Address", (), {"address": "192.0.2.7"})
     monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": [], "ib0": [entry]})
     monkeypatch.setattr(nodes, "own_address", lambda _: "192.0.2.7")

@@ -33,6 +33,13 @@ except ImportError as error:
 seen.seek(0)
 print(json.dumps(seen.read().splitlines()))
 """
+TWICE = """
+import gc
+for _ in range(2):
+    preload.preload(preload.Surroundings(device="cpu"))
+seen.seek(0)
+print(json.dumps([seen.read().splitlines(), gc.get_freeze_count() > 1000]))
+"""
 HANGS = """
 preload.preload(preload.Surroundings(device="cpu"))
 """
@@ -59,6 +66,13 @@ def test_nothing_is_imported_twice_where_that_gains_nothing(device: str, there: 
     assert imported(device, **there) == [f"{device} here"]
 
 
+def test_what_is_imported_stays_shared_and_is_not_imported_again() -> None:
+    program = IMPORTS.format(missing=False, dont_write=False, inside="pass")
+    imports, frozen = answer_of(program + TWICE)
+    assert imports == ["cpu here"]
+    assert frozen, "a collection would copy what the ranks share"
+
+
 def test_an_error_is_told_once_by_the_process_that_needs_the_import() -> None:
     wrong = "raise ImportError('no torch')"
     assert imported("cpu", inside=wrong) == ["cpu elsewhere", "cpu here", "no torch"]
@@ -68,3 +82,29 @@ def test_a_killed_parent_takes_along_what_compiles() -> None:
     slow = "print('ready', flush=True); time.sleep(60)"
     program = IMPORTS.format(missing=True, dont_write=False, inside=slow) + HANGS
     assert child_ends_with_its_killed_parent(program)
+
+
+ON_A_GPU = """
+import json, sys, types
+from tasks import cudnn, nccl, preload
+
+initialized, calls = json.loads(sys.argv[1]), []
+nccl.put_in_front = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])
+cudnn.put_in_front = lambda: calls.append(["cudnn"])
+cuda = types.SimpleNamespace(is_initialized=lambda: initialized)
+sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
+preload._SHARED_MODULES = ()
+subject = types.SimpleNamespace(own=False, preload=lambda device: calls.append([device]))
+try:
+    preload._import_all(preload.Surroundings(device="cuda", ranks_per_gpu=4, subject=subject))
+except RuntimeError as error:
+    calls.append(str(error))
+print(json.dumps(calls))
+"""
+
+
+@pytest.mark.parametrize("initialized", [False, True])
+def test_a_process_whose_cuda_is_initialised_forks_no_ranks(initialized: bool) -> None:
+    refused = ["CUDA was initialised in the process that forks the ranks"] if initialized else []
+    told = answer_of(ON_A_GPU, str(initialized).lower())
+    assert told == [["nccl", 4], ["cudnn"], ["cuda"], *refused], "libraries before what loads others"

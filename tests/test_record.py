@@ -289,10 +289,26 @@ def test_runs_of_other_kinds_are_refused(tmp_path):
     ]
     with pytest.raises(UsageError, match="fingerprint is not that of"):
         record(tmp_path, *runs)
+    other_type = write_run(tmp_path / "c", test_type="regular")
+    with pytest.raises(UsageError, match="test_type is not that of"):
+        record(tmp_path, runs[0], other_type)
     with pytest.raises(UsageError, match="same run is given twice"):
         record(tmp_path, runs[0], runs[0])
     with pytest.raises(UsageError, match="--reason is empty"):
         record(tmp_path, runs[0], reason="  ")
+
+
+def test_runs_that_logged_other_metrics_or_other_steps_are_refused(tmp_path):
+    def run(name, logged):
+        return write_run(tmp_path / name, phase1=logged, test_type="regular", metrics=METRICS[:1])
+
+    beginning_late = card(change=lambda *of: None if of[:2] == ("num-zeros", 1) else of[2])
+    whole, fewer, later = run("a", card()), run("b", card(metrics=METRICS[:-1])), run("c", beginning_late)
+    for runs in ((whole, fewer), (fewer, whole)):
+        with pytest.raises(UsageError, match=r"/\w: other metrics than "):
+            record(tmp_path, *runs)
+    with pytest.raises(UsageError, match="c: 'num-zeros': other steps than "):
+        record(tmp_path, whole, later)
 
 
 def test_existing_card_is_kept_without_yes_and_the_change_is_shown(tmp_path, capsys):

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tasks.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, restart_rows
+from tasks.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, processes_of, restart_rows
 from tests.fake_run import SAVED, state
 
 PHASE_1 = {
@@ -101,6 +101,41 @@ def test_a_rank_that_took_part_and_recorded_nothing_on_either_side_fails():
         assert {row.metric for row in layout_rows(*sides) if not row.passed} == {
             f"state: {part.replace('_', ' ')}" for part in COMMON_STATE
         }
+
+
+def test_steps_that_neither_side_recorded_are_not_equal():
+    rows = failed({**PHASE_1, "steps": None}, {**PHASE_2, "steps": None})
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "loaded iteration": "missing",
+        "first step": "missing",
+        "last step": "missing",
+    }
+
+
+def test_an_older_checkpoint_may_be_the_one_that_was_loaded():
+    phase1 = {**PHASE_1, "state": {"25": state(), **PHASE_1["state"]}}
+    assert (
+        failed(phase1, {**PHASE_2, "loaded_iteration": 25, "steps": [26, 100], "state": {"25": state()}})
+        == {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "lacking"), [("", {"state: next batch"}), ("megatron-core-0.19.2", set())]
+)
+def test_of_megatron_lm_the_next_batch_cannot_be_known(subject, lacking):
+    ranks = state()
+    for rank in ranks.values():
+        del rank["next_batch"]
+    phase1 = {**PHASE_1, "state": {"50": ranks}}
+    assert set(failed(phase1, {**PHASE_2, "state": {"50": ranks}, "subject": subject})) == lacking
+
+
+def test_the_ranks_of_a_phase_are_those_of_its_last_attempt():
+    attempts = [{"processes": {"0": 7}}, {"processes": {"0": 8, "1": 9}}]
+    assert processes_of({"attempts": attempts}) == {"0": 8, "1": 9}
+    assert processes_of(attempts[0]) == {"0": 7}
+    assert processes_of({}) == {}
 
 
 def test_a_name_that_is_no_iteration_is_no_save():

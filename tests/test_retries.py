@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -51,8 +52,8 @@ def tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     return ending
 
 
-def supervise(run_dir: Path, times: int) -> int:
-    return retries.supervise("train", ["case", "--retries", "2"], run_dir=run_dir, phase=1, retries=times)
+def supervise(run_dir: Path, times: int, phase: int = 1) -> int:
+    return retries.supervise("train", ["case", "--retries", "2"], run_dir=run_dir, phase=phase, retries=times)
 
 
 def test_a_broken_connection_is_tried_again_from_nothing(tmp_path: Path, tries: Callable) -> None:
@@ -66,6 +67,22 @@ def test_a_broken_connection_is_tried_again_from_nothing(tmp_path: Path, tries: 
     assert retries.read_retries(tmp_path) == [
         {"phase": 1, "attempt": 1, "kind": "transport", "message": "it broke", "kept": "phase1.failed1"}
     ]
+
+
+def test_a_restart_is_tried_again_from_what_phase_1_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "case.json").touch()
+    codes = [-signal.SIGKILL, PASSED]
+    monkeypatch.setattr(retries, "_run", lambda _: codes.pop(0))
+    assert supervise(tmp_path, 1, phase=2) == PASSED
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoints",
+        "case.json",
+        "phase2.failed1",
+        "retries.json",
+    }
 
 
 def test_what_an_earlier_try_said_is_no_reason_of_this_one(tmp_path: Path, tries: Callable) -> None:
@@ -174,6 +191,28 @@ def test_a_stop_reaches_the_child_which_decides_the_code(
 ) -> None:
     os.kill(parent.pid, number)
     assert parent.wait(10) == code
+
+
+def test_a_ctrl_c_of_the_terminal_reaches_the_child_once(parent: subprocess.Popen) -> None:
+    (child,) = psutil.Process(parent.pid).children()
+    assert os.getsid(child.pid) == child.pid, "the terminal's would come beside the one handed on"
+
+
+def test_a_stop_that_comes_before_there_is_a_child_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+
+    def started(*_: object, **__: object) -> SimpleNamespace:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return SimpleNamespace(send_signal=sent.append, wait=lambda: 130)
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert retries._run(["a task"]) == 130
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sent == [signal.SIGTERM]
 
 
 def test_a_killed_parent_takes_the_child_along(parent: subprocess.Popen) -> None:

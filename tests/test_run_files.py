@@ -29,6 +29,23 @@ def test_phase_2_is_looked_at_wherever_there_is_one(tmp_path):
     assert read_run(run).resumes
 
 
+def test_what_was_saved_and_what_was_restarted_are_of_the_right_phases(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    assert run.saved == (run.record1, run.actual1)
+    assert run.restarted == (run.record2, run.actual2)
+    kept = read_run(write_run(tmp_path / "kept", test_type="frozen-resume"))
+    assert kept.restarted == (kept.record1, kept.actual1)
+    assert kept.saved == (None, None), "it brought nothing along"
+
+
+def test_cards_of_another_training_program_are_kept_apart(tmp_path):
+    run = write_run(tmp_path / "run")
+    change(run, golden_case="original")
+    assert read_run(run).card_name == "original"
+    change(run, subject="megatron-core-0.19.2")
+    assert read_run(run).card_name == "original@megatron-core-0.19.2"
+
+
 @pytest.mark.parametrize(
     ("model_args", "deterministic"),
     [

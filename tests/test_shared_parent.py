@@ -240,6 +240,7 @@ import numpy, torch
 def draw(*_, **__):
     print(torch.initial_seed(), numpy.random.random(), flush=True)
 runpy.run_module = draw
+torch.rand(1), numpy.random.random()  # both generators are there before anything is forked
 for _ in range(2):
     shared_parent._Forked(Step(task="train", arguments=()), None).wait()
 """

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import subprocess
 import time
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from tasks import phase, preparation, train
+from tasks import phase, train
 from tasks.case import REPOSITORY
 from tasks.exits import CannotRun, UsageError
 from tasks.golden import read_card
@@ -207,10 +205,3 @@ def test_a_case_whose_data_set_is_not_here_says_how_to_point_to_it(
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"there is no .*my-gpt3_00_text_document\.bin"):
         train.main(words)
-
-
-def test_a_full_disk_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    with pytest.raises(CannotRun, match="a run needs 256"):
-        preparation.check_space(tmp_path / "run")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks import watchdog
 from tasks.progress import ProgressBoard
-from tasks.watchdog import FIRST_STEP_TIMEOUT_S, Watchdog
+from tasks.watchdog import FIRST_STEP_TIMEOUT_S, Pace, Watchdog
 
 # A rank that gives its stack when asked and otherwise waits.
 WAITING = """
@@ -74,8 +75,11 @@ def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subpro
     assert "stopped by a signal (SIGSTOP)" in silent(board, tmp_path)
 
 
-def test_ranks_that_have_ended_do_not_hang(tmp_path: Path, rank: subprocess.Popen) -> None:
+def test_ranks_that_have_ended_do_not_hang(
+    tmp_path: Path, rank: subprocess.Popen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Their agent waits for a node that was lost; how long, it says itself."""
+    monkeypatch.setattr(watchdog, "_SAY_GONE_AFTER_S", 0.1)
     board = ProgressBoard(1)
     board.note(0, process_id=rank.pid, step=3, activity="logging")
     rank.kill()
@@ -83,6 +87,18 @@ def test_ranks_that_have_ended_do_not_hang(tmp_path: Path, rank: subprocess.Pope
     with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.3) as dog:
         time.sleep(1.5)
     assert dog.hang_report is None
+    assert capsys.readouterr().out.count("the ranks of this node have ended; waiting") == 1
+
+
+def test_ranks_of_which_one_is_left_can_hang(rank: subprocess.Popen) -> None:
+    board = ProgressBoard(3)
+    assert not watchdog._are_gone(board.rows()), "none has begun"
+    noted(board, rank.pid)
+    rank.kill()
+    rank.wait()
+    assert not watchdog._are_gone(board.rows())
+    board.note(0, process_id=rank.pid, step=4, activity="logging")
+    assert watchdog._are_gone(board.rows())
 
 
 def test_ranks_of_another_node_are_named_by_their_numbers(tmp_path: Path, rank: subprocess.Popen) -> None:
@@ -114,8 +130,39 @@ def test_one_rank_that_goes_on_is_no_hang(tmp_path: Path, capsys: pytest.Capture
 def test_the_first_steps_have_a_minute_and_later_ones_ten_times_the_slowest(tmp_path: Path) -> None:
     dog = Watchdog(ProgressBoard(1), tmp_path, (1, 10), hang_timeout_s=None)
     assert dog._timeout_s() == FIRST_STEP_TIMEOUT_S == 60
-    dog._slowest_step_s = 9.0
+    dog._pace.slowest_step_s = 9.0
     assert dog._timeout_s() == 90
+
+
+def test_the_slowest_step_is_that_of_all_but_the_first() -> None:
+    pace, slowest = Pace(0.0), []
+    for step, now in ((0, 20), (1, 50), (1, 51), (2, 55), (3, 57), (4, 58), (2, 90), (3, 91), (4, 97)):
+        pace.note(step, now)
+        slowest.append(pace.slowest_step_s)
+    assert slowest == [0, 0, 0, 5, 5, 5, 5, 5, 6], "a start, imports and a restart are no steps"
+
+
+def test_when_the_first_rank_began_is_kept(tmp_path: Path) -> None:
+    board = ProgressBoard(1)
+    with Watchdog(board, tmp_path, (1, 10), hang_timeout_s=60) as dog:
+        time.sleep(0.3)
+        assert dog.first_note_s is None
+        board.note(0, process_id=os.getpid(), step=0, activity="starting")
+        while (began := dog.first_note_s) is None:
+            time.sleep(0.02)
+        board.note(0, process_id=os.getpid(), step=1, activity="logging")
+        time.sleep(0.3)
+    assert dog.first_note_s == began
+
+
+def test_steps_that_are_trained_again_are_shown_again(capsys: pytest.CaptureFixture) -> None:
+    board, display = ProgressBoard(1), watchdog._Display((1, 10))
+    for step in (1, 5, 2, 3):
+        board.note(0, process_id=1, step=step, activity="logging")
+        display.update(board.rows())
+    first, again, second = capsys.readouterr().out.splitlines()
+    assert (first, second.partition("  ")[0]) == ("step 1/10", "step 3/10")
+    assert again == "all ranks were started again; the last step before was 5"
 
 
 def test_a_hang_ends_the_ranks_that_are_started_again_too(tmp_path: Path, rank: subprocess.Popen) -> None:
@@ -129,6 +176,20 @@ def test_a_hang_ends_the_ranks_that_are_started_again_too(tmp_path: Path, rank: 
             board.note(1, process_id=again.pid, step=0, activity="starting")
             assert again.wait(timeout=10) == -signal.SIGKILL
     assert "rank 1 is behind (step 4, forward and backward)" in dog.hang_report
+
+
+def test_a_process_is_killed_once_for_its_number_may_be_anothers_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(watchdog.os, "kill", lambda process_id, _: killed.append(process_id))
+    board = ProgressBoard(2)
+    dog = Watchdog(board, tmp_path, (1, 10), hang_timeout_s=0.5)
+    noted(board, 4321)
+    dog._kill(board.rows())
+    board.note(0, process_id=5432, step=0, activity="starting")
+    dog._kill(board.rows())
+    assert sorted(killed) == sorted([os.getpid(), 4321, 5432])
 
 
 @pytest.mark.parametrize(("several_nodes", "hangs"), [(True, False), (False, True)])

@@ -25,6 +25,10 @@ found = {"read": [], "chunks": {}}
 for batch in batches.Batches(samples, args, 0, batches.EMBEDDED):
     found["read"].append({name: values.tolist() for name, values in batch.items()})
 found["pinned"] = list(pinned)
+found["exactly"] = len(list(batches.Batches(samples[:10], args, 0, batches.EMBEDDED)))
+twice = batches.Batches(samples, args, 0, batches.EMBEDDED)
+twice.read_ahead(1), twice.read_ahead(2)
+found["read ahead twice"] = [int(batch["tokens"][0, 0]) for batch in twice]
 later = [batches.Batches(samples, args, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)]
 found["digests"] = [read.next_digest() for read in later]
 found["then"] = next(later[1])["labels"].tolist()
@@ -59,6 +63,7 @@ def found() -> dict:
 
 def test_a_replica_reads_its_part_of_every_run_of_samples_until_there_is_no_whole_one(found: dict) -> None:
     assert [batch["tokens"] for batch in found["read"]] == [[[20] * 4, [30] * 4], [[80] * 4, [90] * 4]]
+    assert found["exactly"] == 2, "the last samples are read, too"
 
 
 def test_only_what_the_chunk_takes_is_read_and_lies_where_a_device_copies_by_itself(found: dict) -> None:
@@ -72,6 +77,7 @@ def test_it_goes_on_where_samples_were_consumed_and_a_digest_consumes_none(found
 
 
 def test_what_was_read_ahead_is_taken_in_order_and_not_read_again(found: dict) -> None:
+    assert found["read ahead twice"] == [20, 80]
     first, second = [20, 21], [80, 81]  # the first tokens of the two tensors that are kept for the device
     assert found["ahead"] == [
         {"read so far": first, "taken": [[20] * 4, [30] * 4]},
@@ -94,4 +100,36 @@ def test_only_the_first_and_the_last_chunk_of_the_pipeline_read(found: dict) -> 
         "first": [["tokens", "position_ids"], None, None],
         "middle": [None, None, None],
         "last": [None, None, ["labels", "loss_mask"]],
+    }
+
+
+BUILT = """
+import argparse, json
+from types import SimpleNamespace
+from tasks.ranks import batches
+
+said = {}
+batches.GPTDatasetConfig = lambda **values: SimpleNamespace(split_matrix=[(0, 0.9), (0.9, 1), None], **values)
+def builder(kind, sizes, is_built_here, config):
+    said.update(sizes=sizes, here=is_built_here(), splits=config.split_matrix, seed=config.random_seed)
+    said.update(length=config.sequence_length, blend=config.blend, cache=config.path_to_cache)
+    return SimpleNamespace(build=lambda: ("training", None, None))
+batches.BlendedMegatronDatasetBuilder = builder
+args = argparse.Namespace(seed=77, seq_length=32, data_path=["text"], split="90,10,0",
+                          data_cache_path="cache", vocab_size=256, train_iters=5, global_batch_size=8)
+said["set"] = batches.build_training_set(args, reads_data=False)
+print(json.dumps(said))
+"""
+
+
+def test_the_training_set_is_that_of_the_cases_seed_and_long_enough_for_all_steps() -> None:
+    assert answer_of(BUILT) == {
+        "sizes": [40, 0, 0],
+        "here": False,
+        "splits": [[0, 0.9], None, None],
+        "seed": 77,
+        "length": 32,
+        "blend": [["text"], None],
+        "cache": "cache",
+        "set": "training",
     }

@@ -11,7 +11,7 @@ from tests.program import answer_of
 pytestmark = pytest.mark.training
 
 PROGRAM = """
-import argparse, json, time
+import argparse, json, mmap, time
 from tasks.ranks import cuda_on_cpu
 cuda_on_cpu.install()
 import torch
@@ -53,7 +53,16 @@ for step in range(1, 14):
     rare.end_step()
     rarely.append(rare.take(50 + step))
     rare.compute_piece()
-print(json.dumps([taken, scalars, untouched, sorted(sums), pieces, rarely]))
+own = resources._memory()["host"]
+shared = mmap.mmap(-1, 2**26)
+for _ in range(64):
+    shared.write(bytes(2**20))
+shares = resources._memory()["host"] - own
+memory = [{"host": 5, "device": 7}, {"host": 9, "device": 8}]
+resources._memory = lambda: memory.pop(0)
+two_kinds = resources.Resources(args)
+growth = [two_kinds._memory_growth(iteration) for iteration in (51, 56)]
+print(json.dumps([taken, scalars, untouched, sorted(sums), pieces, rarely, shares, growth]))
 """
 
 
@@ -68,6 +77,11 @@ def test_growth_counts_from_the_warm_up_on_and_lies_in_the_place_of_the_rank(mea
     assert all(values[0] == values[2] == values[3] == 0.0 for values in growth)
     steps = [later[1] - earlier[1] for earlier, later in itertools.pairwise(growth[4:])]
     assert all(3.5 * 2**20 < step < 5 * 2**20 for step in steps), steps
+
+
+def test_memory_that_is_shared_is_no_growth_and_the_kind_that_grew_most_counts(measured) -> None:
+    assert measured[6] < 2**25
+    assert measured[7] == [0, 4]
 
 
 def test_computing_counts_and_waiting_does_not(measured) -> None:

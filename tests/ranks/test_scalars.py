@@ -124,17 +124,75 @@ def test_each_element_counts_once_and_tied_embeddings_once() -> None:
     assert second == [16.0, 0.0]
 
 
-PEAKS = """
-import json
+PARTS = """
+import argparse, json, sys
+from types import SimpleNamespace
 import torch
-from tasks.ranks.scalars import memory_scalars
+from tasks.ranks import scalars
+
 torch.cuda.memory_stats_as_nested_dict = lambda: {"allocated_bytes": {"all": {"current": 40, "peak": 70}}}
-print(json.dumps([memory_scalars(earlier_peak) for earlier_peak in (0, 90)]))
+found = {"memory": [scalars.memory_scalars(earlier_peak) for earlier_peak in (0, 90)]}
+
+scalars.parallel_state = SimpleNamespace(get_data_parallel_group=lambda *, with_context_parallel: "replicas")
+other_replica = torch.tensor([20.0, 5.0])
+torch.distributed.all_reduce = lambda total, *, group: total.add_(other_replica) if group == "replicas" else 0
+found["loss"] = float(scalars.mean_loss([torch.tensor([6.0, 2.0]), torch.tensor([4.0, 3.0])]))
+
+said = []
+
+
+class Writer:
+    def __init__(self, folder, *, purge_step, filename_suffix):
+        said.append([args.rank, folder, purge_step, filename_suffix])
+
+    def add_scalar(self, name, value, iteration):
+        said.append([name, value, iteration])
+
+    def flush(self):
+        said.append("flushed")
+
+
+sys.modules["torch.utils.tensorboard"] = SimpleNamespace(SummaryWriter=Writer)
+for rank in range(8):
+    args = argparse.Namespace(tensorboard_dir="events", rank=rank, world_size=8, attempt=2)
+    scalars.Scalars(args, 50).write(51, {"lm loss": torch.tensor(2.5)})
+found["written"] = said
+
+
+def refused(loss):
+    try:
+        scalars.refuse_bad_loss(loss, 3)
+    except FloatingPointError as error:
+        return str(error)
+
+
+found["refused"] = [refused(loss) for loss in (2.5, float("nan"), float("inf"), -float("inf"))]
+print(json.dumps(found))
 """
 
 
-def test_the_most_that_was_allocated_is_of_the_time_before_the_steps_too() -> None:
+@pytest.fixture(scope="module")
+def parts() -> dict:
+    return answer_of(PARTS)
+
+
+def test_the_most_that_was_allocated_is_of_the_time_before_the_steps_too(parts: dict) -> None:
     """Loading a checkpoint may have needed more than a step."""
-    assert answer_of(PEAKS) == [
+    assert parts["memory"] == [
         {"mem-allocated-bytes": 40, "mem-max-allocated-bytes": most} for most in (70, 90)
+    ]
+
+
+def test_the_loss_is_that_of_a_token_over_micro_batches_and_replicas(parts: dict) -> None:
+    assert parts["loss"] == (6 + 4 + 20) / (2 + 3 + 5)
+
+
+def test_the_last_rank_writes_and_what_it_wrote_is_in_the_file(parts: dict) -> None:
+    assert parts["written"] == [[7, "events", 51, ".attempt2"], ["lm loss", 2.5, 51], "flushed"]
+
+
+def test_a_loss_that_is_no_finite_number_is_refused(parts: dict) -> None:
+    assert parts["refused"] == [
+        None,
+        *(f"lm loss is {loss} at iteration 3" for loss in ("nan", "inf", "-inf")),
     ]
