@@ -136,6 +136,18 @@ def test_a_handle_that_is_waited_for_twice_counts_once() -> None:
         "watched.on_wait = seen.append\n"
         "watched.wait(), watched.wait()\n"
         "assert handle.waits == 2 and seen == [watched], (handle.waits, seen)\n"
+        "class Event:\n"
+        "    def __init__(self, at):\n"
+        "        self.at = at\n"
+        "    def elapsed_time(self, later):\n"
+        "        return later.at - self.at\n"
+        "class Events:\n"
+        "    times = [0.0, 1000.0, 1500.0]\n"
+        "    def record(self):\n"
+        "        return Event(self.times.pop(0))\n"
+        "watched = _WatchedHandle(handle, Events())\n"
+        "watched.wait(), watched.wait()\n"
+        "assert (watched.hidden_s, watched.exposed_s) == (1.0, 0.5), 'until the wait, and in it'\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False

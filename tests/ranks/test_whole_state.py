@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from tasks.case import REPOSITORY
+from tests.program import answer_of
 
 PROGRAM = """
 from types import SimpleNamespace
@@ -79,3 +80,84 @@ def test_sums_do_not_depend_on_who_holds_an_element_and_on_all_else() -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout
+
+
+LAYOUTS = """
+import json
+from types import SimpleNamespace
+from tasks.ranks import cuda_on_cpu
+cuda_on_cpu.install()
+import torch
+from tasks.ranks import whole_state
+
+values = torch.arange(8, dtype=torch.float32)
+
+
+def rank(replica, begin, end, *, sharded, second=3.0, weight=1.0, tied=False):
+    # what a rank of the one stage holds: the weight, and elements begin to end of what the optimizer keeps
+    model = torch.nn.Module()
+    model.decoder = torch.nn.Module()
+    model.decoder.layers = torch.nn.ModuleList([])
+    model.weight = torch.nn.Parameter((weight * values).view(4, 2).bfloat16())
+    model.weight.main_param = main = values[begin:end].clone()
+    model.weight.main_param_sharded = sharded
+    if tied:
+        model.copy = torch.nn.Parameter(torch.ones(2))
+        model.copy.shared, model.copy.main_param = True, torch.ones(2)
+    model.buffered = torch.nn.Parameter(torch.ones(2), requires_grad=False)  # no optimizer has it
+    adam = SimpleNamespace(state={main: {"exp_avg": 2 * main, "exp_avg_sq": second * main}})
+    place = {"param": SimpleNamespace(start=begin)}
+    optimizer = SimpleNamespace(chained_optimizers=[
+        SimpleNamespace(optimizer=None),
+        SimpleNamespace(optimizer=adam, _get_model_param_range_map=lambda parameter: place),
+    ])
+    return replica, [SimpleNamespace(module=SimpleNamespace(module=model))], optimizer
+
+
+def digests(*ranks):
+    sums = []
+
+    def collected(reduce):
+        torch.distributed.all_reduce = reduce
+        for replica, chunks, optimizer in ranks:
+            whole_state.parallel_state.get_data_parallel_rank = lambda *, with_context_parallel: replica
+            found = whole_state.whole_state_digests(chunks, optimizer)
+        return found
+
+    collected(lambda own: sums.append(own.clone()))
+    return collected(lambda own: own.copy_(sum(sums)))
+
+
+def parted(*ranks):
+    return [part for part, digest in digests(*ranks).items() if digest != whole[part]]
+
+
+whole = digests(rank(0, 0, 8, sharded=False))
+first, second = rank(0, 0, 3, sharded=True), rank(1, 3, 8, sharded=True)
+found = [
+    parted(first, second),
+    parted(rank(0, 0, 8, sharded=False, tied=True)),
+    parted(rank(0, 0, 8, sharded=False), rank(1, 0, 8, sharded=False, weight=2.0)),
+    parted(first, rank(1, 3, 8, sharded=True, second=3.5)),
+    parted(first, rank(1, 4, 8, sharded=True)),
+    parted(rank(0, 0, 8, sharded=False, weight=2.0)),
+]
+lost = rank(0, 0, 8, sharded=False)
+lost[2].chained_optimizers[1].optimizer.state.clear()
+try:
+    digests(lost)
+except RuntimeError as error:
+    found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def test_a_digest_is_of_the_whole_job_whoever_holds_what() -> None:
+    two_replicas, tied, copy, changed, hole, weight, lost = answer_of(LAYOUTS)
+    assert (two_replicas, tied, copy) == ([], [], []), (
+        "who holds an element does not matter, nor who else does"
+    )
+    assert changed == ["whole_exp_avg_sq"]
+    assert hole == ["whole_master_weights", "whole_exp_avg", "whole_exp_avg_sq"]
+    assert weight == ["whole_parameters"]
+    assert lost == "no optimizer keeps the state of a parameter of this rank"
