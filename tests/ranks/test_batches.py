@@ -20,8 +20,8 @@ pinned = []
 torch.Tensor.pin_memory = lambda values: pinned.append(int(values[0, 0])) or values
 groups = batches.parallel_state
 groups.get_data_parallel_rank = lambda: 1
-batches.build_training_set = lambda args, *, reads_data: samples
-found = {"read": [], "chunks": {}}
+batches.build_training_set = lambda args, *, reads_data: found["reads"].append(reads_data) or samples
+found = {"read": [], "chunks": {}, "reads": []}
 for batch in batches.Batches(samples, args, 0, batches.EMBEDDED):
     found["read"].append({name: values.tolist() for name, values in batch.items()})
 found["pinned"] = list(pinned)
@@ -96,6 +96,7 @@ def test_the_batch_that_comes_next_is_the_same_whether_it_was_read_ahead_or_not(
 
 
 def test_only_the_first_and_the_last_chunk_of_the_pipeline_read(found: dict) -> None:
+    assert found["reads"] == [True, False, True]
     assert found["chunks"] == {
         "first": [["tokens", "position_ids"], None, None],
         "middle": [None, None, None],

@@ -46,6 +46,8 @@ for _ in range(3):
         chunk.start_param_sync()
     chunk(torch.ones(2, 8)).square().sum().backward()
     chunk.finish_grad_sync()
+    if watch and grad_overlap and gather_overlap:
+        assert not watch._at_once, "all is asynchronous: what is waited for is exposed, and nothing twice"
     digest = float(sum(parameter.main_grad.double().sum() for parameter in layers.parameters()))
     steps.append([digest, watch.take() if watch else None])
 chunk.start_param_sync(force_sync=True)  # as for a checkpoint: of no step
