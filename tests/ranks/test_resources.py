@@ -53,7 +53,7 @@ for step in range(1, 14):
     rare.end_step()
     rarely.append(rare.take(50 + step))
     rare.compute_piece()
-works = iter([0.1, 0.001])
+works = iter([0.1, 0.001, 0.0, 0.0])
 resources._piece_of_work = lambda _: lambda: compute(next(works))
 first = resources.Resources(args)
 first.begin_step(), first.end_step()
