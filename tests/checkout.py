@@ -10,7 +10,22 @@ from pathlib import Path
 
 from tasks.case import REPOSITORY
 
-TOOLS = ["bash", "cat", "cut", "date", "dirname", "echo", "env", "git", "grep", "head", "ls", "make", "mkdir"]
+TOOLS = [
+    "bash",
+    "cat",
+    "chmod",
+    "cut",
+    "date",
+    "dirname",
+    "echo",
+    "env",
+    "git",
+    "grep",
+    "head",
+    "ls",
+    "make",
+    "mkdir",
+]
 TOOLS += ["mv", "rm", "sed", "sh", "sleep", "sort", "tail", "touch", "tr"]
 OF_THE_ENVIRONMENT = ["ruff", "pytest", "register-python-argcomplete"]
 # Sessions that train nothing run as they are, all others tell what they would run.

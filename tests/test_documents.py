@@ -33,6 +33,14 @@ PLACEHOLDERS = {
     "PREFIX": "data/text",
     "SITE_PACKAGES": "docs",
 }
+# A Python of the reader's, whose environment has the nox that all tests of documents have.
+GIVEN_PYTHON = """#!/bin/bash
+[ "$*" = "-m venv .venv" ] || exit 0
+mkdir -p .venv/bin
+printf '#!/bin/bash\\n' > .venv/bin/python
+printf '#!/bin/bash\\nexec nox "$@"\\n' > .venv/bin/nox
+chmod +x .venv/bin/python .venv/bin/nox
+"""
 SBATCH = '#!/bin/bash\nSLURM_JOB_ID=7 exec bash "$@"\n'
 SRUN = '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n'
 
@@ -74,7 +82,8 @@ def spans(path: Path) -> list[str]:
 
 def concrete(command: str) -> str:
     """The command with something in the place of what the reader puts in."""
-    return re.sub(r"\b[A-Z][A-Z_]+\b(?!=|\.)", lambda match: PLACEHOLDERS.get(match[0], match[0]), command)
+    command = re.sub(r"\b[A-Z][A-Z_]+\b(?!=|\.)", lambda match: PLACEHOLDERS.get(match[0], match[0]), command)
+    return command.replace("/path/to/python3.12", "given-python")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("path") / "bin"
-    return checkout.programs(folder, nox=checkout.NOX, sbatch=SBATCH, srun=SRUN)
+    programs = {"nox": checkout.NOX, "sbatch": SBATCH, "srun": SRUN, "given-python": GIVEN_PYTHON}
+    return checkout.programs(folder, **programs)
 
 
 @pytest.mark.parametrize("document", FILES, ids=lambda path: path.name)

@@ -130,9 +130,10 @@ def test_what_is_missing_is_said(checkout: Path, variables: dict[str, str], mess
     assert "Error 5" in outcome.stderr
 
 
-def test_no_python_at_all(checkout: Path) -> None:
-    outcome = make(checkout, "lint")
-    assert "there is no python3" in outcome.stderr
+@pytest.mark.parametrize(("given", "message"), [(None, "no python3"), ("/my/python", "no /my/python: call")])
+def test_no_python_at_all(checkout: Path, given: str | None, message: str) -> None:
+    outcome = make(checkout, "lint", *([f"PYTHON={given}"] if given else []))
+    assert f"there is {message}" in outcome.stderr
     assert "Error 5" in outcome.stderr
 
 
