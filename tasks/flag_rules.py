@@ -113,13 +113,13 @@ def _check_batches(args: Mapping[str, object], world_size: int) -> list[str]:
             f"--global-batch-size: {batch} is not divisible by micro-batch {micro} x {replicas} data-parallel"
             f" replicas = {micro * replicas}"
         ]
-    virtual = args.get("--num-layers-per-virtual-pipeline-stage") or args.get(
-        "--num-virtual-stages-per-pipeline-rank"
-    )
+    per_chunk = args.get("--num-layers-per-virtual-pipeline-stage")
+    chunks = args["--num-layers"] // stages // per_chunk if per_chunk else 1
+    interleaved = (args.get("--num-virtual-stages-per-pipeline-rank") or chunks) > 1  # with one it is not
     micro_batches = batch // (micro * replicas)
     group = args.get("--microbatch-group-size-per-virtual-pipeline-stage") or stages
     # megatron-core's interleaved schedule: fewer leftover micro-batches than stages are refused
-    if virtual and (micro_batches < stages or 0 < micro_batches % group < stages):
+    if interleaved and (micro_batches < stages or 0 < micro_batches % group < stages):
         return [
             f"--global-batch-size: {batch} gives {micro_batches} micro-batches a replica; the interleaved"
             f" schedule needs a multiple of the {group}"

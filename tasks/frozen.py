@@ -125,17 +125,22 @@ def keep(run_dir: Path, folder: Path, reason: str) -> int:
     size = sum(path.stat().st_size for path in source.iterdir())
     if size > LARGEST_BYTES:
         raise UsageError(f"{source}: {size / 2**20:.1f} MiB, at most {LARGEST_BYTES / 2**20:.0f} are kept")
-    if folder.exists():
-        shutil.rmtree(folder)
-    shutil.copytree(source, folder / source.name)
-    write_tracker(folder, iterations[0])
+    new = folder.with_name(
+        f"{folder.name}.new"
+    )  # a kill leaves the one that was kept before, or this one, whole
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(source, new / source.name)
+    write_tracker(new, iterations[0])
     state = {str(iterations[0]): record["state"][str(iterations[0])]}
     kept = {"steps": record["steps"], "restarts": record["restarts"], "state": state}
-    write_atomically(folder / RECORD, json.dumps(kept, indent=1))
-    write_card(folder / VALUES, read_card(run_dir / "actual_phase1.json"))
+    write_atomically(new / RECORD, json.dumps(kept, indent=1))
+    write_card(new / VALUES, read_card(run_dir / "actual_phase1.json"))
     origin = {key: case[key] for key in ("case_name", "environment", "platform", "fingerprint")}
     provenance = {**origin, "reason": reason, "made": case["started"], "bytes": size}
-    write_atomically(folder / PROVENANCE, json.dumps(provenance, indent=1))
+    write_atomically(new / PROVENANCE, json.dumps(provenance, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
     return size
 
 

@@ -24,3 +24,12 @@ def test_a_cadence_is_a_count(flag: str, text: str) -> None:
     """--exit-interval -1 trained one step, to step -1; --exit-interval 0 was none."""
     with pytest.raises(UsageError, match=f"--{flag}: .* must be a whole number of at least 1"):
         load_case("gpt3_pp4", **HERE, overrides={flag: text})
+
+
+def test_one_virtual_stage_is_not_interleaved() -> None:
+    """Megatron then needs no number of micro-batches that its stages divide."""
+    six = {"global-batch-size": "12"}
+    with pytest.raises(UsageError, match="12 gives 6 micro-batches a replica; the interleaved schedule"):
+        load_case("gpt3_pp4", **HERE, overrides=six)
+    one_virtual_stage = {"num-layers-per-virtual-pipeline-stage": "3"}
+    assert load_case("gpt3_pp4", **HERE, overrides=six | one_virtual_stage).model_args

@@ -137,6 +137,24 @@ def test_what_is_kept_anew_is_whole_and_takes_the_place_of_the_one_before(root: 
     assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
 
 
+def test_a_kill_on_the_way_leaves_what_was_kept_before(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder, run = frozen.folder_of(KEPT, root), tmp_path / "made"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "write_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            frozen.keep(run, folder, "again")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    frozen.keep(run, folder, "again")
+    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_only_for_a_case_that_goes_on_from_one_a_checkpoint_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

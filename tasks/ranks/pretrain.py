@@ -199,7 +199,11 @@ class Trainer:
             self.peak_bytes = max(self.peak_bytes, reserve_memory(self.args))
 
     def train(self) -> None:
-        """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``."""
+        """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``.
+
+        Megatron-LM also saves at the end where that is no multiple of ``--save-interval``. Nothing here would
+        read that checkpoint, so it is not written.
+        """
         args = self.args
         self.config = model.connect_schedule(args, self.chunks, self.optimizer, self._read_on_first_stage)
         self.run_schedule = get_forward_backward_func()
