@@ -126,6 +126,7 @@ def test_ranks_that_leave_early_without_an_error_are_no_success(
     assert_nothing_runs(tmp_path / "run")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_every_process_within_ten_seconds(tmp_path: Path, sleeper: Path, number: int) -> None:
     process = started(tmp_path / "run", "--rank-plugin", sleeper)

@@ -90,6 +90,7 @@ def test_retries_do_not_take_apart_the_run_that_is_there(trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == before
 
 
+@pytest.mark.training
 def test_a_loss_that_is_no_number_ends_training_and_names_its_step(tmp_path: Path) -> None:
     plugin = tmp_path / "nan_loss.py"
     plugin.write_text(
