@@ -35,7 +35,7 @@ $(SESSIONS): $(NOX)
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: there is no $(PYTHON): call make PYTHON=/path/to/python3" >&2; exit 5; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than Python 3.10: call make PYTHON=/path/to/python3" >&2; exit 5; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv), or install nox" >&2; exit 5; }
-	@echo "make: $(if $(GIVEN),for $(PYTHON),no nox on PATH;) the pinned one is installed into .venv"
+	@echo "make: $(if $(GIVEN),for $(PYTHON) the pinned nox,no nox on PATH; the pinned one) is installed into .venv"
 	@rm -rf .venv
 	@"$(PYTHON)" -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt nox
