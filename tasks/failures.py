@@ -28,7 +28,12 @@ from tasks.infrastructure import (
 )
 
 FAILURE_FILE = "failure.json"  # in a phase's folder
-FULL_BYTES = 2**20  # of a disk; less is as good as nothing
+_FULL_BYTES = 2**20  # of a disk; less is as good as nothing
+
+
+def disk_is_full(path: str | Path) -> bool:
+    """Whether nothing can be written beside ``path``, which is there."""
+    return shutil.disk_usage(path).free < _FULL_BYTES
 
 
 def note_file(directory: Path, rank: int) -> Path:
@@ -102,7 +107,7 @@ def _read_note(path: Path) -> dict[str, Any]:
     """What a rank noted; on a full disk it could not."""
     with contextlib.suppress(ValueError):
         return json.loads(path.read_text())
-    why = os.strerror(errno.ENOSPC) if shutil.disk_usage(path).free < FULL_BYTES else "killed on the way"
+    why = os.strerror(errno.ENOSPC) if disk_is_full(path) else "killed on the way"
     return {"seconds": path.stat().st_mtime, "error": f"it could not write why it failed ({why})"}
 
 

@@ -125,9 +125,8 @@ def keep(run_dir: Path, folder: Path, reason: str) -> int:
     size = sum(path.stat().st_size for path in source.iterdir())
     if size > LARGEST_BYTES:
         raise UsageError(f"{source}: {size / 2**20:.1f} MiB, at most {LARGEST_BYTES / 2**20:.0f} are kept")
-    new = folder.with_name(
-        f"{folder.name}.new"
-    )  # a kill leaves the one that was kept before, or this one, whole
+    # In the place of the one that was kept before when it is whole: a kill leaves one of the two.
+    new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(source, new / source.name)
     write_tracker(new, iterations[0])

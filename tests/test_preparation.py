@@ -15,17 +15,10 @@ from tasks.exits import CannotRun, UsageError
 from tasks.nodes import ALONE, Nodes
 from tasks.preparation import named_data, understood
 from tasks.subject import OURS
+from tests.test_gpu_memory import H100
 from tests.test_phase import RESHARD, setup
 
 CRASHING, CALM = "gpt3_pp4_crash_resume", "gpt3_pp4_resume"
-H100 = platforms.Gpu(
-    index=0,
-    uuid="GPU-1",
-    name="NVIDIA H100 80GB HBM3",
-    memory_mib=81559,
-    compute_capability=9.0,
-    driver="580",
-)
 
 
 @pytest.fixture(autouse=True)

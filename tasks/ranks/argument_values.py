@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 
 
 def broken_values(args: argparse.Namespace) -> list[str]:
     """A line a value that is out of its range, or that another one forbids."""
-    return [*_out_of_range(args), *_broken_schedule(args), *_broken_split(args)]
+    return [*_not_finite(args), *_out_of_range(args), *_broken_schedule(args), *_broken_split(args)]
 
 
 def broken_on_cpu(args: argparse.Namespace) -> list[str]:
@@ -25,8 +26,24 @@ def broken_on_cpu(args: argparse.Namespace) -> list[str]:
 
 def training_sequences(split: str, sequences: int) -> int:
     """How many of the sequences megatron-core trains on; without any, it never ends building their index."""
-    shares = [float(share) for share in re.findall(r"[.0-9]+", split)]
+    shares = _shares(split)
     return round(shares[0] / sum(shares) * sequences)
+
+
+def _shares(split: str) -> list[float]:
+    """As megatron-core reads them; training takes the first.
+
+    Errors: ``ValueError`` for a number with more than one point.
+    """
+    return [float(share) for share in re.findall(r"[.0-9]+", split)]
+
+
+def _not_finite(args: argparse.Namespace) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')} {value}: must be a finite number"
+        for name, value in vars(args).items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
 
 
 def _out_of_range(args: argparse.Namespace) -> list[str]:
@@ -67,10 +84,8 @@ def _broken_schedule(args: argparse.Namespace) -> list[str]:
 
 
 def _broken_split(args: argparse.Namespace) -> list[str]:
-    shares = re.findall(r"[.0-9]+", args.split)  # as megatron-core reads it; training takes the first
-    try:
-        if shares and float(shares[0]) > 0 and len([float(share) for share in shares]) <= 3:
+    with contextlib.suppress(ValueError):
+        shares = _shares(args.split)
+        if 0 < len(shares) <= 3 and shares[0] > 0:
             return []
-    except ValueError:
-        pass  # more than one point
     return [f"--split {args.split} must be up to three shares, of which the first, for training, is above 0"]

@@ -37,7 +37,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from tasks import manifest
 from tasks.checkpoints import Choice, iteration_folder, write_tracker
-from tasks.failures import FULL_BYTES
+from tasks.failures import disk_is_full
 from tasks.ranks import integrity
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
@@ -95,7 +95,7 @@ def _refuse_dead_worker(queue: AsyncCallsQueue, folder: str | None) -> None:
     if worker is None:  # megatron-core 0.16 keeps it elsewhere
         worker = getattr(getattr(queue, "persistent_caller", None), "process", None)
     if worker is not None and not worker.is_alive():
-        full = folder and os.path.isdir(folder) and shutil.disk_usage(folder).free < FULL_BYTES
+        full = folder and os.path.isdir(folder) and disk_is_full(folder)
         why = f", {os.strerror(errno.ENOSPC)}: {folder}" if full else ""
         raise RuntimeError(
             f"the checkpoint worker of this rank ended before its work (exit code {worker.exitcode}{why});"

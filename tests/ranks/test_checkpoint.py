@@ -57,7 +57,7 @@ def test_no_worker_where_megatron_core_has_none() -> None:
 
 
 SAVES = """
-import json, sys, types
+import json, shutil, sys, types
 from tasks.ranks import cuda_on_cpu
 cuda_on_cpu.install()
 from tasks.ranks import checkpoint
@@ -84,7 +84,7 @@ class Queue:
 def said_by(step, left, ends=None, newer=False, free=2**30, folder="tasks"):
     saves = checkpoint.Checkpoints.__new__(checkpoint.Checkpoints)
     saves.args = types.SimpleNamespace(save=folder)
-    checkpoint.shutil = types.SimpleNamespace(disk_usage=lambda folder: types.SimpleNamespace(free=free))
+    shutil.disk_usage = lambda folder: types.SimpleNamespace(free=free)
     saves._queue = queue = Queue(left, ends)
     checkpoint.PersistentAsyncCaller._persistent_process = queue.worker if newer else None
     if newer:
