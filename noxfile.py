@@ -22,10 +22,12 @@ REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, pins_digest  # noqa: E402
-from tasks import case_steps, exits, family, family_record, menu, plan, session_options  # noqa: E402
-from tasks.clean import held  # noqa: E402
-from tasks.exits import MEANINGS  # noqa: E402
-from tasks.platforms import on_gpus  # noqa: E402
+from tasks.cases import menu  # noqa: E402
+from tasks.machine.platforms import on_gpus  # noqa: E402
+from tasks.records.run_lock import held  # noqa: E402
+from tasks.sessions import case_steps, family, family_record, listing, plan, session_options  # noqa: E402
+from tasks.util import exits  # noqa: E402
+from tasks.util.exits import MEANINGS  # noqa: E402
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
@@ -77,7 +79,7 @@ def regress(session: nox.Session) -> None:
     with errors_told(session):
         cases = family_record.select(CASES, options)
         if options.list:
-            print(menu.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
+            print(listing.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
             return
     if not cases:
         session.log(f"all cases of {family_record.path_for(options)} passed: there is nothing to run again")
@@ -87,7 +89,7 @@ def regress(session: nox.Session) -> None:
         waits = {"interrupt_timeout": FAMILY_ASKED_AFTER_S, "terminate_timeout": FAMILY_STOPS_WITHIN_S}
         finish(session, step(session, "regress", *session.posargs, **waits))
     for case in cases if DRY_RUN else ():
-        if reason := menu.reason_to_skip(case):
+        if reason := listing.reason_to_skip(case):
             session.log(f"{case}: would be skipped, since {reason}")
         else:
             run_case(session, case, options, family.run_directory(case, options))

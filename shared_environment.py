@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nox.virtualenv
 
-from tasks import platforms
+from tasks.machine import platforms
 
 REPOSITORY = Path(__file__).resolve().parent
 ENVIRONMENT = platforms.environment()

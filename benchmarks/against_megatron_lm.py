@@ -22,10 +22,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks import bytecode, phase, platforms, preparation, subject  # noqa: E402
-from tasks.events import read_log_times  # noqa: E402
-from tasks.exits import TrainingFailed, exit_with  # noqa: E402
-from tasks.golden import Card, read_events  # noqa: E402
+from tasks.launch import bytecode, phase, preparation, subject  # noqa: E402
+from tasks.machine import platforms  # noqa: E402
+from tasks.records.card import Card  # noqa: E402
+from tasks.records.events import (  # noqa: E402
+    read_events,
+    read_log_times,
+)
+from tasks.util.exits import TrainingFailed, exit_with  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 OURS, TORCHRUN, LAUNCHER = "our trainer", "Megatron-LM by torchrun", "Megatron-LM by our launcher"

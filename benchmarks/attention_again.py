@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks import cudnn, mps, platforms  # noqa: E402
-from tasks.case import load_case  # noqa: E402
-from tasks.exits import TrainingFailed, UsageError, exit_with  # noqa: E402
+from tasks.cases.case import load_case  # noqa: E402
+from tasks.machine import cudnn, mps, platforms  # noqa: E402
+from tasks.util.exits import TrainingFailed, UsageError, exit_with  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--allocator", metavar="CONF", help="PYTORCH_CUDA_ALLOC_CONF (default: the case's)")
     options = parser.parse_args(argv)
     platform = platforms.detect()
-    os.environ |= platform.variables(load_case(CASE, platform_name=platform.name))
+    os.environ |= platform.variables(load_case(CASE, platform_name=platform.name).env_vars)
     if options.allocator is not None:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = options.allocator
     on_gpu = platform.device == "cuda"

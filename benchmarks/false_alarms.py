@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.cpu_hog import cpu_hog  # noqa: E402
-from tasks.platforms import read_processor  # noqa: E402
+from tasks.machine.platforms import read_processor  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 

@@ -28,10 +28,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import same_steps  # noqa: E402
-from tasks import case_steps, platforms  # noqa: E402
-from tasks.exits import MISMATCH, PASSED, UsageError, exit_with  # noqa: E402
-from tasks.golden import read_json_object  # noqa: E402
-from tasks.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.machine import platforms  # noqa: E402
+from tasks.sessions import case_steps  # noqa: E402
+from tasks.util.exits import MISMATCH, PASSED, UsageError, exit_with  # noqa: E402
+from tasks.util.files import read_json_object  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 RUNS = ("1", "2", "3")

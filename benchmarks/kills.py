@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks import attempts
+from tasks.records import attempts
 from tests.short_run import processes_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent

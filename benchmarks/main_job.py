@@ -23,7 +23,7 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.platforms import read_processor  # noqa: E402
+from tasks.machine.platforms import read_processor  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 HELPS = ("train", "resume", "diff", "report", "record", "doctor", "clean", "lint_cards")

@@ -24,10 +24,10 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks import platforms  # noqa: E402
-from tasks.events import SUMS_EVERY  # noqa: E402
-from tasks.exits import TrainingFailed, exit_with  # noqa: E402
-from tasks.golden import read_card  # noqa: E402
+from tasks.machine import platforms  # noqa: E402
+from tasks.records.events import SUMS_EVERY  # noqa: E402
+from tasks.records.golden import read_card  # noqa: E402
+from tasks.util.exits import TrainingFailed, exit_with  # noqa: E402
 
 CASE, RANKS, WARM_UP_STEPS = "gpt3_pp4_resume", 8, 10
 PLUGINS = REPOSITORY / "benchmarks" / "rank_plugins"

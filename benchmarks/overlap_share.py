@@ -17,10 +17,12 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks import platforms, preparation  # noqa: E402
-from tasks.exits import CannotRun, TrainingFailed, exit_with  # noqa: E402
-from tasks.golden import Card, read_card  # noqa: E402
-from tasks.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.launch import preparation  # noqa: E402
+from tasks.machine import platforms  # noqa: E402
+from tasks.records.card import Card  # noqa: E402
+from tasks.records.golden import read_card  # noqa: E402
+from tasks.util.exits import CannotRun, TrainingFailed, exit_with  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
 OFF = {"grads": "overlap-grad-reduce=false", "parameters": "overlap-param-gather=false"}

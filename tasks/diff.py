@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import nodes
-from tasks.exits import PASSED, UsageError, exit_with
+from tasks.machine import nodes
+from tasks.util.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
-    from tasks.judge import Verdict
-    from tasks.meeting import Meeting
+    from tasks.judge.judge import Verdict
+    from tasks.launch.meeting import Meeting
 
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
     _refuse_half_a_pair(arguments)
     among = nodes.read(arguments)
     if arguments.run_dir and among.several:
-        from tasks.meeting import LAST_STEP, attend
+        from tasks.launch.meeting import LAST_STEP, attend
 
         def compare_on_node_0(meeting: Meeting) -> int:
             return _compare(arguments) if meeting.first else PASSED
@@ -47,7 +47,8 @@ def main(words: list[str] | None = None) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     # NumPy only from here on: --help and a mistyped option answer at once.
-    from tasks import judge, report
+    from tasks.judge import judge
+    from tasks.reports import report
 
     checks = {"both": ("exact", "approximate")}.get(arguments.check, (arguments.check,))
     options = judge.Options(policy=arguments.policy, steps=parse_steps(arguments.steps), checks=checks)
@@ -69,9 +70,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _say(verdict: Verdict, form: str) -> None:
-    from tasks import report
+    from tasks.reports import render
 
-    sys.stdout.write(report.render(verdict, form, colour=colour_wanted()))
+    sys.stdout.write(render.render(verdict, form, colour=colour_wanted()))
     sys.stdout.flush()
 
 

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import corpus, cudnn, host_memory, mps, nccl, platforms, preparation
-from tasks.case import REPOSITORY, Case, golden_case, list_cases, load_case
-from tasks.environment import torch_cuda_version
-from tasks.exits import CANNOT_RUN, PASSED, TaskError, exit_with
-from tasks.platforms import Gpu, Platform, Processor
+from tasks.cases import corpus
+from tasks.cases.case import REPOSITORY, Case, golden_case, list_cases, load_case
+from tasks.launch import preparation
+from tasks.machine import cudnn, host_memory, mps, nccl, platforms
+from tasks.machine.environment import torch_cuda_version
+from tasks.machine.platforms import Gpu, Platform, Processor
+from tasks.util.exits import CANNOT_RUN, PASSED, TaskError, exit_with
 
 GIB = 2**30
 CPU_MEMORY_BYTES = 3 * GIB  # the most that the main job's process tree may take on a CPU
@@ -163,7 +165,7 @@ def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, .
         if loaded.corpus is None and not loaded.model_args.get("--mock-data"):
             corpus.existing(preparation.named_data(loaded))
         if loaded.checkpoint:
-            from tasks import frozen  # with it numpy, for a tenth of a second
+            from tasks.records import frozen
 
             frozen.check(loaded, platform.name, root)
     except TaskError as error:

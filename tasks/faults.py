@@ -22,8 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import golden, platforms, preparation
-from tasks.exits import (
+from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
+from tasks.launch import preparation
+from tasks.machine import platforms
+from tasks.records import golden
+from tasks.util.exits import (
     CANNOT_RUN,
     MISMATCH,
     PASSED,
@@ -35,7 +38,6 @@ from tasks.exits import (
     exit_with,
     run_to_end,
 )
-from tasks.tolerances import GOLDEN, RESTART, RESUME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FAULTS = REPOSITORY / "tests" / "faults"

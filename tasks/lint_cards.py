@@ -8,8 +8,8 @@ import argparse
 import re
 from pathlib import Path
 
-from tasks import menu
-from tasks.exits import PASSED, USAGE, UsageError, exit_with
+from tasks.cases import menu
+from tasks.util.exits import PASSED, USAGE, UsageError, exit_with
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROVENANCE_KEYS = ("reason", "recorded", "environment")
@@ -46,7 +46,9 @@ def card_faults(path: Path) -> list[str]:
     """Values finite, no step missing, precision marked, provenance there and of this very file."""
     import numpy as np
 
-    from tasks.golden import DECIMALS, file_sha256, header_fault, provenance_path, read_card, read_provenance
+    from tasks.records.card import DECIMALS, header_fault
+    from tasks.records.golden import provenance_path, read_card, read_provenance
+    from tasks.util.files import file_sha256
 
     try:
         card, provenance = read_card(path), read_provenance(path)

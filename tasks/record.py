@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.case import golden_case
-from tasks.exits import (
+from tasks.cases.case import golden_case
+from tasks.util.exits import (
     CANNOT_RUN,
     HANG,
     PASSED,
@@ -32,8 +32,8 @@ from tasks.exits import (
 )
 
 if TYPE_CHECKING:
-    from tasks.golden import Card
-    from tasks.run_files import Run
+    from tasks.records.card import Card
+    from tasks.records.run_files import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = 3
@@ -62,8 +62,9 @@ def main(words: list[str] | None = None) -> int:
     reason = " ".join(arguments.reason.split())
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
-    from tasks import golden, recordable
-    from tasks.run_files import read_run
+    from tasks.judge import recordable
+    from tasks.records import golden
+    from tasks.records.run_files import read_run
 
     if not arguments.from_run:
         recordable.refuse_borrowed_card(arguments.case, golden_case(arguments.case))
@@ -89,7 +90,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
     """Both files or neither: a card beside another one's provenance would be judged by it."""
-    from tasks import golden
+    from tasks.records import golden
 
     before = path.read_bytes() if path.exists() else None
     golden.write_card(path, card)
@@ -104,7 +105,7 @@ def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
 
 
 def _old_card(path: Path) -> Card | None:
-    from tasks import golden
+    from tasks.records import golden
 
     try:
         return golden.read_card(path) if path.exists() else None
@@ -174,7 +175,7 @@ def changes(old: Card, new: Card) -> list[Change]:
     """Old to new, a line a metric that either card has."""
     import numpy as np
 
-    from tasks.differences import compare
+    from tasks.judge.differences import compare
 
     found = []
     for name in dict.fromkeys([*old.metrics, *new.metrics]):
@@ -199,7 +200,7 @@ def changes(old: Card, new: Card) -> list[Change]:
 
 def stale_siblings(path: Path, run: Run) -> list[str]:
     """Other cards of the case, recorded from other code than this run, or of unknown origin."""
-    from tasks import golden
+    from tasks.records import golden
 
     stale = []
     for sibling in sorted(path.parent.glob("golden_values_*.json")):
@@ -222,7 +223,7 @@ def summary(
     """Markdown, ready for a pull request."""
     from tabulate import tabulate
 
-    from tasks.fingerprint import short
+    from tasks.records.fingerprint import short
 
     begin = "New golden card" if old is None else "Golden card changes"
     kept = ", ".join(f"{field} {short(str(value))}" for field, value in run.fingerprint.items())

@@ -11,11 +11,12 @@ import datetime
 import functools
 import sys
 
-from tasks import case_steps, family, family_record, jobs, menu, quarantine, session_options
-from tasks.exits import PASSED, UsageError, exit_with, run_to_end
-from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
-from tasks.family_record import Record
-from tasks.shared_parent import SharedParent
+from tasks.cases import menu, quarantine
+from tasks.sessions import case_steps, family, family_record, jobs, listing, session_options
+from tasks.sessions.family import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.sessions.family_record import Record
+from tasks.sessions.shared_parent import SharedParent
+from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
 def main(words: list[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def main(words: list[str] | None = None) -> int:
 def _run(cases: list[str], options: argparse.Namespace, record: Record, today: datetime.date) -> None:
     waiting = []
     for case in cases:
-        if reason := menu.reason_to_skip(case):
+        if reason := listing.reason_to_skip(case):
             print(f"{case}: skipped, since {reason}", flush=True)
             record.note(case, state=SKIPPED, reason=reason)
         else:

@@ -10,9 +10,11 @@ import argparse
 import functools
 import sys
 
-from tasks import checkpoints, nodes, phase, preparation, retries
-from tasks.exits import PASSED, UsageError, exit_with, run_to_end
-from tasks.meeting import Meeting, attend
+from tasks.launch import phase, preparation, retries
+from tasks.launch.meeting import Meeting, attend
+from tasks.machine import nodes
+from tasks.records import checkpoints
+from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
 def main(words: list[str] | None = None) -> int:

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks import host_memory, platforms, upstream_case
-from tasks.case import CASE_FILE, load_upstream_case
-from tasks.exits import PASSED, UsageError, exit_with
-from tasks.ranks.arguments import known_flags, parse_arguments
-from tasks.subject import PROGRAM
+from tasks.cases import upstream_case
+from tasks.cases.arguments import known_flags, parse_arguments
+from tasks.cases.case import CASE_FILE, load_upstream_case
+from tasks.launch.subject import PROGRAM
+from tasks.machine import host_memory, platforms
+from tasks.util.exits import PASSED, UsageError, exit_with
 
 RUNS, GPUS, CHECKOUT, DATA, NO_TRAINING = (
     "runs here",

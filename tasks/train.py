@@ -12,10 +12,12 @@ import functools
 import sys
 from pathlib import Path
 
-from tasks import frozen, nodes, phase, preparation, retries
-from tasks.case import REPOSITORY
-from tasks.exits import PASSED, UsageError, exit_with, run_to_end
-from tasks.meeting import Meeting, attend
+from tasks.cases.case import REPOSITORY
+from tasks.launch import phase, preparation, retries
+from tasks.launch.meeting import Meeting, attend
+from tasks.machine import nodes
+from tasks.records import frozen
+from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
 def main(words: list[str] | None = None) -> int:

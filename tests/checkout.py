@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 TOOLS = [
     "bash",

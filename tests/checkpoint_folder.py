@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tasks import checkpoints, manifest
-from tasks.manifest import Origin, Topology
+from tasks.records import checkpoints, manifest
+from tasks.records.manifest import Origin, Topology
 
 ORIGIN = Origin(case="c0ffee", topology=Topology(pipeline_stages=4, virtual_stages=3, replicas=2))
 

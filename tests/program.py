@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 LIMIT_S = 240  # a healthy one imports torch and megatron-core, and computes little
 

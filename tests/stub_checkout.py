@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
 TOLD = """
@@ -40,8 +40,10 @@ def make(tmp_path: Path) -> Path:
     (tmp_path / "tasks").mkdir()
     for name in ("noxfile.py", "shared_environment.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    for path in REPOSITORY.glob("tasks/*.py"):
-        shutil.copy(path, tmp_path / "tasks" / path.name)
+    for path in REPOSITORY.glob("tasks/**/*.py"):
+        target = tmp_path / path.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
     for name in ("first", "second"):

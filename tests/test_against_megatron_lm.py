@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import against_megatron_lm as benchmark
-from tasks.exits import TrainingFailed
-from tasks.golden import Card, metric_from
+from tasks.records.card import Card, metric_from
+from tasks.util.exits import TrainingFailed
 from tests.test_events import event, write_events
 
 

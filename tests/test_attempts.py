@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.attempts import begin_line, evidence, evidence_folder, processes, records
-from tasks.exits import TrainingFailed
+from tasks.records.attempts import begin_line, evidence, evidence_folder, processes, records
+from tasks.util.exits import TrainingFailed
 from tests.fake_run import card
 
 

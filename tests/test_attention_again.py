@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from benchmarks import attention_again as benchmark
-from tasks.case import REPOSITORY
-from tasks.exits import TrainingFailed
+from tasks.cases.case import REPOSITORY
+from tasks.util.exits import TrainingFailed
 
 OPTIONS = argparse.Namespace(processes=2, seconds=1.0, sequence=16, calm=False)
 

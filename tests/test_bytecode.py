@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from tasks import bytecode
+from tasks.launch import bytecode
 print(bytecode.keep("some_package", Path(sys.argv[1])), bytecode.is_missing("some_package"))
 import some_package
 print(bytecode.is_missing("some_package"), bytecode.is_missing("no_such_package"))

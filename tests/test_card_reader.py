@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import card_reader
-from tasks.exits import UsageError
-from tasks.golden import Card, metric_from, read_card, write_card
+from tasks.records import card_reader
+from tasks.records.card import Card, metric_from
+from tasks.records.golden import read_card, write_card
+from tasks.util.exits import UsageError
 
 MEGATRON_CARDS = sorted((Path(__file__).parent / "data" / "megatron_cards").glob("golden_values_*.json"))
 

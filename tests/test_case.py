@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.case import Case, list_cases, load_case, parse_settings
-from tasks.exits import UsageError
+from tasks.cases.case import Case, list_cases, load_case, parse_settings
+from tasks.util.exits import UsageError
 
 MAIN_CASE = "gpt3_pp4_resume"
 CONTENT = {

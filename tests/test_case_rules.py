@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.case_rules import check_shape
+from tasks.cases.case_rules import check_shape
 
 CASE = {"MODEL_ARGS": {"--lr": 0.01}, "METRICS": ["lm loss"]}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import session_options
-from tasks.case_steps import Step, code_of, exit_code, following, steps
+from tasks.sessions import session_options
+from tasks.sessions.case_steps import Step, code_of, exit_code, following, steps
 
 STEPS = [Step(task=task, arguments=()) for task in ("train", "resume", "diff")]
 STEPS.append(Step(task="report", arguments=(), whatever_was_found=True))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import checkpoints, manifest
-from tasks.checkpoints import TRACKER, Choice, newest_complete
-from tasks.exits import UsageError
-from tasks.manifest import DamagedCheckpoint
+from tasks.records import checkpoints, manifest
+from tasks.records.checkpoints import TRACKER, Choice, newest_complete
+from tasks.records.manifest import DamagedCheckpoint
+from tasks.util.exits import UsageError
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate
 
 

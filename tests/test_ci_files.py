@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.case import CASE_FILE, REPOSITORY, list_cases
+from tasks.cases.case import CASE_FILE, REPOSITORY, list_cases
 from tests import checkout
 
 GITHUB = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.clean import held, is_running, lock_file, prunable
-from tasks.exits import CannotRun
+from tasks.clean import prunable
+from tasks.records.run_lock import held, is_running, lock_file
+from tasks.util.exits import CannotRun
 
 
 def make_runs(root: Path, *, count: int, case: str = "small") -> list[Path]:

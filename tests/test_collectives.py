@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tasks.collectives import read_records, record_file, waiting
+from tasks.launch.collectives import read_records, record_file, waiting
 
 GROUPS = {"0": [0, 1, 2, 3], "1": [0, 2]}
 

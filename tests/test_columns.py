@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.columns import aligned
+from tasks.reports.columns import aligned
 
 
 def test_each_column_is_as_wide_as_its_widest_cell() -> None:

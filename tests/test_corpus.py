@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus as corpus_task
-from tasks.case import REPOSITORY, Corpus, load_case
-from tasks.corpus import build, digest, existing, source_files
-from tasks.exits import CannotRun, UsageError
+from tasks.cases import corpus as corpus_task
+from tasks.cases.case import REPOSITORY, Corpus, load_case
+from tasks.cases.corpus import build, digest, existing, source_files
+from tasks.util.exits import CannotRun, UsageError
 
 FILES = {"b.txt": b"second", "a/z.txt": b"\xff\x00not text", "a.txt": b"", "skipped.py": b"x"}
 IN_ORDER = ["a.txt", "a/z.txt", "b.txt"]
 BUILD = (
     "import sys; from pathlib import Path;"
-    "from tasks.case import Corpus; from tasks.corpus import build;"
+    "from tasks.cases.case import Corpus; from tasks.cases.corpus import build;"
     "corpus = Corpus(package='speech', version='1.0', suffix='.txt', sha256=sys.argv[1]);"
     "print(build(corpus, Path(sys.argv[2])))"
 )

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.crash import crash_rows
-from tasks.golden import Card, metric_from, read_json_object, write_card
-from tasks.judge import judge_run
+from tasks.judge.crash import crash_rows
+from tasks.judge.judge import judge_run
+from tasks.records.card import Card, metric_from
+from tasks.records.golden import write_card
+from tasks.util.files import read_json_object
 from tests.fake_run import METRICS, card, state, write_golden, write_json, write_run
 
 WANTED = [{"after_step": 73, "ranks": [2]}]

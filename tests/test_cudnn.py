@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import cudnn
-from tasks.exits import CannotRun
+from tasks.machine import cudnn
+from tasks.util.exits import CannotRun
 
 
 class Package:

@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 
-from tasks.curves import _draw_metric, _draw_residuals, draw, residuals, series_of
-from tasks.golden import metric_from
-from tasks.judge import judge_pair, judge_run
+from tasks.judge.judge import judge_pair, judge_run
+from tasks.records.card import metric_from
+from tasks.reports.curves import _draw_metric, _draw_residuals, draw, residuals, series_of
 from tests.fake_run import card, value, write_golden, write_run
 
 

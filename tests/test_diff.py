@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import diff, golden, judge
-from tasks.exits import UsageError
-from tasks.golden import Card, metric_from, write_card
+from tasks import diff
+from tasks.judge import judge
+from tasks.records.card import Card, metric_from
+from tasks.records.golden import write_card
+from tasks.util import files
+from tasks.util.exits import UsageError
 from tests.fake_run import CASE, card, value, write_golden, write_run
 
 ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
@@ -161,7 +164,7 @@ def test_what_was_found_is_said_also_where_it_cannot_be_kept(root, capsys, monke
         raise UsageError(f"{path}: cannot be written (Read-only file system)")
 
     run = write_run(root / "run", phase1=card(change=lambda name, step, number: number + (step == 7)))
-    monkeypatch.setattr(golden, "write_atomically", refuse)
+    monkeypatch.setattr(files, "write_atomically", refuse)
     with pytest.raises(UsageError, match="cannot be written"):
         diff.main([CASE, "--run-dir", str(run)])
     assert "DOES NOT MATCH" in capsys.readouterr().out

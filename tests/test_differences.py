@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.differences import compare, relative_difference, step_text, ulp_distance
-from tasks.golden import metric_from
+from tasks.judge.differences import compare, relative_difference, step_text, ulp_distance
+from tasks.records.card import metric_from
 
 
 def test_steps_as_text():

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import doctor, platforms
+from tasks import doctor
 from tasks.doctor import GIB, Facts, prospects, render
+from tasks.machine import platforms
 from tests.test_corpus import pair
 from tests.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
 

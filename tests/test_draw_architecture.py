@@ -7,7 +7,7 @@ import runpy
 
 from PIL import Image
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 SCRIPT = runpy.run_path(str(REPOSITORY / "docs/draw_architecture.py"))
 

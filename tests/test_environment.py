@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tasks import environment, platforms
-from tasks.environment import GPU_PINS, PINS, differences, read_pins, wrong_build
-from tasks.exits import CannotRun, UsageError
+from tasks.machine import environment, platforms
+from tasks.machine.environment import GPU_PINS, PINS, differences, read_pins, wrong_build
+from tasks.util.exits import CannotRun, UsageError
 
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
 

@@ -11,11 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from tasks.case import REPOSITORY
-from tasks.case_rules import METRICS
-from tasks.events import SUMMED, _masked_crc, read_attempts, read_log_times
-from tasks.exits import TrainingFailed, UsageError
-from tasks.golden import read_events
+from tasks.cases.case import REPOSITORY
+from tasks.cases.metrics import METRICS
+from tasks.records.events import SUMMED, _masked_crc, read_attempts, read_events, read_log_times
+from tasks.util.exits import TrainingFailed, UsageError
 
 
 def event(tag=None, step=0, value=0.0, *, time=1.0, start=False, tensor=False) -> bytes:

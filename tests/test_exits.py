@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import exits
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
+from tasks.util import exits
 
 
 def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
@@ -99,7 +99,7 @@ SESSION = '''
 import os, subprocess, sys
 task = """
 import time
-from tasks.exits import run_to_end
+from tasks.util.exits import run_to_end
 run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
 """
 subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESSION": str(os.getpid())})

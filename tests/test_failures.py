@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import failures
-from tasks.exits import Hang, TrainingFailed, UsageError
-from tasks.failures import failure_of, told_by_kind
-from tasks.infrastructure import InfrastructureFailure
+from tasks.launch import failures
+from tasks.launch.failures import failure_of, told_by_kind
+from tasks.launch.infrastructure import InfrastructureFailure
+from tasks.util.exits import Hang, TrainingFailed, UsageError
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:50835: Connection reset by peer"
 NO_SPACE_LEFT = "OSError: [Errno 28] No space left on device"

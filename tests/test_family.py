@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import family, nodes, platforms
-from tasks.exits import UsageError
-from tasks.family import ENDED, NOT_REACHED, RUNNING, SKIPPED, Outcome, choose, exit_code, table
-from tasks.quarantine import Quarantine
+from tasks.cases.quarantine import Quarantine
+from tasks.machine import nodes, platforms
+from tasks.sessions import family
+from tasks.sessions.family import ENDED, NOT_REACHED, RUNNING, SKIPPED, Outcome, choose, exit_code, table
+from tasks.util.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 HELD = Quarantine(owner="me", reason="flaky sums", until=TODAY)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import family_record, platforms
-from tasks.exits import CannotRun, UsageError
-from tasks.family import ENDED, RUNNING, SKIPPED, Outcome
-from tasks.family_record import Record, read, select
-from tasks.quarantine import Quarantine
+from tasks.cases.quarantine import Quarantine
+from tasks.machine import platforms
+from tasks.sessions import family_record
+from tasks.sessions.family import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.sessions.family_record import Record, read, select
+from tasks.util.exits import CannotRun, UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 unpatched = family_record.surroundings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import faults
-from tasks.exits import MISMATCH, PASSED, CannotRun, TaskError, UsageError
+from tasks.util.exits import MISMATCH, PASSED, CannotRun, TaskError, UsageError
 from tests.fake_run import write_golden
 
 IN_CI = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.fingerprint import basis, changes, configuration_rows, phases_row
+from tasks.judge.fingerprint import basis, configuration_rows, phases_row
+from tasks.records.fingerprint import changes
 from tests.fake_run import FINGERPRINT
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.case import load_case
-from tasks.exits import UsageError
+from tasks.cases.case import load_case
+from tasks.util.exits import UsageError
 
 HERE = {"platform_name": "cpu_x86_64"}
 

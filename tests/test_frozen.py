@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import frozen, manifest
-from tasks.case import list_cases, load_case
-from tasks.checkpoints import TRACKER
-from tasks.exits import CannotRun, UsageError
-from tasks.golden import read_json_object
-from tasks.judge import judge_run
+from tasks.cases.case import list_cases, load_case
+from tasks.judge.judge import judge_run
+from tasks.records import frozen, manifest
+from tasks.records.checkpoints import TRACKER
+from tasks.util.exits import CannotRun, UsageError
+from tasks.util.files import read_json_object
 from tests.fake_run import CASE, FINGERPRINT, SAVED, card, state, write_golden, write_json, write_run
 
 FROZEN = "gpt3_pp4_frozen_resume"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import full_size as benchmark
-from tasks import platforms
-from tasks.exits import UsageError
-from tasks.golden import metric_from
+from tasks.machine import platforms
+from tasks.records.card import metric_from
+from tasks.util.exits import UsageError
 from tests.fake_run import card, write_run
 
 GPUS = platforms.parse_gpus(

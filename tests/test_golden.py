@@ -10,23 +10,18 @@ import os
 import numpy as np
 import pytest
 
-from tasks.exits import CannotRun, UsageError
-from tasks.golden import (
-    Card,
+from tasks.records.card import Card, first_hole, header_fault, interval_of, metric_from
+from tasks.records.golden import (
     card_path,
-    file_sha256,
     find_card,
-    first_hole,
-    header_fault,
-    interval_of,
-    metric_from,
     provenance_path,
     read_card,
-    read_json_object,
     read_provenance,
     write_card,
     write_provenance,
 )
+from tasks.util.exits import CannotRun, UsageError
+from tasks.util.files import file_sha256, read_json_object
 from tests.fake_run import CASE, card, write_golden
 
 

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from tasks import gpu_memory, platforms
-from tasks.case import load_case
-from tasks.exits import CannotRun
-from tasks.platforms import Gpu
-from tasks.ranks.arguments import parse_arguments
+from tasks.cases.arguments import parse_arguments
+from tasks.cases.case import load_case
+from tasks.machine import gpu_memory, platforms
+from tasks.machine.platforms import Gpu
+from tasks.util.exits import CannotRun
 
 H100 = Gpu(
     index=0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import host_memory
+from tasks.machine import host_memory
 
 MACHINE = host_memory.total_bytes(Path("/no/such/root"))
 GIB = 2**30

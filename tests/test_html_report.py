@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tasks.exits import UsageError
-from tasks.golden import write_card
-from tasks.html_report import as_html, log_excerpt, write_pictures
-from tasks.judge import judge_run
+from tasks.judge.judge import judge_run
+from tasks.records.golden import write_card
+from tasks.reports.html_report import as_html, log_excerpt, write_pictures
+from tasks.util.exits import UsageError
 from tests.fake_run import FINGERPRINT, card, state, write_golden, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

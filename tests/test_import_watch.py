@@ -7,14 +7,14 @@ import sys
 import threading
 from pathlib import Path
 
-from tasks.case import REPOSITORY
-from tasks.exits import HANG
-from tasks.import_watch import no_longer_than
+from tasks.cases.case import REPOSITORY
+from tasks.launch.import_watch import no_longer_than
+from tasks.util.exits import HANG
 
 PRELOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tasks import preload
+from tasks.launch import preload
 preload.IMPORT_TIMEOUT_S = 1.0
 preload.preload(preload.Surroundings(device="cpu"))
 """

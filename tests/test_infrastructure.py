@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.exits import CANNOT_RUN, TRAINING_FAILED
-from tasks.infrastructure import (
+from tasks.launch.infrastructure import (
     KILLED_RANK,
     KINDS,
     NO_SPACE,
@@ -24,6 +23,7 @@ from tasks.infrastructure import (
     kind_of_failures,
     memory_kills,
 )
+from tasks.util.exits import CANNOT_RUN, TRAINING_FAILED
 
 # As they were said: Gloo's by ranks of this harness; NCCL's and CUDA's in issues of NCCL and PyTorch.
 MESSAGES = [

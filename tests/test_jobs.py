@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import clean, jobs
-from tasks.case_steps import Step
-from tasks.jobs import Job
+from tasks import clean
+from tasks.sessions import jobs
+from tasks.sessions.case_steps import Step
+from tasks.sessions.jobs import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.golden import read_json_object
-from tasks.judge import MEGATRON, Options, judge_run
+from tasks.judge.judge import MEGATRON, Options, judge_run
+from tasks.util.files import read_json_object
 from tests.fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
 
 
@@ -129,7 +129,7 @@ def test_steps_restrict_what_is_compared_and_the_report_says_so(tmp_path):
     verdict = judged(tmp_path, phase1=changed, test_type="regular", options=Options(steps=(1, 20)))
     assert verdict.passed
     assert row_of(verdict, "golden", "lm loss").steps == "1-20"
-    from tasks.report import as_text
+    from tasks.reports.report import as_text
 
     assert "steps 1-20 only" in as_text(verdict)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.exits import UsageError
-from tasks.golden import write_card
-from tasks.judge import MEGATRON, Options, judge_pair
+from tasks.judge.judge import MEGATRON, Options, judge_pair
+from tasks.records.golden import write_card
+from tasks.util.exits import UsageError
 from tests.fake_run import card, write_json
 from tests.test_judge import row_of
 

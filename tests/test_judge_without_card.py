@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.golden import card_path, read_json_object, write_card
-from tasks.judge import MEGATRON, Options, Verdict, judge_run
+from tasks.judge.judge import MEGATRON, Options, Verdict, judge_run
+from tasks.records.golden import card_path, write_card
+from tasks.util.files import read_json_object
 from tests.fake_run import CASE, card, write_golden, write_json, write_run
 
 

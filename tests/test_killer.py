@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import attempts
-from tasks import killer as killer_module
-from tasks.case import Kill
-from tasks.crash import crash_rows
-from tasks.golden import read_card, read_json_object
-from tasks.killer import Killer, has_logged
-from tasks.progress import ACTIVITIES, ProgressBoard
+from tasks.cases.case import Kill
+from tasks.judge.crash import crash_rows
+from tasks.launch import killer as killer_module
+from tasks.launch.killer import Killer, has_logged
+from tasks.records import attempts
+from tasks.records.golden import read_card
+from tasks.util.files import read_json_object
+from tasks.util.progress import ACTIVITIES, ProgressBoard
 from tests import short_run
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 from tests import short_run
 
 SLEEP = """

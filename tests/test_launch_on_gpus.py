@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import bytecode, cudnn, environment, nccl, preload
-from tasks.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
-from tasks.preload import Surroundings
+from tasks.launch import bytecode, preload
+from tasks.launch.preload import Surroundings
+from tasks.machine import cudnn, environment, nccl
+from tasks.machine.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 H100 = Gpu(index=0, uuid="GPU-1", name="NVIDIA H100", memory_mib=81559, compute_capability=9.0, driver="580")

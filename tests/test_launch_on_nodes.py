@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY
-from tasks.golden import read_card
+from tasks.cases.case import REPOSITORY
+from tasks.records.golden import read_card
 from tests import checkout, short_run
 from tests.test_resume import failed_rows
 

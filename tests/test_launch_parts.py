@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import launch
-from tasks.case import REPOSITORY
-from tasks.checkpoints import TRACKER
-from tasks.exits import CannotRun
-from tasks.nodes import Nodes
-from tasks.progress import ProgressBoard
+from tasks.cases.case import REPOSITORY
+from tasks.launch import launch
+from tasks.machine.nodes import Nodes
+from tasks.records.checkpoints import TRACKER
+from tasks.util.exits import CannotRun
+from tasks.util.progress import ProgressBoard
 from tests.program import answer_of
 
 
@@ -94,9 +94,9 @@ ONE_RANK = """
 import ctypes, json, os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-from tasks import launch
-from tasks.manifest import Origin
-from tasks.progress import ProgressBoard
+from tasks.launch import launch
+from tasks.records.manifest import Origin
+from tasks.util.progress import ProgressBoard
 
 directory = Path(sys.argv[1])
 (directory / "rank0.failure").write_text("of the attempt before")
@@ -169,7 +169,7 @@ LEAVING_PROCESSES = """
 import json, subprocess, sys, time
 from types import SimpleNamespace
 import psutil
-from tasks import launch
+from tasks.launch import launch
 
 SLEEP = ["sleep", "60"]
 ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.golden import Card, read_json_object
-from tasks.judge import Options, judge_run
-from tasks.logged_steps import unlogged_rows
-from tasks.run_files import read_run
+from tasks.judge.judge import Options, judge_run
+from tasks.judge.logged_steps import unlogged_rows
+from tasks.records.card import Card
+from tasks.records.run_files import read_run
+from tasks.util.files import read_json_object
 from tests.fake_run import METRICS, card, write_golden, write_json, write_run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 TOOLS = [
     "sh",

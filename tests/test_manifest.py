@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import manifest
-from tasks.manifest import DamagedCheckpoint, Origin, Topology
+from tasks.records import manifest
+from tasks.records.manifest import DamagedCheckpoint, Origin, Topology
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate, write_rank
 
 DAMAGES = 200

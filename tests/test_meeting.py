@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tasks import meeting
-from tasks.exits import CANNOT_RUN, HANG, MISMATCH, PASSED, TRAINING_FAILED, CannotRun, TaskError, UsageError
-from tasks.meeting import Meeting, attend, decide
-from tasks.nodes import ALONE, Nodes
+from tasks.launch import meeting
+from tasks.launch.meeting import Meeting, attend, decide
+from tasks.machine.nodes import ALONE, Nodes
+from tasks.util.exits import (
+    CANNOT_RUN,
+    HANG,
+    MISMATCH,
+    PASSED,
+    TRAINING_FAILED,
+    CannotRun,
+    TaskError,
+    UsageError,
+)
 
 FACTS = {"case": "a", "commit": "b", "cpu": "EPYC"}
 

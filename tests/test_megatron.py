@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.golden import Card, metric_from, read_card
-from tasks.megatron import decide, judge_cards
+from tasks.judge.megatron import decide, judge_cards
+from tasks.records.card import Card, metric_from
+from tasks.records.golden import read_card
 
 DATA = Path(__file__).parent / "data" / "megatron_cards"
 VERDICTS = json.loads((DATA / "verdicts.json").read_text())

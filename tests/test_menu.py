@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import menu, platforms
-from tasks.case import REPOSITORY, list_cases, load_case
-from tasks.exits import UsageError
+from tasks.cases import menu
+from tasks.cases.case import REPOSITORY, list_cases, load_case
+from tasks.machine import platforms
+from tasks.sessions import listing
+from tasks.util.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 
@@ -56,7 +58,7 @@ def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -
     (tmp_path / "test_cases/latin/model_config.yaml").write_bytes(b"# \xe9\n")
     names = menu.names(tmp_path)
     assert names == ["folder", "latin", "link"]
-    assert len(menu.listing(names, TODAY, as_json=False, root=tmp_path).splitlines()) == 4
+    assert len(listing.listing(names, TODAY, as_json=False, root=tmp_path).splitlines()) == 4
     for name, why in (("folder", "Is a directory"), ("latin", "is not UTF-8"), ("link", "No such file")):
         with pytest.raises(UsageError, match=f"{name}/model_config.yaml: .*{why}"):
             load_case(name, platform_name="cpu_x86_64", root=tmp_path)
@@ -83,8 +85,8 @@ def test_a_kept_checkpoint_of_a_cpu_is_skipped_on_gpus_by_its_heirs_too(
     case(tmp_path, "other", "TEST_TYPE: ckpt-resume\n")
     for gpus, expected in ((True, "its checkpoint is one of a CPU"), (False, "")):
         monkeypatch.setattr(platforms, "on_gpus", lambda gpus=gpus: gpus)
-        assert menu.reason_to_skip("heir", tmp_path) == expected
-        assert menu.reason_to_skip("other", tmp_path) == ""
+        assert listing.reason_to_skip("heir", tmp_path) == expected
+        assert listing.reason_to_skip("other", tmp_path) == ""
 
 
 def test_only_a_data_set_that_a_value_names_is_waited_for(
@@ -105,10 +107,10 @@ def test_an_heir_waits_for_the_data_set_of_its_base_unless_it_names_its_own(
     case(tmp_path, "base", "MODEL_ARGS:\n  --data-path: ${DATA_PATH}/text\n")
     case(tmp_path, "heir", "INHERIT: base\nMODEL_ARGS: {--lr: 1}\n")
     case(tmp_path, "own", "INHERIT: base\nMODEL_ARGS: {--data-path: '${CORPUS_PREFIX}'}\n")
-    assert menu.reason_to_skip("heir", tmp_path) == "DATA_PATH is not set"
-    assert menu.reason_to_skip("own", tmp_path) == ""
+    assert listing.reason_to_skip("heir", tmp_path) == "DATA_PATH is not set"
+    assert listing.reason_to_skip("own", tmp_path) == ""
     monkeypatch.setenv("DATA_PATH", "/data")
-    assert menu.reason_to_skip("heir", tmp_path) == ""
+    assert listing.reason_to_skip("heir", tmp_path) == ""
 
 
 def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_the_list_shows_type_platform_and_quarantine(tmp_path: Path, monkeypatch
     held = "QUARANTINE:\n  OWNER: me\n  REASON: sums\n  UNTIL: {}\n"
     case(tmp_path, "a", "# Does a.\nTEST_TYPE: ckpt-resume\n" + held.format("2026-11-23"))
     case(tmp_path, "b", "# Does b.\nMODEL_ARGS: {--data-path: '${DATA_PATH}'}\n" + held.format("2026-11-24"))
-    listed = menu.listing(["a", "b"], TODAY, as_json=False, root=tmp_path).splitlines()
+    listed = listing.listing(["a", "b"], TODAY, as_json=False, root=tmp_path).splitlines()
     platform = platforms.detect().name
     expected = f"a ckpt-resume {platform} ended 2026-11-23, me: sums Does a"
     assert listed[1].split() == expected.split()
@@ -130,6 +132,6 @@ def test_a_machine_that_can_run_nothing_has_a_list_too(monkeypatch: pytest.Monke
         raise platforms.CannotRun("no AVX2")
 
     monkeypatch.setattr(platforms, "detect", none)
-    (entry,) = menu.entries(["gpt3_pp4"], TODAY)
+    (entry,) = listing.entries(["gpt3_pp4"], TODAY)
     assert entry["platform"] is None
-    assert "cannot run" in menu.listing(["gpt3_pp4"], TODAY, as_json=False)
+    assert "cannot run" in listing.listing(["gpt3_pp4"], TODAY, as_json=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import mps
+from tasks.machine import mps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ for line in sys.stdin:
 
 LAUNCHER = """
 import os, signal, sys, time
-from tasks import mps
+from tasks.machine import mps
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
 with mps.daemon(wanted=True) as daemon:
     print(daemon.join(print), os.environ.get(mps.PIPES), flush=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import nccl
-from tasks.exits import CannotRun
+from tasks.machine import nccl
+from tasks.util.exits import CannotRun
 
 
 def test_a_preloaded_library_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import nodes
-from tasks.case import list_cases, load_case
-from tasks.exits import CannotRun, UsageError
-from tasks.nodes import ALONE, Nodes
-from tasks.platforms import Gpu, Processor, cpu_platform, gpu_platform
+from tasks.cases.case import list_cases, load_case
+from tasks.machine import nodes
+from tasks.machine.nodes import ALONE, Nodes
+from tasks.machine.platforms import Gpu, Processor, cpu_platform, gpu_platform
+from tasks.util.exits import CannotRun, UsageError
 
 A100 = Gpu(
     index=0,

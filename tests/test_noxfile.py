@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY, list_cases
+from tasks.cases.case import REPOSITORY, list_cases
 from tests.stub_checkout import calls, nox
 
 # ---- the menu ----

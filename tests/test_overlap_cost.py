@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import overlap_cost as benchmark
-from tasks.exits import TrainingFailed
+from tasks.util.exits import TrainingFailed
 
 EVEN = frozenset(range(0, 1000, 2))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import overlap_share as benchmark
-from tasks.exits import CannotRun, TrainingFailed
-from tasks.golden import Card, metric_from
+from tasks.records.card import Card, metric_from
+from tasks.util.exits import CannotRun, TrainingFailed
 
 STEPS = range(1, 11)
 

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 PROGRAM = """
 import ctypes, os, signal, sys
-from tasks.parent import end_with_parent
+from tasks.util.parent import end_with_parent
 
 number, parent = int(sys.argv[1]), {"own": os.getppid(), "gone": os.getpid(), "unknown": None}[sys.argv[2]]
 end_with_parent(number, parent=parent)

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus, nodes, phase, preparation
-from tasks.attempts import begin_line
-from tasks.case import load_case
-from tasks.checkpoints import FALLBACKS
-from tasks.exits import TrainingFailed, UsageError
-from tasks.golden import read_card
-from tasks.killer import Killed
-from tasks.launch import Outcome
-from tasks.manifest import ANY_ORIGIN, Origin, Topology
-from tasks.meeting import Meeting
-from tasks.platforms import Gpu, Platform
-from tasks.subject import MEGATRON, OURS, Subject
+from tasks.cases import corpus
+from tasks.cases.case import load_case
+from tasks.launch import phase, preparation
+from tasks.launch.killer import Killed
+from tasks.launch.launch import Outcome
+from tasks.launch.meeting import Meeting
+from tasks.launch.subject import MEGATRON, OURS, Subject
+from tasks.machine import nodes
+from tasks.machine.platforms import Gpu, Platform
+from tasks.records.attempts import begin_line
+from tasks.records.checkpoints import FALLBACKS
+from tasks.records.golden import read_card
+from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
+from tasks.util.exits import TrainingFailed, UsageError
 from tests.test_events import event, write_events
 
 RESHARD = "gpt3_pp4_resume_reshard_pp4_dp1"
@@ -133,7 +135,7 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
         tmp_path / "checkpoints",
     )
     assert (first.world_size, first.hang_timeout_s, first.max_restarts, first.nodes) == (8, 8.0, 2, among)
-    assert first.env_vars == made.platform.variables(made.case)
+    assert first.env_vars == made.platform.variables(made.case.env_vars)
     assert first.expected == first.origin == second.origin == phase.origin_of(made)
     assert second.expected == other
     facts = made.fingerprint

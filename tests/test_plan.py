@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import golden, plan, session_options
-from tasks.exits import UsageError
-from tasks.nodes import Nodes
-from tasks.platforms import environment
+from tasks.machine.nodes import Nodes
+from tasks.machine.platforms import environment
+from tasks.records import golden
+from tasks.sessions import plan, session_options
+from tasks.util.exits import UsageError
 from tests.stub_checkout import add_case
 
 ENVIRONMENT = environment()

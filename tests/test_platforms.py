@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import cudnn, platforms
-from tasks.case import load_case
-from tasks.exits import CannotRun, UsageError
-from tasks.platforms import Platform, choose, parse_gpus, parse_processor
+from tasks.cases.case import load_case
+from tasks.machine import cudnn, platforms
+from tasks.machine.platforms import Platform, choose, parse_gpus, parse_processor
+from tasks.records.fingerprint import fingerprint
+from tasks.util.exits import CannotRun, UsageError
 
 EPYC = parse_processor(
     "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx fma avx2 bmi2\n\nprocessor\t: 1\n",
@@ -240,8 +241,8 @@ def test_detect_asks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_here_imports_torch() -> None:
     program = (
-        "import sys; from tasks import platforms; platforms.detect();"
-        "import tasks.case, tasks.corpus, tasks.doctor, tasks.environment, tasks.clean;"
+        "import sys; from tasks.machine import platforms; platforms.detect();"
+        "import tasks.cases.case, tasks.cases.corpus, tasks.doctor, tasks.environment, tasks.clean;"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -249,7 +250,7 @@ def test_nothing_here_imports_torch() -> None:
 
 def test_fingerprint_names_what_a_result_depends_on() -> None:
     case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
-    facts = platforms.fingerprint(case, "abc", platform=chosen(DGX_A100))
+    facts = fingerprint(case, "abc", platform=chosen(DGX_A100))
     assert facts["platform"] == "dgx_a100"
     assert facts["gpu"] == "8 x NVIDIA A100-SXM4-80GB"
     assert facts["driver"] == "580.95.05"
@@ -269,7 +270,7 @@ def test_fingerprint_names_a_cudnn_that_is_not_the_packages(
     for name, answer in (("home", home), ("torchs_own", own), ("version", "9.30.0")):
         monkeypatch.setattr(cudnn, name, lambda answer=answer: answer)
     case = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
-    assert platforms.fingerprint(case, "abc", platform=chosen(DGX_A100)).get("cudnn") == expected
+    assert fingerprint(case, "abc", platform=chosen(DGX_A100)).get("cudnn") == expected
 
 
 def test_commit_tells_a_changed_checkout(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.test_exits import child_ends_with_its_killed_parent
 
 IMPORTS = """
 import json, os, sys, tempfile, time
-from tasks import bytecode, preload
+from tasks.launch import bytecode, preload
 
 seen = tempfile.TemporaryFile("w+")
 
@@ -86,7 +86,8 @@ def test_a_killed_parent_takes_along_what_compiles() -> None:
 
 ON_A_GPU = """
 import json, sys, types
-from tasks import cudnn, nccl, preload
+from tasks.machine import cudnn, nccl
+from tasks.launch import preload
 
 initialized, calls = json.loads(sys.argv[1]), []
 nccl.put_in_front = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])

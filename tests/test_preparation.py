@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus, gpu_memory, platforms, preparation
-from tasks.case import load_case
-from tasks.exits import CannotRun, UsageError
-from tasks.nodes import ALONE, Nodes
-from tasks.preparation import named_data, understood
-from tasks.subject import OURS
+from tasks.cases import corpus
+from tasks.cases.case import load_case
+from tasks.launch import preparation
+from tasks.launch.preparation import named_data, understood
+from tasks.launch.subject import OURS
+from tasks.machine import gpu_memory, platforms
+from tasks.machine.nodes import ALONE, Nodes
+from tasks.util.exits import CannotRun, UsageError
 from tests.test_gpu_memory import H100
 from tests.test_phase import RESHARD, setup
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tasks.progress import ProgressBoard
+from tasks.util.progress import ProgressBoard
 
 
 def test_what_a_forked_rank_notes_is_seen_by_its_parent() -> None:

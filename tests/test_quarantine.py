@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import quarantine, strict_yaml
-from tasks.case import load_case
-from tasks.exits import UsageError
-from tasks.quarantine import Quarantine, faults, read
+from tasks.cases import quarantine, strict_yaml
+from tasks.cases.case import load_case
+from tasks.cases.quarantine import Quarantine, faults, read
+from tasks.util.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
 GOOD = {"OWNER": "somebody", "REASON": "flaky sums", "UNTIL": "2026-12-31"}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
-from tasks.rank_exits import all_exit_codes
+from tasks.launch.rank_exits import all_exit_codes
 
 
 def closed(context: object) -> None:

@@ -9,10 +9,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tasks.fingerprint import Change
-from tasks.judge import Verdict
-from tasks.report import HEADERS, as_json, as_junit, as_markdown, as_text, cells
-from tasks.verdict import Row
+from tasks.judge.judge import Verdict
+from tasks.judge.verdict import Row
+from tasks.records.fingerprint import Change
+from tasks.reports.report import HEADERS, as_json, as_junit, as_markdown, as_text, cells
 
 EXACT = Row(
     comparison="golden",

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tasks.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, processes_of, restart_rows
+from tasks.judge.restart import COMMON_STATE, STATE, layout_rows, no_restart_row, processes_of, restart_rows
 from tests.fake_run import SAVED, state
 
 PHASE_1 = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 from tests import short_run
 
 PLUGIN = REPOSITORY / "benchmarks" / "rank_plugins" / "restart_again.py"

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import manifest, phase, resume
-from tasks.checkpoints import TRACKER
-from tasks.exits import UsageError
-from tasks.golden import read_card
-from tasks.judge import Options, restart_and_resume_rows
-from tasks.run_files import read_run
+from tasks import resume
+from tasks.judge.judge import Options, restart_and_resume_rows
+from tasks.launch import phase
+from tasks.records import manifest
+from tasks.records.checkpoints import TRACKER
+from tasks.records.golden import read_card
+from tasks.records.run_files import read_run
+from tasks.util.exits import UsageError
 from tests import short_run
 from tests.checkpoint_folder import flip_byte, truncate
 

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tasks import retries
-from tasks.case import REPOSITORY
-from tasks.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED
-from tasks.golden import read_card
-from tasks.infrastructure import NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
-from tasks.judge import judge_run
-from tasks.report import as_junit, as_text
+from tasks.cases.case import REPOSITORY
+from tasks.judge.judge import judge_run
+from tasks.launch import retries
+from tasks.launch.infrastructure import NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
+from tasks.records.golden import read_card
+from tasks.reports.report import as_junit, as_text
+from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED
 from tests import short_run
 from tests.fake_run import write_golden, write_json, write_run
 
@@ -164,7 +164,7 @@ def test_every_failed_try_is_in_the_report_and_judges_nothing(tmp_path: Path) ->
 
 PARENT = """
 import sys
-from tasks.retries import _run
+from tasks.launch.retries import _run
 sys.exit(_run([sys.executable, "-c", sys.argv[1]]))
 """
 CHILD = """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.exits import UsageError
-from tasks.run_files import read_run
+from tasks.records.run_files import read_run
+from tasks.util.exits import UsageError
 from tests.fake_run import CASE, METRICS, write_json, write_run
 
 

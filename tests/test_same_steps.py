@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import same_steps
-from tasks.exits import UsageError
-from tasks.golden import metric_from
+from tasks.records.card import metric_from
+from tasks.util.exits import UsageError
 from tests.fake_run import card, write_run
 
 

@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from tasks import session_options
-from tasks.exits import UsageError
+from tasks.sessions import session_options
+from tasks.util.exits import UsageError
 
 
 def test_a_single_case_and_several_share_what_a_run_takes() -> None:

@@ -16,13 +16,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import platforms, preload, session_options, shared_parent, subject
-from tasks.case import REPOSITORY
-from tasks.case_steps import Step
-from tasks.exits import SESSION_VARIABLE
-from tasks.preload import Surroundings
-from tasks.shared_parent import SharedParent
-from tasks.subject import Subject
+from tasks.cases.case import REPOSITORY
+from tasks.launch import preload, subject
+from tasks.launch.preload import Surroundings
+from tasks.launch.subject import Subject
+from tasks.machine import platforms
+from tasks.sessions import session_options, shared_parent
+from tasks.sessions.case_steps import Step
+from tasks.sessions.shared_parent import SharedParent
+from tasks.util.exits import SESSION_VARIABLE
 from tests.short_run import SHORT
 from tests.test_exits import child_ends_with_its_killed_parent
 from tests.test_platforms import ONE_H100, chosen
@@ -163,8 +165,8 @@ def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None
 
 
 AS_PROGRAM = """
-from tasks import shared_parent
-from tasks.case_steps import Step
+from tasks.sessions import shared_parent
+from tasks.sessions.case_steps import Step
 shared_parent.new_random_state = lambda: None
 for argument in ("--help", "no_such"):
     print(shared_parent._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
@@ -207,9 +209,9 @@ def test_a_stop_that_its_parent_ignores_it_ignores_too(fork) -> None:
 
 PARENT = """
 import os, runpy, signal, sys, time
-from tasks import shared_parent
-from tasks.case_steps import Step
-from tasks.exits import run_to_end
+from tasks.sessions import shared_parent
+from tasks.sessions.case_steps import Step
+from tasks.util.exits import run_to_end
 shared_parent.new_random_state = lambda: None
 def fork(work):
     runpy.run_module = lambda *_, **__: work()
@@ -234,8 +236,8 @@ def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
 
 RANDOM = """
 import runpy
-from tasks import shared_parent
-from tasks.case_steps import Step
+from tasks.sessions import shared_parent
+from tasks.sessions.case_steps import Step
 import numpy, torch
 def draw(*_, **__):
     print(torch.initial_seed(), numpy.random.random(), flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import collectives, stacks
+from tasks.launch import collectives, stacks
 
 # A rank that waits, a process that it forked and that waits elsewhere, and one that would die of SIGUSR1.
 RANK = r"""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import strict_yaml
-from tasks.exits import UsageError
+from tasks.cases import strict_yaml
+from tasks.util.exits import UsageError
 
 
 def error_of(path: Path, content: bytes) -> str:

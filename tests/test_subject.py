@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks import corpus, nodes, platforms, preparation, subject, train
-from tasks.case import REPOSITORY, load_case
-from tasks.exits import UsageError
-from tasks.golden import Card, metric_from
+from tasks import train
+from tasks.cases import corpus
+from tasks.cases.case import REPOSITORY, load_case
+from tasks.launch import preparation, subject
+from tasks.machine import nodes, platforms
+from tasks.records.card import Card, metric_from
+from tasks.util.exits import UsageError
 from tests import short_run
 
 CASE_FLAGS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import survey
-from tasks.exits import UsageError
+from tasks.util.exits import UsageError
 from tests.test_upstream_case import CASE
 
 MACHINE = survey.Machine(platform="cpu_x86_64", device="cpu", world_size=8, memory_bytes=16 * 2**30)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.case import list_cases, load_case
-from tasks.judge import Options, restart_and_resume_rows
-from tasks.ranks.arguments import parse_arguments
-from tasks.run_files import read_run
+from tasks.cases.arguments import parse_arguments
+from tasks.cases.case import list_cases, load_case
+from tasks.judge.judge import Options, restart_and_resume_rows
+from tasks.records.run_files import read_run
 from tests import short_run
 
 PLATFORMS = {"cpu_x86_64": 8, "cpu_aarch64": 8, "gpu1_h100": 8, "gpu4_h100": 4, "dgx_a100": 8, "dgx_h100": 8}

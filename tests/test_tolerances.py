@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.tolerances import rule_for
+from tasks.judge.tolerances import rule_for
 
 
 def test_tolerances_of_the_table():

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import phase, train
-from tasks.case import REPOSITORY
-from tasks.exits import CannotRun, UsageError
-from tasks.golden import read_card
+from tasks import train
+from tasks.cases.case import REPOSITORY
+from tasks.launch import phase
+from tasks.records.golden import read_card
+from tasks.util.exits import CannotRun, UsageError
 from tests import short_run
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

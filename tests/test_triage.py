@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.golden import metric_from
-from tasks.judge import judge_pair, judge_run
-from tasks.triage import trend
+from tasks.judge.judge import judge_pair, judge_run
+from tasks.judge.triage import trend
+from tasks.records.card import metric_from
 from tests.fake_run import FINGERPRINT, SAVED, card, state, write_golden, write_run
 
 

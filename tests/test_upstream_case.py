@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import train, upstream_case
-from tasks.case import load_upstream_case
-from tasks.exits import UsageError
+from tasks import train
+from tasks.cases import upstream_case
+from tasks.cases.case import load_upstream_case
+from tasks.util.exits import UsageError
 
 CASE = """
 ENV_VARS:

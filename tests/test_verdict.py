@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tasks.golden import Card, metric_from
-from tasks.tolerances import rule_for
-from tasks.verdict import Basis, Row, all_passed, judge_cards, steady_steps, strict_row
+from tasks.judge.tolerances import rule_for
+from tasks.judge.verdict import Basis, Row, all_passed, judge_cards, steady_steps, strict_row
+from tasks.records.card import Card, metric_from
 
 EXACT = Basis(check="exact", reason="fingerprints agree")
 APPROXIMATE = Basis(check="approximate", reason="torch 1 → 2")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import watchdog
-from tasks.progress import ProgressBoard
-from tasks.watchdog import FIRST_STEP_TIMEOUT_S, Pace, Watchdog
+from tasks.launch import watchdog
+from tasks.launch.watchdog import FIRST_STEP_TIMEOUT_S, Pace, Watchdog
+from tasks.util.progress import ProgressBoard
 
 # A rank that gives its stack when asked and otherwise waits.
 WAITING = """

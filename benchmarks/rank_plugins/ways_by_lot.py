@@ -21,8 +21,8 @@ import torch
 from megatron.core.pipeline_parallel import schedules
 
 from benchmarks.rank_plugins.switched_overlap import SwitchedOverlap
-from tasks.exits import UsageError
 from tasks.ranks import batches, overlap, pretrain, resources, scalars
+from tasks.util.exits import UsageError
 
 SWITCHES = {
     "device-thread": "backward passes in a thread of the device, torch's default",

@@ -35,12 +35,12 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from tasks import manifest
-from tasks.checkpoints import Choice, iteration_folder, write_tracker
-from tasks.failures import disk_is_full
 from tasks.ranks import integrity
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
+from tasks.records import manifest
+from tasks.records.checkpoints import Choice, iteration_folder, write_tracker
+from tasks.util.files import disk_is_full
 
 RANDOM_STATES = "rng_state"
 _PR_SET_PTRACER = 0x59616D61

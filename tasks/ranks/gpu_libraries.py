@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 
-from tasks import cudnn, nccl
-from tasks.environment import newer_nccl
-from tasks.exits import CannotRun, exit_with
+from tasks.machine import cudnn, nccl
+from tasks.machine.environment import newer_nccl
+from tasks.util.exits import CannotRun, exit_with
 
 
 def disagreements(

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from tasks import checkpoints, manifest
-from tasks.manifest import DamagedCheckpoint, Manifest, Origin
+from tasks.records import checkpoints, manifest
+from tasks.records.manifest import DamagedCheckpoint, Manifest, Origin
 
 
 def verify(folder: Path, iteration: int, expected: Origin) -> None:

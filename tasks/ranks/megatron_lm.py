@@ -23,9 +23,8 @@ import torch
 from megatron.core.datasets import utils as dataset_utils
 from megatron.training import get_args, training
 
-from tasks.progress import ProgressBoard
 from tasks.ranks import checkpoint, state
-from tasks.subject import PROGRAM
+from tasks.util.progress import ProgressBoard
 
 WATCHED = ("train_step", "training_log", "save_checkpoint", "load_checkpoint")
 _HELPERS = "megatron.core.datasets.helpers_cpp"
@@ -50,7 +49,7 @@ def run(
     Watch(evidence, board).install(training)
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
-    program = checkout / PROGRAM if checkout else Path(__file__).with_name("megatron_wheel.py")
+    program = checkout / "pretrain_gpt.py" if checkout else Path(__file__).with_name("megatron_wheel.py")
     sys.argv = [str(program), *words]
     try:
         runpy.run_path(str(program), run_name="__main__")
@@ -63,7 +62,7 @@ def preload(checkout: Path | None) -> None:
     """Import in the process that forks the ranks what the program imports; nothing is run."""
     _use_built_helpers()
     if checkout is not None:
-        importlib.import_module(Path(PROGRAM).stem)
+        importlib.import_module("pretrain_gpt")
     else:
         from tasks.ranks import megatron_wheel  # noqa: F401
 

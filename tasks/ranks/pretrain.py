@@ -22,16 +22,16 @@ from megatron.core.num_microbatches_calculator import init_num_microbatches_calc
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
-from tasks.checkpoints import FALLBACKS
-from tasks.events import SUMS_EVERY
-from tasks.exits import UsageError
-from tasks.manifest import ANY_ORIGIN, Origin
-from tasks.progress import ProgressBoard
+from tasks.cases.arguments import parse_arguments
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
-from tasks.ranks.arguments import parse_arguments
 from tasks.ranks.event_pool import EventPool
 from tasks.ranks.warm_up import reserve_memory, warm_up
 from tasks.ranks.whole_state import whole_state_digests
+from tasks.records.checkpoints import FALLBACKS
+from tasks.records.events import SUMS_EVERY
+from tasks.records.manifest import ANY_ORIGIN, Origin
+from tasks.util.exits import UsageError
+from tasks.util.progress import ProgressBoard
 
 
 def run(

@@ -14,9 +14,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
-from tasks.events import ATTEMPT_SUFFIX
 from tasks.ranks.device_memory import allocated_bytes
 from tasks.ranks.model import Chunks
+from tasks.records.events import ATTEMPT_SUFFIX
 
 
 def mean_loss(losses: list[torch.Tensor]) -> torch.Tensor:

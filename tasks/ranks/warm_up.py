@@ -17,8 +17,8 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import gpt_layer_specs as layer_specs
 from megatron.core.transformer.spec_utils import build_module
 
-from tasks import gpu_memory
-from tasks.gpu_memory import MIB
+from tasks.machine import gpu_memory
+from tasks.machine.gpu_memory import MIB
 from tasks.ranks import model
 
 SMALL_MIB = 64  # of blocks up to 1 MiB, which torch's allocator keeps apart

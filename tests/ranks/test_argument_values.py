@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.case import load_case
-from tasks.exits import UsageError
-from tasks.ranks.argument_values import broken_on_cpu, training_sequences
-from tasks.ranks.arguments import parse_arguments
+from tasks.cases.argument_values import broken_on_cpu, training_sequences
+from tasks.cases.arguments import parse_arguments
+from tasks.cases.case import load_case
+from tasks.util.exits import UsageError
 
 WORDS = load_case("gpt3_pp4_resume", platform_name="dgx_a100").flags()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.case import load_case
-from tasks.exits import UsageError
-from tasks.ranks.arguments import parse_arguments
+from tasks.cases.arguments import parse_arguments
+from tasks.cases.case import load_case
+from tasks.util.exits import UsageError
 
 WORDS = load_case("gpt3_pp4_resume", platform_name="dgx_a100").flags()
 

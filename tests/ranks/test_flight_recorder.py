@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.case import REPOSITORY
-from tasks.collectives import waiting
+from tasks.cases.case import REPOSITORY
+from tasks.launch.collectives import waiting
 
 ALONE = """
 import os, sys, torch

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import manifest
-from tasks.checkpoints import TRACKER
 from tasks.ranks import integrity
+from tasks.records import manifest
+from tasks.records.checkpoints import TRACKER
 from tests import short_run
 from tests.checkpoint_folder import flip_byte
 

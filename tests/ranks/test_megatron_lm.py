@@ -27,7 +27,7 @@ training = types.ModuleType("megatron.training.training")
 package = types.ModuleType("megatron.training")
 package.get_args, package.training = lambda: args, training
 sys.modules |= {"megatron.training": package, "megatron.training.training": training}
-from tasks.progress import ProgressBoard
+from tasks.util.progress import ProgressBoard
 from tasks.ranks import megatron_lm
 
 

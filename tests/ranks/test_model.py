@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tasks.case import REPOSITORY
+from tasks.cases.case import REPOSITORY
 
 BUILT = {
     "gpt3_pp4": [7],
@@ -29,9 +29,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from tasks.case import load_case
+from tasks.cases.case import load_case
 from tasks.ranks import model
-from tasks.ranks.arguments import parse_arguments
+from tasks.cases.arguments import parse_arguments
 
 cuda_on_cpu.finish_install()
 

@@ -9,9 +9,9 @@ from tests.program import answer_of
 PROGRAM = """
 import json, sys
 import torch
-from tasks.case import load_case
+from tasks.cases.case import load_case
 from tasks.ranks import pretrain
-from tasks.ranks.arguments import parse_arguments
+from tasks.cases.arguments import parse_arguments
 
 
 class Reached(Exception):

@@ -1,0 +1,241 @@
+"""The rules of a case file's keys. Each check returns all its errors, as lines that name the field and the
+rule; those of the flags' values are in ``flag_rules``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+
+from tasks.cases.flag_rules import is_count
+from tasks.cases.metrics import METRICS
+
+TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
+FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
+
+_KEYS = (
+    "ENV_VARS",
+    "MODEL_ARGS",
+    "TEST_TYPE",
+    "METRICS",
+    "CORPUS",
+    "CRASH",
+    "RESTART",
+    "CHECKPOINT",
+    "GOLDEN_CARD",
+    "PLATFORMS",
+    "QUARANTINE",
+)
+_OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
+_KILL_KEYS = ("after_step", "ranks")
+_RESTART_KEYS = ("MODEL_ARGS", "RANKS")
+_CORPUS_KEYS = ("package", "version", "suffix", "sha256")
+_ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLATFORM = re.compile(r"(?:cpu|gpu[1248]|dgx)_[a-z0-9_*?]+")
+_CPU_PLATFORMS = ("cpu_x86_64", "cpu_aarch64")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean X?"``, or the known words when none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+
+
+def check_shape(content: Mapping[str, object]) -> list[str]:
+    """Keys and types of a whole file; nothing else can be checked before these hold."""
+    known = ("INHERIT", *_KEYS)  # that one is gone where it was read
+    errors = [f"{key}: unknown key. {did_you_mean(key, known)}" for key in content if key not in _KEYS]
+    if "MODEL_ARGS" not in content:
+        errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
+    errors += _check_layer(content, where="")
+    test_type = content.get("TEST_TYPE")
+    if test_type not in TEST_TYPES:
+        why = "is missing." if test_type is None else f"{test_type!r} is none."
+        errors.append(f"TEST_TYPE: {why} {did_you_mean(str(test_type), TEST_TYPES)}")
+    errors += _check_metrics(content.get("METRICS"))
+    if content.get("CORPUS") is not None:
+        errors += _check_corpus(content["CORPUS"])
+    errors += _check_crash(content)
+    if "GOLDEN_CARD" in content and not (isinstance(content["GOLDEN_CARD"], str) and content["GOLDEN_CARD"]):
+        errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
+    errors += _check_platforms(content.get("PLATFORMS"))
+    errors += _check_checkpoint(content.get("CHECKPOINT"), test_type)
+    if content.get("RESTART") is not None:
+        errors += _check_restart(content["RESTART"], test_type)
+    return errors
+
+
+def _check_layer(layer: Mapping[str, object], *, where: str) -> list[str]:
+    errors = []
+    model_args, env_vars = layer.get("MODEL_ARGS"), layer.get("ENV_VARS")
+    if model_args is not None and not isinstance(model_args, dict):
+        errors.append(f"{where}MODEL_ARGS: must be a mapping of flags to values")
+    elif model_args:
+        errors += [
+            error for flag, value in model_args.items() for error in _check_flag(flag, value, where=where)
+        ]
+    if env_vars is not None and not isinstance(env_vars, dict):
+        errors.append(f"{where}ENV_VARS: must be a mapping of names to values")
+    elif env_vars:
+        errors += [
+            error for name, value in env_vars.items() for error in _check_variable(name, value, where=where)
+        ]
+    return errors
+
+
+def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
+    field = f"{where}MODEL_ARGS.{flag}"
+    if not FLAG.fullmatch(flag):
+        return [
+            f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
+        ]
+    if value == []:
+        return [f"{field}: an empty list says nothing: null takes the flag away"]
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) or (item is None and isinstance(value, list)) for item in items):
+        return [f"{field}: must be a number, text, true, false, null, or a list of these"]
+    return [f"{field}: {error}" for item in items if (error := _broken_name(item))]
+
+
+def _check_variable(name: str, value: object, *, where: str) -> list[str]:
+    field = f"{where}ENV_VARS.{name}"
+    if not _ENVIRONMENT_VARIABLE.fullmatch(name):
+        return [f"{field}: is no name of an environment variable"]
+    if isinstance(value, bool):
+        return [f'{field}: {str(value).lower()} is ambiguous here: write "1", "0" or the word in quotes']
+    if isinstance(value, float):
+        return [f"{field}: {value} is a number, a variable is text: put it in quotes, as it is to be read"]
+    if isinstance(value, (dict, list)):
+        return [f"{field}: must be one whole number or text"]
+    return [f"{field}: {error}"] if (error := _broken_name(value)) else []
+
+
+def _broken_name(value: object) -> str | None:
+    """``${`` that is not ``${NAME}``: a shell would do something with it, nothing here does."""
+    if isinstance(value, str) and "${" in re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "", value):
+        return f"{value!r} has a '${{' that is no ${{NAME}}; names are put in, nothing else is evaluated"
+    return None
+
+
+def _check_metrics(metrics: object) -> list[str]:
+    if not isinstance(metrics, list) or not metrics:
+        return [f"METRICS: must be a list of what is compared. Known: {', '.join(METRICS)}."]
+    errors = [
+        f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}"
+        for name in metrics
+        if name not in METRICS
+    ]
+    repeated = sorted({str(name) for name in metrics if metrics.count(name) > 1})
+    return errors + [f"METRICS: {name!r} is listed more than once" for name in repeated]
+
+
+def _check_corpus(corpus: object) -> list[str]:
+    if not isinstance(corpus, dict):
+        return [f"CORPUS: must be a mapping of {', '.join(_CORPUS_KEYS)}"]
+    errors = [
+        f"CORPUS.{key}: unknown key. {did_you_mean(key, _CORPUS_KEYS)}"
+        for key in corpus
+        if key not in _CORPUS_KEYS
+    ]
+    for key in _CORPUS_KEYS:
+        if key not in corpus:
+            errors.append(f"CORPUS.{key}: is missing")
+        elif not isinstance(corpus[key], str):
+            errors.append(f"CORPUS.{key}: {corpus[key]!r} must be text: put it in quotes")
+    digest = corpus.get("sha256")
+    if isinstance(digest, str) and not re.fullmatch(r"[0-9a-f]{64}", digest):
+        errors.append("CORPUS.sha256: must be 64 hexadecimal digits, in lower case")
+    return errors
+
+
+def _check_crash(content: Mapping[str, object]) -> list[str]:
+    kills, crashes = content.get("CRASH"), content.get("TEST_TYPE") == "crash-resume"
+    if kills is None:
+        return ["CRASH: is missing; TEST_TYPE crash-resume kills ranks, and it says which"] if crashes else []
+    if not crashes:
+        return ["CRASH: only with TEST_TYPE crash-resume; nothing is killed otherwise"]
+    if not isinstance(kills, list) or not kills:
+        return ["CRASH: must be a list of kills, for example [{after_step: 73, ranks: [2]}]"]
+    return [error for index, kill in enumerate(kills) for error in _check_kill(f"CRASH[{index}]", kill)]
+
+
+def _check_kill(field: str, kill: object) -> list[str]:
+    if not isinstance(kill, dict) or set(kill) != set(_KILL_KEYS):
+        return [f"{field}: must be a mapping of {' and '.join(_KILL_KEYS)}"]
+    errors = []
+    if not is_count(kill["after_step"], at_least=1):
+        errors.append(f"{field}.after_step: {kill['after_step']!r} must be a whole number of at least 1")
+    ranks = kill["ranks"]
+    whole = isinstance(ranks, list) and all(is_count(rank, at_least=0) for rank in ranks)
+    if not whole or not ranks or len(set(ranks)) != len(ranks):
+        errors.append(f"{field}.ranks: {ranks!r} must be a list of different ranks, the first is 0")
+    return errors
+
+
+def _check_platforms(platforms: object) -> list[str]:
+    if platforms is None:
+        return []
+    if not isinstance(platforms, dict):
+        return ["PLATFORMS: must be a mapping of platform names to their MODEL_ARGS and ENV_VARS"]
+    errors = []
+    for name, layer in platforms.items():
+        if not _PLATFORM.fullmatch(name) or (
+            name.startswith("cpu_") and not fnmatch.filter(_CPU_PLATFORMS, name)
+        ):
+            errors.append(
+                f"PLATFORMS.{name}: is no platform; names look like cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
+            )
+        if not isinstance(layer, dict):
+            errors.append(f"PLATFORMS.{name}: must be a mapping of {' and '.join(_OVERLAY_KEYS)}")
+            continue
+        errors += [
+            f"PLATFORMS.{name}.{key}: unknown key. {did_you_mean(key, _OVERLAY_KEYS)}"
+            for key in layer
+            if key not in _OVERLAY_KEYS
+        ]
+        errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
+    return errors
+
+
+def _check_checkpoint(checkpoint: object, test_type: object) -> list[str]:
+    if test_type != "frozen-resume":
+        return [] if checkpoint is None else [f"CHECKPOINT: only of TEST_TYPE frozen-resume, not {test_type}"]
+    if not isinstance(checkpoint, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", checkpoint):
+        return ["CHECKPOINT: must be a folder below the repository that holds the checkpoint to go on from"]
+    return []
+
+
+def _check_restart(restart: object, test_type: object) -> list[str]:
+    if not isinstance(restart, dict):
+        return [f"RESTART: must be a mapping of {' and '.join(_RESTART_KEYS)}"]
+    errors = [
+        f"RESTART.{key}: unknown key. {did_you_mean(key, _RESTART_KEYS)}"
+        for key in restart
+        if key not in _RESTART_KEYS
+    ]
+    ranks = restart.get("RANKS")
+    if ranks is not None and (not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1):
+        errors.append(f"RESTART.RANKS: {ranks!r} must be a whole number of at least 1")
+    if test_type != "ckpt-resume":
+        errors.append(f"RESTART: TEST_TYPE {test_type} has no restart in other processes; see ckpt-resume")
+    return errors + _check_layer(
+        {key: restart[key] for key in ("MODEL_ARGS",) if key in restart}, where="RESTART."
+    )
+
+
+def check_kills(kills: Iterable[Mapping[str, object]], *, last: int, interval: int, ranks: int) -> list[str]:
+    """Rules of ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
+    errors = []
+    for index, kill in enumerate(kills):
+        after = kill["after_step"]
+        if not interval < after < last:
+            errors.append(
+                f"CRASH[{index}].after_step: {after} must be above {interval} (--save-interval),"
+                f" below {last}, its last step: a checkpoint to restart from, a step left to train"
+            )
+        if max(kill["ranks"]) >= ranks:
+            errors.append(f"CRASH[{index}].ranks: there is no rank {max(kill['ranks'])}; the run has {ranks}")
+    return errors

@@ -1,0 +1,131 @@
+"""Two series of one metric, step by step: which steps differ, how far, and by how many float32 numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.records.card import Metric
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Differences:
+    """Two metrics at their common steps. ``equal``: bool (n,); ``relative``: float64 (n,), +inf where either
+    value is not finite; ``ulp``: int64 (n,), of finite pairs only, -1 elsewhere.
+    """
+
+    golden: Metric
+    actual: Metric
+    equal: np.ndarray
+    relative: np.ndarray
+    ulp: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self.golden.steps
+
+    def first(self) -> int | None:
+        """Position of the first step that differs."""
+        return None if self.equal.all() else int(np.argmin(self.equal))
+
+    def worst(self, among: np.ndarray | None = None) -> int | None:
+        """Position of the largest relative difference, by absolute difference among those without bound.
+
+        ``among``: bool (n,), the steps to look at (default: all of them).
+        """
+        if self.equal.all():
+            return None
+        relative = self.relative if among is None else np.where(among, self.relative, -1.0)
+        unbounded = np.isinf(relative)
+        if not unbounded.any():
+            return int(np.argmax(relative))
+        distance = np.abs(_finite(self.actual.values) - _finite(self.golden.values))
+        lost = ~(np.isfinite(self.actual.values) & np.isfinite(self.golden.values))
+        return int(np.argmax(np.where(unbounded, np.where(lost, np.inf, distance), -1.0)))
+
+    def shown(self, among: np.ndarray | None = None) -> dict[str, object]:
+        """The fields of a row that describe the differences; the worst one is that of the steps ``among``."""
+        worst, first = self.worst(among), self.first()
+        if worst is None or first is None:
+            last = self.steps.size - 1
+            if last < 0:
+                return {}
+            return {
+                "golden": self.golden.shown(last),
+                "actual": self.actual.shown(last),
+                "abs": 0.0,
+                "rel": 0.0,
+                "ulp": 0,
+            }
+        golden, actual = self.golden.shown(worst), self.actual.shown(worst)
+        numbers = isinstance(golden, float) and isinstance(actual, float)
+        largest = int(self.ulp.max())
+        return {
+            "first_step": int(self.steps[first]),
+            "worst_step": int(self.steps[worst]),
+            "golden": golden,
+            "actual": actual,
+            "abs": abs(actual - golden) if numbers else None,
+            "rel": float(self.relative[worst]) if np.isfinite(self.relative[worst]) else None,
+            "ulp": largest if largest >= 0 else None,
+        }
+
+
+def compare(golden: Metric, actual: Metric) -> Differences:
+    """Both metrics at their common steps. A value that is a string or not finite equals nothing, itself
+    included.
+    """
+    if not np.array_equal(golden.steps, actual.steps):
+        _, in_golden, in_actual = np.intersect1d(
+            golden.steps, actual.steps, assume_unique=True, return_indices=True
+        )
+        golden, actual = _at(golden, in_golden), _at(actual, in_actual)
+    finite = np.isfinite(golden.values) & np.isfinite(actual.values)
+    equal = finite & (golden.values == actual.values)
+    relative = relative_difference(golden.values, actual.values)
+    ulp = np.where(finite, ulp_distance(_finite(golden.values), _finite(actual.values)), -1)
+    return Differences(golden=golden, actual=actual, equal=equal, relative=relative, ulp=ulp)
+
+
+def relative_difference(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """|actual - golden| / |golden|, float64 (n,); 0 where both are 0, +inf where only golden is or one is not
+    finite.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        relative = np.abs(actual - golden) / np.abs(golden)
+    relative[~(np.isfinite(golden) & np.isfinite(actual))] = np.inf
+    relative[golden == actual] = 0.0
+    relative[~np.isfinite(golden)] = np.inf
+    return relative
+
+
+def ulp_distance(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """How many float32 numbers lie between, int64 (n,): 0 for equal ones, 1 for neighbours. -0 and +0 are one
+    number.
+    """
+    return np.abs(_ordinal(golden) - _ordinal(actual))
+
+
+def step_text(steps: np.ndarray) -> str:
+    """Steps as people write them: "1-100", "1-100 (21 steps)"."""
+    if steps.size == 0:
+        return "none"
+    first, last = int(steps[0]), int(steps[-1])
+    span = str(first) if first == last else f"{first}-{last}"
+    return span if steps.size == last - first + 1 else f"{span} ({steps.size} steps)"
+
+
+def _at(metric: Metric, positions: np.ndarray) -> Metric:
+    return dataclasses.replace(metric, steps=metric.steps[positions], values=metric.values[positions])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, 0.0)
+
+
+def _ordinal(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits + 2**31), bits)

@@ -1,0 +1,155 @@
+"""Which runs may become a golden card: those that agree, of the case as it is, whose restart was exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tasks.cases.case import list_cases, load_case
+from tasks.judge.differences import compare
+from tasks.judge.judge import Options, restart_and_resume_rows
+from tasks.judge.restart import processes_of
+from tasks.judge.tolerances import GOLDEN, rule_for
+from tasks.judge.verdict import CHECK_EXACT, Basis, stays_at_0, strict_row
+from tasks.records.card import header_fault
+from tasks.records.run_files import Run
+from tasks.util.exits import UsageError
+
+RANKS = 8  # of a run that does not say how many it had
+
+
+def refuse_borrowed_card(case: str, golden: str) -> None:
+    """A copy of another case's card would be a second truth.
+
+    Raises:
+        UsageError: the case is held to the cards of another one.
+    """
+    if golden != case:
+        raise UsageError(f"{case} is held to the golden cards of {golden} (GOLDEN_CARD): record that one")
+
+
+def refuse_unfit_runs(runs: list[Run]) -> None:
+    """Only runs that agree, and whose restart was exact, may become a card.
+
+    Raises:
+        UsageError: which run, and what it lacks.
+    """
+    first = runs[0]
+    refuse_borrowed_card(first.case_name, first.golden_case)
+    directories = [run.directory.resolve() for run in runs]
+    begun = [(run.run_id, run.started) for run in runs]
+    # No two runs take the same seconds.
+    seconds = [json.dumps(run.record1["seconds"]) for run in runs if run.record1 and "seconds" in run.record1]
+    if any(len(set(each)) != len(each) for each in (directories, begun, seconds)):
+        raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
+    for run in runs:
+        if run.rank_plugins:
+            raise UsageError(
+                f"{run.directory}: trained with a rank plugin ({run.rank_plugins[0]}); record a run without"
+            )
+        _refuse_bad_values(run)
+        _refuse_failed_restart(run)
+    for run in runs[1:]:
+        for what in ("environment", "platform", "fingerprint", "test_type"):
+            if getattr(run, what) != getattr(first, what):
+                raise UsageError(
+                    f"{run.directory}: its {what} is not that of {first.directory}; record runs of one kind"
+                )
+        if run.actual1.metrics.keys() != first.actual1.metrics.keys():
+            raise UsageError(f"{run.directory}: other metrics than {first.directory}")
+        for name, metric in run.actual1.metrics.items():
+            reference = first.actual1.metrics[name]
+            if not np.array_equal(metric.steps, reference.steps):
+                raise UsageError(f"{run.directory}: {name!r}: other steps than {first.directory}")
+            rule = rule_for(name, platform=run.platform)
+            if rule.deterministic and (run.deterministic or first.deterministic):
+                _refuse_difference(run, first, name)
+            elif rule.judged:
+                _refuse_beyond_tolerance(run, first, name)
+
+
+def refuse_another_configuration(run: Run, root: Path) -> None:
+    """A card is of the case as it is now: nobody else would get the values of another one.
+
+    Raises:
+        UsageError: the run was trained with ``--set`` or on other data, or the case was changed since.
+    """
+    if run.goldens or run.case_name not in list_cases(root):  # a file of Megatron-LM's
+        return
+    ranks = len(processes_of(run.record1 or {})) or RANKS
+    case = load_case(run.case_name, platform_name=run.platform, root=root, world_size=ranks)
+    same = run.fingerprint.get("case") == case.digest() and run.test_type == case.test_type
+    if not same or not (run.subject or run.metrics == case.metrics):
+        raise UsageError(
+            f"{run.directory}: was trained with another configuration than {case.path} has now: train it"
+            " again (without --set), or change the case first"
+        )
+    if case.corpus and run.fingerprint.get("corpus") != case.corpus.sha256:
+        raise UsageError(
+            f"{run.directory}: was trained on other data than CORPUS of {case.path}: train it again (without"
+            " --data-path)"
+        )
+
+
+def _refuse_failed_restart(run: Run) -> None:
+    failed = [row for row in restart_and_resume_rows(run, Options()) if not row.passed]
+    if failed:
+        row = failed[0]
+        where = f" at step {row.first_step}" if row.first_step is not None else ""
+        raise UsageError(
+            f"{run.directory}: {row.comparison}: {row.metric}{where}: {row.verdict}; "
+            f"a run whose restart was not exact becomes no card. {row.note}".rstrip(". ")
+        )
+
+
+def _refuse_bad_values(run: Run) -> None:
+    for name in run.metrics:
+        if name not in run.actual1.metrics:
+            raise UsageError(f"{run.directory}: the case's metric {name!r} is not among its values")
+    wanted = run.model_args["--train-iters"]
+    for name, metric in run.actual1.metrics.items():
+        fault = header_fault(metric)
+        if metric.end_step != wanted:
+            fault = f"ends at step {metric.end_step}, the case trains {wanted}"
+        rule = rule_for(name)  # also of what is only shown on this platform
+        if fault is None and not np.isfinite(metric.values).all():
+            step = int(metric.steps[~np.isfinite(metric.values)][0])
+            fault = f"step {step} is no finite number"
+        elif fault is None and (
+            (rule.positive and (metric.values <= 0).any()) or (rule.grows and stays_at_0(metric))
+        ):
+            fault = "is 0 where nothing was measured"
+        if fault:
+            raise UsageError(f"{run.actual1.name}: {name!r}: {fault}")
+
+
+def _refuse_difference(run: Run, first: Run, name: str) -> None:
+    differences = compare(first.actual1.metrics[name], run.actual1.metrics[name])
+    index = differences.first()
+    if index is not None:
+        values = " and ".join(
+            repr(float(side.values[index])) for side in (differences.golden, differences.actual)
+        )
+        raise UsageError(
+            f"{run.directory}: {name!r} differs from {first.directory} "
+            f"at step {differences.steps[index]} ({values}); "
+            "runs that are not deterministic become no card"
+        )
+
+
+def _refuse_beyond_tolerance(run: Run, first: Run, name: str) -> None:
+    """Memory and times of equal runs: a card of their middle must hold each of them."""
+    rule = dataclasses.replace(rule_for(name, platform=run.platform), improves=False)
+    basis = Basis(check=CHECK_EXACT, reason="runs of one kind")
+    for golden, actual in ((first, run), (run, first)):
+        values = golden.actual1.metrics[name], actual.actual1.metrics[name]
+        row = strict_row(GOLDEN, name, *values, rule=rule, basis=basis)
+        if not row.passed:
+            where = f" at step {row.worst_step}" if row.worst_step is not None else ""
+            raise UsageError(
+                f"{run.directory}: {name!r} is not that of {first.directory}{where} ({row.golden} and"
+                f" {row.actual}): record runs that agree"
+            )

@@ -1,0 +1,234 @@
+"""One phase of a test case, launched and collected: what ``train`` and ``resume`` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from tasks.cases.arguments import parse_arguments
+from tasks.cases.case import Case
+from tasks.cases.metrics import interval
+from tasks.launch.launch import Outcome, Phase, launch
+from tasks.launch.meeting import Meeting
+from tasks.launch.preparation import Setup
+from tasks.machine import platforms
+from tasks.records import attempts, fingerprint
+from tasks.records.checkpoints import FALLBACKS
+from tasks.records.events import read_attempts, read_events
+from tasks.records.golden import write_card
+from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
+from tasks.util.exits import TrainingFailed, UsageError
+from tasks.util.files import read_json_object, write_atomically
+
+
+def resume_iteration(case: Case) -> int:
+    """The checkpoint that phase 2 restarts from: the last one before the end.
+
+    Errors: ``UsageError`` when the case saves none.
+    """
+    interval = int(case.model_args.get("--save-interval") or 0)
+    last = case.last_iteration()
+    iteration = (last - 1) // interval * interval if interval else 0
+    if not iteration:
+        raise UsageError(
+            f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval"
+        )
+    return iteration
+
+
+def origin_of(setup: Setup) -> Origin:
+    """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
+    if not setup.subject.own:
+        return ANY_ORIGIN
+    args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
+    topology = Topology(
+        pipeline_stages=args.pipeline_model_parallel_size,
+        virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
+        replicas=args.data_parallel_size,
+    )
+    return Origin(case=setup.case.digest(), topology=topology)
+
+
+def run_phase(
+    setup: Setup,
+    number: int,
+    meeting: Meeting,
+    *,
+    load_iteration: int | None = None,
+    expected: Origin | None = None,
+) -> None:
+    """Launch phase ``number`` together with the other nodes and write its record and its values beside it.
+
+    ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
+    checkpoint of this very case and topology.
+
+    Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
+    """
+    directory = setup.run_dir / f"phase{number}"
+    words = phase_words(setup, number, load_iteration)
+    steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
+    origin = origin_of(setup)
+    facts = setup.fingerprint  # now: a commit may follow while it trains
+    if meeting.first:
+        _forget_results(setup.run_dir, number)
+    meeting.ready(facts)
+    on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
+    print(
+        f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
+        f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
+        flush=True,
+    )
+    outcome = launch(
+        Phase(
+            words=tuple(words),
+            directory=directory,
+            world_size=setup.platform.world_size,
+            device=setup.platform.device,
+            ranks_per_gpu=setup.platform.ranks_per_gpu,
+            steps=steps,
+            env_vars=setup.platform.variables(setup.case.env_vars),
+            rank_plugins=setup.rank_plugins,
+            origin=origin,
+            expected=expected or origin,
+            hang_timeout_s=setup.hang_timeout_s,
+            max_restarts=setup.max_restarts,
+            subject=setup.subject,
+            kills=setup.case.kills,
+            checkpoints=setup.run_dir / "checkpoints",
+            nodes=setup.nodes,
+        )
+    )
+    if meeting.first:
+        folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
+        meeting.refresh(directory, directory / "evidence", *folders)
+        collect(setup, number, outcome, facts)
+
+
+def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
+    """Megatron's command line of a phase."""
+    directory = setup.run_dir / f"phase{number}"
+    checkpoints = setup.run_dir / "checkpoints"
+    mocked = setup.case.model_args.get("--mock-data")
+    data = {} if mocked else {"--data-path": "${CORPUS_PREFIX}"}
+    found = dataclasses.replace(setup.case, model_args={**setup.case.model_args, **data})
+    case = found.substitute(
+        {
+            **os.environ,
+            "TENSORBOARD_PATH": str(directory / "tensorboard"),
+            "CHECKPOINT_SAVE_PATH": str(checkpoints if number == 1 else directory / "checkpoints"),
+            "CHECKPOINT_LOAD_PATH": str(setup.load_from or checkpoints),
+            "CORPUS_PREFIX": str(setup.data.prefix),
+            "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
+        }
+    )
+    words = case.flags() + setup.subject.words_from_outside(case.model_args, setup.platform.device)
+    if load_iteration is not None:
+        words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
+    return words
+
+
+def collect(setup: Setup, number: int, outcome: Outcome, facts: dict[str, str]) -> None:
+    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
+    ``actual_phase<N>_attempt<M>.json``, what each attempt logged. ``facts``: the phase's fingerprint.
+    """
+    directory = setup.run_dir / f"phase{number}"
+    actual = setup.subject.judged(read_events(directory / "tensorboard"))
+    losses = actual.metrics.get("lm loss")
+    if losses is None:
+        raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
+    _refuse_early_end(setup, int(losses.steps[-1]), directory)
+    logged = read_attempts(directory / "tensorboard")
+    every = attempts.records(directory, logged, setup.platform.world_size)
+    every = [attempt | {"subject": setup.subject.name} for attempt in every]
+    last = every[-1]
+    record = {
+        "phase": number,
+        "fingerprint": facts,
+        **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
+        "steps": [int(losses.steps[0]), int(losses.steps[-1])],
+        "subject": setup.subject.name,
+        "restarts": len(every) - 1,
+        "attempts": every,
+        "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
+        "fallbacks": fallbacks(directory / "evidence"),
+        "rank_plugins": {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in setup.rank_plugins
+        },
+    }
+    record["seconds"] |= {"start": outcome.start_s, "total": outcome.total_s}
+    write_card(setup.run_dir / f"actual_phase{number}.json", actual)
+    for attempt, card in logged.items() if len(every) > 1 else ():
+        write_card(setup.run_dir / f"actual_phase{number}_attempt{attempt}.json", card)
+    write_atomically(setup.run_dir / f"phase{number}.json", json.dumps(record, indent=1))
+    for line in record["fallbacks"]:
+        print(f"phase {number}: {line}")
+    print(
+        f"phase {number}: done in {outcome.total_s:.1f} s ({outcome.start_s:.1f} s to the first rank's start)"
+    )
+
+
+def _forget_results(run_dir: Path, number: int) -> None:
+    """What is judged must be of the phase that is launched now, also when that fails."""
+    for later in range(number, 3):
+        for pattern in (f"phase{later}.json", f"actual_phase{later}*.json", "report.*"):
+            for path in run_dir.glob(pattern):
+                path.unlink()
+
+
+def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
+    last = setup.case.last_iteration()
+    every = interval("lm loss", setup.case.model_args, subject=setup.subject.name)
+    if step < last - last % every:
+        raise TrainingFailed(
+            f"the ranks ended after step {step} of {last}, without an error;"
+            f" see their logs: {directory}/rank<N>.log"
+        )
+
+
+def check_same_run(setup: Setup) -> None:
+    """Errors: ``UsageError`` when the run directory was made with another case, other data or elsewhere."""
+    case_file = setup.run_dir / "case.json"
+    trained, here = read_json_object(case_file).get("fingerprint"), setup.fingerprint
+    if not isinstance(trained, dict):
+        raise UsageError(f"{case_file}: does not tell what was run: train again in another --run-dir")
+    for name in ("case", "corpus"):
+        if trained.get(name) != here[name]:
+            raise UsageError(
+                f"{case_file}: phase 1 was trained with another {name}; restart it with the same case,"
+                " --set and --data-path"
+            )
+    if trained.get("megatron-lm") != here.get("megatron-lm"):
+        raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
+    if parted := fingerprint.between_phases(trained, here):
+        changed = ", ".join(map(str, parted))
+        raise UsageError(f"{case_file}: phase 1 was trained elsewhere ({changed}): train again here")
+
+
+def fallbacks(folder: Path) -> list[str]:
+    """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
+    paths = sorted(folder.glob(f"attempt*/{FALLBACKS}"))
+    return [line for path in paths for line in path.read_text().splitlines()]
+
+
+def write_case_file(setup: Setup) -> None:
+    """``case.json``: what is run, and what its result depends on."""
+    content = {
+        "case": setup.case.resolved(),
+        "case_name": setup.case.name,
+        "golden_case": setup.case.golden_case,
+        "test_type": setup.case.test_type,
+        "metrics": list(setup.subject.measured(setup.case.metrics)),
+        "subject": setup.subject.name,
+        "goldens": str(setup.goldens or ""),
+        "environment": platforms.environment(),
+        "platform": setup.platform.name,
+        "fingerprint": setup.fingerprint,
+        "run_id": setup.run_dir.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "data_path": str(setup.data.prefix),
+    }
+    write_atomically(setup.run_dir / "case.json", json.dumps(content, indent=1))

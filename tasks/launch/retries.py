@@ -1,0 +1,115 @@
+"""``--retries N``: a phase that failed by its surroundings is tried again, in a new process.
+
+Only what ``tasks.infrastructure`` is sure of and calls honest is tried again. What a failed try left is kept
+in ``phase<N>.failed<M>/``, and ``retries.json`` names each, so that the report can. A comparison is never
+repeated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.launch.failures import FAILURE_FILE
+from tasks.launch.infrastructure import KILLED_AGENT, KINDS, Kind
+from tasks.records import frozen
+from tasks.records.run_files import RETRIES_FILE, read_retries
+from tasks.util.exits import TRAINING_FAILED
+from tasks.util.files import read_json_object, write_atomically
+from tasks.util.parent import end_with_parent
+
+_CLOCK_S = 0.1  # by which the clock of a file system lags
+
+
+def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
+    """Run ``python -m tasks.<task>`` with ``words`` until it succeeds or fails by itself, and at most
+    ``retries`` times more than once. Returns its exit code; a task that was killed counts as failed training.
+    """
+    for attempt in range(1, retries + 2):
+        begun = time.time()
+        code = _run([sys.executable, "-m", f"tasks.{task}", *words, "--retries", "0"])
+        kind, message = _why(run_dir / f"phase{phase}", code, begun)
+        if kind is None:  # it succeeded, or failed by itself
+            break
+        print(f"phase {phase} failed by its surroundings ({kind.name}): {message}", file=sys.stderr)
+        kept = _next_free(run_dir, phase)
+        again = kind.retry and attempt <= retries
+        _note(
+            run_dir,
+            phase=phase,
+            attempt=attempt,
+            kind=kind.name,
+            message=message,
+            kept=kept.name if again else "",
+        )
+        if not again:
+            print(f"not tried again: {kind.cure}", file=sys.stderr)
+            break
+        _move_aside(run_dir, phase, kept)
+        print(
+            f"phase {phase}: try {attempt + 1} of {retries + 1}; what the last one left: {kept}", flush=True
+        )
+    return code if code >= 0 else TRAINING_FAILED
+
+
+def _run(command: Sequence[str]) -> int:
+    """A child that ends with this process, and gets its SIGINT and SIGTERM."""
+    child: subprocess.Popen | None = None
+    early: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
+        for number in early:
+            child.send_signal(number)
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _why(directory: Path, code: int, begun: float) -> tuple[Kind | None, str]:
+    """The kind of failure that the try ended with, which began at ``begun`` (seconds of the clock): what lies
+    there from an earlier one, or came before another end, tells nothing of it.
+    """
+    if code == -signal.SIGKILL:
+        return KILLED_AGENT, "the elastic agent was killed by SIGKILL"
+    path = directory / FAILURE_FILE
+    if code <= 0 or not path.is_file() or path.stat().st_mtime < begun - _CLOCK_S:
+        return None, ""
+    failure = read_json_object(path)
+    kinds = (kind for kind in KINDS if kind.name == failure.get("kind") and kind.exit_code == code)
+    return next(kinds, None), str(failure.get("message"))
+
+
+def _next_free(run_dir: Path, phase: int) -> Path:
+    folders = (run_dir / f"phase{phase}.failed{number}" for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def _note(run_dir: Path, **failed: object) -> None:
+    content = {"failed": [*read_retries(run_dir), failed]}
+    write_atomically(run_dir / RETRIES_FILE, json.dumps(content, indent=1))
+
+
+def _move_aside(run_dir: Path, phase: int, kept: Path) -> None:
+    """All that the phase wrote: nothing of it may be taken for the next try's."""
+    if (run_dir / f"phase{phase}").exists():
+        (run_dir / f"phase{phase}").rename(kept)
+    kept.mkdir(exist_ok=True)
+    for name in ("checkpoints", "case.json", frozen.IN_RUN) if phase == 1 else ():
+        if (run_dir / name).exists():
+            shutil.move(run_dir / name, kept / name)

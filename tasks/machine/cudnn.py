@@ -1,0 +1,76 @@
+"""Which cuDNN the ranks use, found and put in front of the system's without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+from pathlib import Path
+
+from tasks.util.exits import CannotRun
+
+HOME_VARIABLES = ("CUDNN_HOME", "CUDNN_PATH")  # as Transformer Engine reads them, the first that is set
+
+
+def home() -> Path | None:
+    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` or ``CUDNN_PATH`` says, else
+    ``torchs_own``, else None: the one that the system's loader finds.
+    """
+    chosen = next(filter(None, map(os.environ.get, HOME_VARIABLES)), None)
+    return Path(chosen) if chosen else torchs_own()
+
+
+def torchs_own() -> Path | None:
+    """The folder of the one that torch brings along; None where it was built with the system's, as in a
+    container.
+    """
+    try:
+        package = importlib.metadata.distribution("nvidia-cudnn-cu13")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = Path(str(package.locate_file("nvidia/cudnn")))
+    return found if libraries(found) else None
+
+
+def libraries(folder: Path) -> list[Path]:
+    """All of its libraries, the one that loads the others when they are needed first. Debian keeps them one
+    folder deeper.
+    """
+    found = [path for place in ("lib*", "lib*/*") for path in folder.glob(f"{place}/libcudnn*.so.[0-9]*")]
+    return sorted(found, key=lambda path: path.name)
+
+
+def version() -> str | None:
+    """``9.19.0``, as cuDNN itself says; None where there is none. Loads it."""
+    folder = home()
+    found = libraries(folder) if folder else [Path("libcudnn.so.9")]
+    try:
+        loaded = ctypes.CDLL(str(found[0]))
+        loaded.cudnnGetVersion.restype = ctypes.c_size_t
+        number = loaded.cudnnGetVersion()
+    except (IndexError, OSError, AttributeError):
+        return None
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def put_in_front() -> None:
+    """Load every library of the cuDNN in ``home``, before torch and Transformer Engine are imported.
+
+    Transformer Engine needs each of them by its name alone, and looks for the system's cuDNN first
+    (``_load_cuda_library`` of its ``common/__init__.py``). Beside torch's own, a process then had parts of
+    two; torch refuses that at its first convolution, and attention is computed by another version than the
+    pinned one. What is loaded already is not looked for.
+
+    Errors: ``CannotRun`` when the folder that the environment names holds no cuDNN.
+    """
+    folder = home()
+    if folder is None:
+        return
+    found = libraries(folder)
+    if not found:
+        raise CannotRun(
+            f"{folder} holds no lib*/libcudnn*.so.*: correct {' or '.join(HOME_VARIABLES)}, or unset it"
+        )
+    for library in found:
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    os.environ[HOME_VARIABLES[0]] = str(folder)

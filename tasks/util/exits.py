@@ -1,0 +1,116 @@
+"""Exit codes of every task and session, and the errors that lead to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from tasks.util.parent import end_with_parent
+
+PASSED = 0
+MISMATCH = 1
+USAGE = 2
+TRAINING_FAILED = 3
+HANG = 4
+CANNOT_RUN = 5
+INTERRUPTED = 128 + signal.SIGINT  # the shell's code for what a Ctrl-C ended
+MEANINGS = {
+    MISMATCH: "does not match",
+    USAGE: "bad usage or input",
+    TRAINING_FAILED: "training failed",
+    HANG: "hang",
+    CANNOT_RUN: "this machine cannot run it",
+}
+SESSION_VARIABLE = "CRASH_TEST_SESSION"  # the process id of the session that started a task
+
+
+class TaskError(Exception):
+    """An error whose message tells the user what happened, where, and what to do next."""
+
+    exit_code = USAGE
+
+
+class UsageError(TaskError):
+    """Bad usage or input: unknown case or flag, malformed file, no golden card."""
+
+    exit_code = USAGE
+
+
+class TrainingFailed(TaskError):
+    """A rank failed, or gave no result."""
+
+    exit_code = TRAINING_FAILED
+
+
+class Hang(TaskError):
+    """No rank made progress for longer than the watchdog allows."""
+
+    exit_code = HANG
+
+
+class CannotRun(TaskError):
+    """This machine lacks what the case needs."""
+
+    exit_code = CANNOT_RUN
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed.
+    A Ctrl-C ends it with the shell's code for that, any other error with that of bad input.
+    """
+    try:
+        code = main()
+    except TaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        code = INTERRUPTED
+    except PermissionError as error:
+        print(f"error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        code = USAGE
+    except Exception:  # Python would exit with 1, which says that something was compared and does not match
+        traceback.print_exc()
+        code = USAGE
+    sys.exit(code)
+
+
+def environment_of_a_task() -> dict[str, str]:
+    """For a task that this process starts as its session."""
+    return {**os.environ, SESSION_VARIABLE: str(os.getpid())}
+
+
+def ends_with_this_process() -> dict[str, Any]:
+    """Settings of ``subprocess.run`` for a task that this one starts: killed with this process, and once it
+    trains asked to stop (``run_to_end``).
+    """
+    return {"env": environment_of_a_task(), "preexec_fn": end_with_parent}
+
+
+def run_to_end(task: Callable[[], int]) -> int:
+    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
+    ended; an error of its own as failed training.
+    """
+    if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a session that is killed cannot say stop
+        end_with_parent(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return task()
+    except KeyboardInterrupt as stop:
+        print(f"error: {str(stop) or 'stopped by Ctrl-C'}; the ranks have ended", file=sys.stderr)
+        return INTERRUPTED
+    except TaskError:
+        raise
+    except Exception:  # Python would exit with 1, which says that something did not match
+        traceback.print_exc()
+        return TRAINING_FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
