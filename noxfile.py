@@ -22,10 +22,12 @@ REPOSITORY = Path(__file__).resolve().parent
 sys.path.insert(0, str(REPOSITORY))
 
 from shared_environment import DRY_RUN, GPU_PINS, PINS, SharedEnvironment, pins_digest  # noqa: E402
-from tasks.cases import menu  # noqa: E402
+from tasks.cases import names  # noqa: E402
 from tasks.machine.platforms import on_gpus  # noqa: E402
 from tasks.records.run_lock import held  # noqa: E402
-from tasks.sessions import case_steps, family, family_record, listing, plan, session_options  # noqa: E402
+from tasks.suite import dry_run, history, listing, outcomes  # noqa: E402
+from tasks.suite.options import read_session_options  # noqa: E402
+from tasks.suite.steps import case_steps, code_of, exit_code, following, new_directory  # noqa: E402
 from tasks.util import exits  # noqa: E402
 from tasks.util.exits import MEANINGS  # noqa: E402
 
@@ -33,7 +35,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "shared"
 nox.options.error_on_external_run = True
 
-CASES = menu.names()
+CASES = names.case_names()
 STOP_WITHIN_S = (
     4.0  # what a task has to end its ranks after Ctrl-C, and again after SIGTERM, before it is killed
 )
@@ -68,7 +70,7 @@ def run_case_session(session: nox.Session, case: str) -> None:
 
 for _case in CASES:
     _session = functools.partial(run_case_session, case=_case)
-    _session.__doc__ = menu.purpose(_case) + (" (needs DATA_PATH)." if menu.needs_data(_case) else ".")
+    _session.__doc__ = names.purpose(_case) + (" (needs DATA_PATH)." if names.needs_data(_case) else ".")
     nox.session(name=_case, default=False)(_session)
 
 
@@ -77,12 +79,12 @@ def regress(session: nox.Session) -> None:
     """Run every case that fits this machine, the one to begin with; more: nox -s regress -- --help."""
     options = read_options(session)
     with errors_told(session):
-        cases = family_record.select(CASES, options)
+        cases = history.select(CASES, options)
         if options.list:
             print(listing.listing(cases, datetime.date.today(), as_json=options.json), flush=True)
             return
     if not cases:
-        session.log(f"all cases of {family_record.path_for(options)} passed: there is nothing to run again")
+        session.log(f"all cases of {history.path_for(options)} passed: there is nothing to run again")
         return
     prepare(session)
     if not DRY_RUN:
@@ -92,7 +94,7 @@ def regress(session: nox.Session) -> None:
         if reason := listing.reason_to_skip(case):
             session.log(f"{case}: would be skipped, since {reason}")
         else:
-            run_case(session, case, options, family.run_directory(case, options))
+            run_case(session, case, options, outcomes.run_directory(case, options))
 
 
 @nox.session(default=False)
@@ -116,7 +118,7 @@ def record(session: nox.Session) -> None:
     if {"-h", "--help"} & set(arguments):
         return finish(session, step(session, "record", "--help"))
     named = bool(arguments) and not arguments[0].startswith("-")
-    cases = [arguments[0]] if named else [case for case in CASES if menu.records_cards(case)]
+    cases = [arguments[0]] if named else [case for case in CASES if names.records_cards(case)]
     for case in cases:
         finish(session, step(session, "record", case, *arguments[named:]))
 
@@ -182,7 +184,7 @@ def read_options(session: nox.Session) -> argparse.Namespace:
     """Arguments behind ``--``, for the tasks that take them."""
     try:
         with errors_told(session):
-            return session_options.read(session.name, [] if session.name == "tests" else session.posargs)
+            return read_session_options(session.name, [] if session.name == "tests" else session.posargs)
     except SystemExit as stop:  # argparse has printed its message, or its help
         if stop.code:
             finish(session, exits.USAGE)
@@ -201,21 +203,21 @@ def errors_told(session: nox.Session) -> Iterator[None]:
 
 def run_directory(case: str, options: argparse.Namespace) -> Path:
     """Where a run of the case alone is kept."""
-    return options.run_dir or case_steps.new_directory(case)
+    return options.run_dir or new_directory(case)
 
 
 def run_case(session: nox.Session, case: str, options: argparse.Namespace, run_dir: Path) -> int:
     """Train, restart, compare, draw."""
-    steps, codes = case_steps.steps(case, options, run_dir), []
-    for line in plan.describe(case, options.nodes, options) if DRY_RUN else ():
+    steps, codes = case_steps(case, options, run_dir), []
+    for line in dry_run.describe(case, options.nodes, options) if DRY_RUN else ():
         session.log(line)
     with errors_told(session), contextlib.nullcontext() if DRY_RUN else held(run_dir):
-        while following := case_steps.following(steps, codes):
-            codes.append(step(session, following.task, *following.arguments))
-    if code := case_steps.exit_code(codes):
+        while step_now := following(steps, codes):
+            codes.append(step(session, step_now.task, *step_now.arguments))
+    if code := exit_code(codes):
         see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage is told before anything is written
         session.log(f"{case}: {MEANINGS[code]} (exit code {code}){see}")
-    return case_steps.exit_code(codes)
+    return exit_code(codes)
 
 
 def step(session: nox.Session, task: str, *arguments: str, **waits: float) -> int:
@@ -225,7 +227,7 @@ def step(session: nox.Session, task: str, *arguments: str, **waits: float) -> in
     except nox.command.CommandFailed as failure:
         if failure.args and "not found" in str(failure.args[0]):
             return exits.CANNOT_RUN
-        return case_steps.code_of(task, getattr(failure, "return_code", None) or exits.MISMATCH)
+        return code_of(task, getattr(failure, "return_code", None) or exits.MISMATCH)
     return 0
 
 
@@ -325,6 +327,6 @@ def install_gpu_packages(session: nox.Session) -> None:
 
 
 # nox itself would exit with 3, which here says that a training failed, and would not tell what there is.
-if problem := plan.unknown_session(sys.argv[1:], list(nox.registry.get())):
+if problem := dry_run.unknown_session(sys.argv[1:], list(nox.registry.get())):
     print(f"error: {problem}", file=sys.stderr)
     sys.exit(exits.USAGE)

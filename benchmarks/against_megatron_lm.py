@@ -22,7 +22,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.launch import bytecode, phase, preparation, subject  # noqa: E402
+from tasks.launch import bytecode, phase, trainer  # noqa: E402
+from tasks.launch.setup import Setup, add_options, prepare  # noqa: E402
+from tasks.launch.trainer import TrainerUnderTest  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.records.card import Card  # noqa: E402
 from tasks.records.events import (  # noqa: E402
@@ -98,11 +100,11 @@ def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
     return measured(run_dir / "phase1" / "tensorboard", begin, steps)
 
 
-def prepared(words: list[str]) -> preparation.Setup:
+def prepared(words: list[str]) -> Setup:
     """What ``tasks.train`` makes of these words."""
     parser = argparse.ArgumentParser()
-    preparation.add_options(parser)
-    return preparation.prepare(parser.parse_args(words))
+    add_options(parser)
+    return prepare(parser.parse_args(words))
 
 
 def run_to_end(command: list[str], env: dict[str, str], log: Path) -> None:
@@ -203,7 +205,7 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def heading(options: argparse.Namespace, tested: subject.Subject, load: float) -> str:
+def heading(options: argparse.Namespace, tested: TrainerUnderTest, load: float) -> str:
     """What was measured, where and when; ``load``: of the machine before the first run."""
     versions = ", ".join(f"{name} {platforms.installed_version(name)}" for name in ("torch", "megatron-core"))
     return (
@@ -233,7 +235,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, judge."""
     options = arguments(words)
     checkout = options.megatron_lm.resolve()
-    tested = subject.choose(argparse.Namespace(megatron_lm=checkout, trainer=None, subject=None))
+    tested = trainer.choose(argparse.Namespace(megatron_lm=checkout, trainer=None, subject=None))
     os.environ["CRASH_TEST_DEVICE"] = "cpu"
     text = heading(options, tested, os.getloadavg()[0])
     trials: dict[str, list[Trial]] = {program: [] for program in PROGRAMS}

@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks import same_steps  # noqa: E402
 from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
-from tasks.sessions import case_steps  # noqa: E402
+from tasks.suite.steps import code_of  # noqa: E402
 from tasks.util.exits import MISMATCH, PASSED, UsageError, exit_with  # noqa: E402
 from tasks.util.files import read_json_object  # noqa: E402
 
@@ -75,7 +75,7 @@ class Bench:
         self._note(f"{name:24} exit {process.returncode:3} {self.seconds[name]:7.1f} s")
         if process.returncode:
             self._note("".join((self.work_dir / f"{name}.txt").read_text().splitlines()[-1:]))
-        return self.judge(case_steps.code_of(name, process.returncode))
+        return self.judge(code_of(name, process.returncode))
 
     def show(self, name: str) -> None:
         """What a program said, which ends with its table."""

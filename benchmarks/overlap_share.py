@@ -18,10 +18,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
-from tasks.launch import preparation  # noqa: E402
+from tasks.launch import setup  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.records.card import Card  # noqa: E402
-from tasks.records.golden import read_card  # noqa: E402
+from tasks.records.card_store import read_card  # noqa: E402
 from tasks.util.exits import CannotRun, TrainingFailed, exit_with  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
@@ -91,7 +91,7 @@ def run(words: list[str] | None = None) -> int:
     parser.add_argument("--work-dir", type=Path, required=True)
     options = parser.parse_args(words)
     platform = platforms.detect()
-    if preparation.data_parallel_size(CASE, platform) == 1:
+    if setup.data_parallel_size(CASE, platform) == 1:
         raise CannotRun(f"on {platform.name} there is one replica, which communicates with no other")
     cards: dict[str, list[Card]] = {kind: [] for kind in KINDS}
     for number in range(options.rounds):

@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.cpu_hog import cpu_hog  # noqa: E402
-from tasks.judge.verdict import steady_steps  # noqa: E402
-from tasks.records.golden import read_card  # noqa: E402
+from tasks.judge.strict import steady_steps  # noqa: E402
+from tasks.records.card_store import read_card  # noqa: E402
 
 CASE, STEPS = "gpt3_pp4_resume", 12
 SLOW = REPOSITORY / "tests" / "faults" / "slow_backward.py"

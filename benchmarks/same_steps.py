@@ -9,7 +9,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.records.golden import read_card  # noqa: E402
+from tasks.records.card_store import read_card  # noqa: E402
 from tasks.util.exits import MISMATCH, PASSED, exit_with  # noqa: E402
 
 EQUAL = ("lm loss", "grad-norm", "num-zeros", "params-norm", "learning-rate")

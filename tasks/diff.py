@@ -17,8 +17,8 @@ from tasks.machine import nodes
 from tasks.util.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
-    from tasks.judge.judge import Verdict
-    from tasks.launch.meeting import Meeting
+    from tasks.judge.run import Verdict
+    from tasks.launch.node_barrier import Meeting
 
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
     _refuse_half_a_pair(arguments)
     among = nodes.read(arguments)
     if arguments.run_dir and among.several:
-        from tasks.launch.meeting import LAST_STEP, attend
+        from tasks.launch.node_barrier import LAST_STEP, attend
 
         def compare_on_node_0(meeting: Meeting) -> int:
             return _compare(arguments) if meeting.first else PASSED
@@ -47,22 +47,22 @@ def main(words: list[str] | None = None) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     # NumPy only from here on: --help and a mistyped option answer at once.
-    from tasks.judge import judge
-    from tasks.reports import report
+    from tasks.judge import run
+    from tasks.reports import formats
 
     checks = {"both": ("exact", "approximate")}.get(arguments.check, (arguments.check,))
-    options = judge.Options(policy=arguments.policy, steps=parse_steps(arguments.steps), checks=checks)
+    options = run.Options(policy=arguments.policy, steps=parse_steps(arguments.steps), checks=checks)
     if arguments.run_dir:
-        report.forget_reports(arguments.run_dir)
-        verdict = judge.judge_run(
+        formats.forget_reports(arguments.run_dir)
+        verdict = run.judge_run(
             arguments.run_dir, case_name=arguments.case, golden_file=arguments.golden, options=options
         )
         try:
-            report.write_reports(verdict, arguments.run_dir)
+            formats.write_reports(verdict, arguments.run_dir)
         finally:  # what was found is said, also where it cannot be kept
             _say(verdict, arguments.format)
     else:
-        verdict = judge.judge_pair(arguments.golden, arguments.actual, options=options)
+        verdict = run.judge_pair(arguments.golden, arguments.actual, options=options)
         _say(verdict, arguments.format)
     if verdict.error:
         print(f"error: {verdict.error}", file=sys.stderr)

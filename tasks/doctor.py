@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.cases import corpus
-from tasks.cases.case import REPOSITORY, Case, golden_case, list_cases, load_case
-from tasks.launch import preparation
+from tasks.cases.case import Case, golden_case, list_cases, load_case
+from tasks.launch import setup
 from tasks.machine import cudnn, host_memory, mps, nccl, platforms
-from tasks.machine.environment import torch_cuda_version
+from tasks.machine.packages import torch_cuda_version
 from tasks.machine.platforms import Gpu, Platform, Processor
 from tasks.util.exits import CANNOT_RUN, PASSED, TaskError, exit_with
+from tasks.util.files import REPOSITORY
 
 GIB = 2**30
 CPU_MEMORY_BYTES = 3 * GIB  # the most that the main job's process tree may take on a CPU
@@ -163,11 +164,11 @@ def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, .
         return ("a data set: DATA_PATH is not set",)
     try:
         if loaded.corpus is None and not loaded.model_args.get("--mock-data"):
-            corpus.existing(preparation.named_data(loaded))
+            corpus.existing(setup.named_data(loaded))
         if loaded.checkpoint:
-            from tasks.records import frozen
+            from tasks.records import kept_checkpoint
 
-            frozen.check(loaded, platform.name, root)
+            kept_checkpoint.check(loaded, platform.name, root)
     except TaskError as error:
         return (str(error),)
     return ()

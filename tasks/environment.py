@@ -1,6 +1,6 @@
-"""``python -m tasks.environment``: see ``tasks.machine.environment``."""
+"""``python -m tasks.environment``: see ``tasks.machine.packages``."""
 
-from tasks.machine.environment import main
+from tasks.machine.packages import main
 from tasks.util.exits import exit_with
 
 if __name__ == "__main__":

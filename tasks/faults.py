@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
-from tasks.launch import preparation
+from tasks.launch import setup
 from tasks.machine import platforms
-from tasks.records import golden
+from tasks.records import card_store
 from tasks.util.exits import (
     CANNOT_RUN,
     MISMATCH,
@@ -38,8 +38,8 @@ from tasks.util.exits import (
     exit_with,
     run_to_end,
 )
+from tasks.util.files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 FAULTS = REPOSITORY / "tests" / "faults"
 TRAINING_STEPS = 12  # the slowest to show is memory: its growth counts from step 5 on
 REFERENCE_STEPS = 60  # ten beyond the checkpoint, five of them after the warm-up
@@ -130,10 +130,10 @@ def check_reference(run_dir: Path, case: str) -> None:
     for name in ("case.json", "phase1.json", "actual_phase1.json", "checkpoints", "data_cache"):
         if not (run_dir / name).exists():
             raise UsageError(f"--reference {run_dir}: is no finished training, it has no {name}")
-    content = golden.read_json_object(run_dir / "case.json")
+    content = card_store.read_json_object(run_dir / "case.json")
     if content.get("case_name") != case:
         raise UsageError(f"--reference {run_dir}: is a run of {content.get('case_name')}, not of {case}")
-    record = golden.read_json_object(run_dir / "phase1.json")
+    record = card_store.read_json_object(run_dir / "phase1.json")
     if record.get("rank_plugins") != {}:
         raise UsageError(f"--reference {run_dir}: was trained with rank plugins; a clean run is needed")
 
@@ -228,10 +228,10 @@ class Runner:
         """Whether there is a card of this processor: one of another does not judge times."""
         facts = json.loads((run_dir / "case.json").read_text())
         try:
-            card = golden.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
+            card = card_store.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
         except UsageError:
             return False
-        recorded = (golden.read_provenance(card.path) or {}).get("fingerprint", {})
+        recorded = (card_store.read_provenance(card.path) or {}).get("fingerprint", {})
         return recorded.get("cpu") == facts["fingerprint"]["cpu"]
 
     def _task(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -303,7 +303,7 @@ def main(words: list[str] | None = None) -> int:
     if not faults:
         raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")
     platform = platforms.detect()
-    faults = fitting(faults, platform.device, preparation.data_parallel_size(options.case, platform))
+    faults = fitting(faults, platform.device, setup.data_parallel_size(options.case, platform))
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")
     if work_dir.exists() and not (work_dir.is_dir() and not any(work_dir.iterdir())):
         raise UsageError(f"{work_dir} is not an empty folder: choose another --work-dir, or remove it")
@@ -317,7 +317,7 @@ def main(words: list[str] | None = None) -> int:
         mark = "ok   " if result.as_wanted else "WRONG"
         print(f"{mark} {fault.name}: {result.found} ({result.seconds:.0f} s)", flush=True)
     table = as_markdown(results)
-    golden.write_atomically(work_dir / "faults.md", table)
+    card_store.write_atomically(work_dir / "faults.md", table)
     print(f"\n{table}")
     return PASSED if all(result.as_wanted for result in results) else MISMATCH
 

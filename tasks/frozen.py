@@ -1,6 +1,6 @@
-"""``python -m tasks.frozen``: see ``tasks.records.frozen``."""
+"""``python -m tasks.frozen``: see ``tasks.records.kept_checkpoint``."""
 
-from tasks.records.frozen import main
+from tasks.records.kept_checkpoint import main
 from tasks.util.exits import exit_with
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import argparse
 import re
 from pathlib import Path
 
-from tasks.cases import menu
+from tasks.cases import names
 from tasks.util.exits import PASSED, USAGE, UsageError, exit_with
+from tasks.util.files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PROVENANCE_KEYS = ("reason", "recorded", "environment")
 
 
@@ -33,7 +33,7 @@ def faults(root: Path) -> list[str]:
 
 def _cards_of_no_case(root: Path) -> list[str]:
     """Cards stay where the case went, or where its file is called otherwise and nothing runs it any more."""
-    known = menu.names(root)
+    known = names.case_names(root)
     folders = [path for path in sorted((root / "goldens").iterdir()) if path.is_dir()]
     return [
         f"{path}: there is no case {name}: remove it, or put test_cases/{name}/model_config.yaml back"
@@ -47,7 +47,7 @@ def card_faults(path: Path) -> list[str]:
     import numpy as np
 
     from tasks.records.card import DECIMALS, header_fault
-    from tasks.records.golden import provenance_path, read_card, read_provenance
+    from tasks.records.card_store import provenance_path, read_card, read_provenance
     from tasks.util.files import file_sha256
 
     try:

@@ -33,9 +33,10 @@ from tasks.util.exits import (
 
 if TYPE_CHECKING:
     from tasks.records.card import Card
-    from tasks.records.run_files import Run
+    from tasks.records.run import Run
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tasks.util.files import REPOSITORY
+
 RUNS = 3
 
 
@@ -63,8 +64,8 @@ def main(words: list[str] | None = None) -> int:
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
     from tasks.judge import recordable
-    from tasks.records import golden
-    from tasks.records.run_files import read_run
+    from tasks.records import card_store
+    from tasks.records.run import read_run
 
     if not arguments.from_run:
         recordable.refuse_borrowed_card(arguments.case, golden_case(arguments.case))
@@ -74,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
     recordable.refuse_another_configuration(runs[0], arguments.root)
     card = card_of(runs)
     run = runs[0]
-    path = golden.card_path(arguments.root, run.card_name, run.environment, run.platform)
+    path = card_store.card_path(arguments.root, run.card_name, run.environment, run.platform)
     old = _old_card(path)
     print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
     if old is not None and not arguments.yes:
@@ -90,25 +91,25 @@ def main(words: list[str] | None = None) -> int:
 
 def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
     """Both files or neither: a card beside another one's provenance would be judged by it."""
-    from tasks.records import golden
+    from tasks.records import card_store
 
     before = path.read_bytes() if path.exists() else None
-    golden.write_card(path, card)
+    card_store.write_card(path, card)
     try:
-        golden.write_provenance(path, provenance)
+        card_store.write_provenance(path, provenance)
     except TaskError as error:
         if before is None:
             path.unlink()
         else:
-            golden.write_atomically(path, before)
+            card_store.write_atomically(path, before)
         raise type(error)(f"{error}; {path.name} is as it was") from error
 
 
 def _old_card(path: Path) -> Card | None:
-    from tasks.records import golden
+    from tasks.records import card_store
 
     try:
-        return golden.read_card(path) if path.exists() else None
+        return card_store.read_card(path) if path.exists() else None
     except UsageError as error:
         raise UsageError(f"{error}; check the card out again, or remove it and record again") from error
 
@@ -175,7 +176,7 @@ def changes(old: Card, new: Card) -> list[Change]:
     """Old to new, a line a metric that either card has."""
     import numpy as np
 
-    from tasks.judge.differences import compare
+    from tasks.judge.compare import compare
 
     found = []
     for name in dict.fromkeys([*old.metrics, *new.metrics]):
@@ -200,13 +201,13 @@ def changes(old: Card, new: Card) -> list[Change]:
 
 def stale_siblings(path: Path, run: Run) -> list[str]:
     """Other cards of the case, recorded from other code than this run, or of unknown origin."""
-    from tasks.records import golden
+    from tasks.records import card_store
 
     stale = []
     for sibling in sorted(path.parent.glob("golden_values_*.json")):
         if sibling == path or sibling.name.endswith(".provenance.json"):
             continue
-        provenance = golden.read_provenance(sibling)
+        provenance = card_store.read_provenance(sibling)
         if provenance is None or not provenance.get("commit"):
             origin = (provenance or {}).get("origin")
             known = origin.get("repository") if isinstance(origin, dict) else None

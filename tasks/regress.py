@@ -11,11 +11,13 @@ import datetime
 import functools
 import sys
 
-from tasks.cases import menu, quarantine
-from tasks.sessions import case_steps, family, family_record, jobs, listing, session_options
-from tasks.sessions.family import ENDED, RUNNING, SKIPPED, Outcome
-from tasks.sessions.family_record import Record
-from tasks.sessions.shared_parent import SharedParent
+from tasks.cases import names, quarantine
+from tasks.suite import history, jobs, listing, outcomes
+from tasks.suite.fork_server import SharedParent
+from tasks.suite.history import Record
+from tasks.suite.options import read_suite_options
+from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.suite.steps import case_steps
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
@@ -28,28 +30,28 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.regress", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    options = session_options.read_of_family(parser, sys.argv[1:] if words is None else words)
+    options = read_suite_options(parser, sys.argv[1:] if words is None else words)
     today = datetime.date.today()
-    chosen = family_record.select(menu.names(), options)
+    chosen = history.select(names.case_names(), options)
     if not chosen:
-        print(f"all cases of {family_record.path_for(options)} passed: nothing to run again")
+        print(f"all cases of {history.path_for(options)} passed: nothing to run again")
         return PASSED
-    outcomes = [Outcome(case=case, quarantine=quarantine.read(menu.file_of(case), today)) for case in chosen]
-    path = family_record.path_for(options) if options.nodes.first else None
+    planned = [Outcome(case=case, quarantine=quarantine.read(names.file_of(case), today)) for case in chosen]
+    path = history.path_for(options) if options.nodes.first else None
     if path and options.run_dir and path.exists() and not options.rerun_failed:
         raise UsageError(
             f"{path}: is the record of an earlier regress: choose another --run-dir, or run what failed there"
             " again, --rerun-failed"
         )
-    earlier = family_record.read(path) if options.rerun_failed else ()
-    here = family_record.surroundings(options)
-    record = Record(path, outcomes, earlier=earlier, today=today, passed_with=here)
+    earlier = history.read(path) if options.rerun_failed else ()
+    here = history.surroundings(options)
+    record = Record(path, planned, earlier=earlier, today=today, passed_with=here)
     try:
         _run(chosen, options, record, today)
     finally:
         record.close()
-        print(family.table(record.outcomes, today), flush=True)
-    return family.exit_code(record.outcomes, today, require=options.require)
+        print(outcomes.table(record.outcomes, today), flush=True)
+    return outcomes.exit_code(record.outcomes, today, require=options.require)
 
 
 def _run(cases: list[str], options: argparse.Namespace, record: Record, today: datetime.date) -> None:
@@ -64,10 +66,10 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
     parent.import_once()
 
     def job_of(case: str) -> jobs.Job:
-        run_dir = family.run_directory(case, options)
+        run_dir = outcomes.run_directory(case, options)
         return jobs.Job(
             case=case,
-            steps=case_steps.steps(case, options, run_dir),
+            steps=case_steps(case, options, run_dir),
             run_dir=run_dir,
             quiet=options.jobs > 1,
             start=functools.partial(parent.start, case),

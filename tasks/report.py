@@ -23,7 +23,7 @@ def main() -> int:
         help="compare with this card (default: as the last tasks.diff did)",
     )
     arguments = parser.parse_args()
-    from tasks.reports.html_report import write_pictures
+    from tasks.reports.html import write_pictures
 
     for path in write_pictures(arguments.run_dir, golden_file=arguments.golden):
         print(path)

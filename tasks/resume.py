@@ -10,8 +10,9 @@ import argparse
 import functools
 import sys
 
-from tasks.launch import phase, preparation, retries
-from tasks.launch.meeting import Meeting, attend
+from tasks.launch import phase, retries
+from tasks.launch.node_barrier import Meeting, attend
+from tasks.launch.setup import add_options, check_space, prepare
 from tasks.machine import nodes
 from tasks.records import checkpoints
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
@@ -22,7 +23,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.resume", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    preparation.add_options(parser)
+    add_options(parser)
     options = parser.parse_args(words)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0)
@@ -41,18 +42,18 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
         )
     if meeting.first and (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
-    setup = preparation.prepare(options, meeting.nodes)
+    setup = prepare(options, meeting.nodes)
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
     saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
-    if setup.subject.own:
+    if setup.trainer.own:
         checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     else:
         checkpoints.check_of_megatron_lm(setup.run_dir / "checkpoints", iteration)
-    preparation.check_space(setup.run_dir)
+    check_space(setup.run_dir)
     phase.run_phase(setup.restarted(), 2, meeting, load_iteration=iteration, expected=saved)
     return PASSED
 

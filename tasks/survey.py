@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.cases import upstream_case
-from tasks.cases.arguments import known_flags, parse_arguments
+from tasks.cases import megatron_lm_case
 from tasks.cases.case import CASE_FILE, load_upstream_case
-from tasks.launch.subject import PROGRAM
+from tasks.cases.flags import known_flags, parse_arguments
+from tasks.launch.trainer import PROGRAM
 from tasks.machine import host_memory, platforms
 from tasks.util.exits import PASSED, UsageError, exit_with
 
@@ -107,7 +107,7 @@ def classify(path: Path, machine: Machine) -> Finding:
     """Read one case file and say what it needs. One that cannot be read is no training case."""
     family, case = path.parent.parent.name, f"{path.parent.parent.name}/{path.parent.name}"
     try:
-        upstream = upstream_case.read(path)
+        upstream = megatron_lm_case.read(path)
     except UsageError as error:
         return Finding(case=case, kind=NO_TRAINING, gpus=0, reasons=(str(error),))
     args: Mapping[str, object] = upstream.content["MODEL_ARGS"]
@@ -127,7 +127,9 @@ def classify(path: Path, machine: Machine) -> Finding:
     return Finding(case=case, kind=kind, gpus=gpus, reasons=(*found, *upstream.remarks))
 
 
-def _no_training(upstream: upstream_case.UpstreamCase, family: str, args: Mapping[str, object]) -> list[str]:
+def _no_training(
+    upstream: megatron_lm_case.UpstreamCase, family: str, args: Mapping[str, object]
+) -> list[str]:
     if upstream.mode != "pretraining":
         return [f"MODE {upstream.mode}"]
     if family == "gpt-nemo":
@@ -198,9 +200,9 @@ def _unknown_to_us(path: Path, family: str, machine: Machine) -> list[str]:
     return []
 
 
-def _missing_data(upstream: upstream_case.UpstreamCase, args: Mapping[str, object]) -> list[str]:
+def _missing_data(upstream: megatron_lm_case.UpstreamCase, args: Mapping[str, object]) -> list[str]:
     found = []
-    if upstream.test_type in upstream_case.FROZEN:
+    if upstream.test_type in megatron_lm_case.FROZEN:
         found.append(f"TEST_TYPE {upstream.test_type} begins with a checkpoint of NVIDIA's")
     folder = os.environ.get("DATA_PATH")
     if folder:

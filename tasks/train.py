@@ -12,12 +12,13 @@ import functools
 import sys
 from pathlib import Path
 
-from tasks.cases.case import REPOSITORY
-from tasks.launch import phase, preparation, retries
-from tasks.launch.meeting import Meeting, attend
+from tasks.launch import phase, retries
+from tasks.launch.node_barrier import Meeting, attend
+from tasks.launch.setup import add_options, check_space, prepare
 from tasks.machine import nodes
-from tasks.records import frozen
+from tasks.records import kept_checkpoint
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
+from tasks.util.files import REPOSITORY
 
 
 def main(words: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    preparation.add_options(parser)
+    add_options(parser)
     parser.add_argument(
         "--from-start",
         action="store_true",
@@ -53,22 +54,22 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, meeting: Meeting) -> int:
-    setup = preparation.prepare(options, meeting.nodes)
-    if options.from_start and setup.case.test_type != frozen.TYPE:
+    setup = prepare(options, meeting.nodes)
+    if options.from_start and setup.case.test_type != kept_checkpoint.TYPE:
         raise UsageError(
             f"--from-start: {setup.case.name} begins at its first iteration as it is: leave it out"
         )
     load_iteration = None
-    if setup.case.test_type == frozen.TYPE and not options.from_start:
-        checkpoint = frozen.check(setup.case, setup.platform.name)
-        load_iteration = frozen.iteration_of(checkpoint)
+    if setup.case.test_type == kept_checkpoint.TYPE and not options.from_start:
+        checkpoint = kept_checkpoint.check(setup.case, setup.platform.name)
+        load_iteration = kept_checkpoint.iteration_of(checkpoint)
         setup = dataclasses.replace(setup, load_from=checkpoint)
-    preparation.check_space(setup.run_dir)
+    check_space(setup.run_dir)
     if options.go_on:
         phase.check_same_run(setup)
     elif meeting.first:
         if setup.load_from:
-            frozen.take_along(setup.load_from, setup.run_dir)
+            kept_checkpoint.take_along(setup.load_from, setup.run_dir)
         phase.write_case_file(setup)
     phase.run_phase(setup, 1, meeting, load_iteration=load_iteration)
     return PASSED

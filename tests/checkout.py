@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 TOOLS = [
     "bash",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 LIMIT_S = 240  # a healthy one imports torch and megatron-core, and computes little
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 CASE = "gpt3_pp4_resume"
 SHORT = ("--set", "exit-interval=4", "--set", "save-interval=2")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.cases.case import CASE_FILE, REPOSITORY, list_cases
+from tasks.cases.case import CASE_FILE, list_cases
+from tasks.util.files import REPOSITORY
 from tests import checkout
 
 GITHUB = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))

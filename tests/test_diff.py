@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from tasks import diff
-from tasks.judge import judge
+from tasks.judge import run as judge
 from tasks.records.card import Card, metric_from
-from tasks.records.golden import write_card
+from tasks.records.card_store import write_card
 from tasks.util import files
 from tasks.util.exits import UsageError
+from tasks.util.files import REPOSITORY
 from tests.fake_run import CASE, card, value, write_golden, write_run
 
 ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
 ROW_KEYS |= {"golden", "actual", "abs", "rel", "ulp", "tolerance", "verdict", "passed"}
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def command(*words, **options):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 from tests import checkout
 
 DOCS = sorted(REPOSITORY.glob("docs/*.md"))

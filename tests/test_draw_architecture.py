@@ -7,7 +7,7 @@ import runpy
 
 from PIL import Image
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 SCRIPT = runpy.run_path(str(REPOSITORY / "docs/draw_architecture.py"))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cases.case import list_cases, load_case
-from tasks.judge.judge import judge_run
-from tasks.records import frozen, manifest
+from tasks.judge.run import judge_run
+from tasks.records import kept_checkpoint, manifest
 from tasks.records.checkpoints import TRACKER
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import read_json_object
@@ -21,7 +21,7 @@ KEPT = load_case(FROZEN, platform_name="cpu_x86_64")
 
 def trained(tmp_path: Path) -> Path:
     """A run from its first iteration that saved a checkpoint half-way, and one at its end."""
-    run = write_run(tmp_path / "made", test_type=frozen.TYPE)
+    run = write_run(tmp_path / "made", test_type=kept_checkpoint.TYPE)
     for iteration in (SAVED, 100):
         folder = run / "checkpoints" / f"iter_{iteration:07d}"
         folder.mkdir(parents=True)
@@ -38,17 +38,17 @@ def root(tmp_path: Path) -> Path:
     content = read_json_object(run / "case.json")
     content["fingerprint"]["case"] = KEPT.digest()
     write_json(run / "case.json", content)
-    frozen.keep(run, frozen.folder_of(KEPT, tmp_path / "root"), "test")
+    kept_checkpoint.keep(run, kept_checkpoint.folder_of(KEPT, tmp_path / "root"), "test")
     return tmp_path / "root"
 
 
 def gone_on(tmp_path: Path, root: Path, *, after: object = None, **changes: object) -> Path:
     """A run that went on from the kept checkpoint."""
-    run = write_run(tmp_path / "run", test_type=frozen.TYPE, **{"phase1": card(51, 100), **changes})
+    run = write_run(tmp_path / "run", test_type=kept_checkpoint.TYPE, **{"phase1": card(51, 100), **changes})
     record = {"phase": 1, "steps": [51, 100], "loaded_iteration": SAVED, "restarts": 0}
     record["state"] = {str(SAVED): state()}
     write_json(run / "phase1.json", record | (after or {}))
-    frozen.take_along(frozen.folder_of(KEPT, root), run)
+    kept_checkpoint.take_along(kept_checkpoint.folder_of(KEPT, root), run)
     return run
 
 
@@ -62,79 +62,79 @@ def failed(verdict) -> set[tuple[str, str]]:
 
 
 def test_what_is_kept_is_one_checkpoint_with_its_origin_and_no_path(root: Path) -> None:
-    folder = frozen.folder_of(KEPT, root)
-    assert frozen.iteration_of(folder) == SAVED
+    folder = kept_checkpoint.folder_of(KEPT, root)
+    assert kept_checkpoint.iteration_of(folder) == SAVED
     assert sorted(path.name for path in folder.iterdir()) == [
         f"iter_{SAVED:07d}",
         TRACKER,
-        frozen.PROVENANCE,
-        frozen.RECORD,
-        frozen.VALUES,
+        kept_checkpoint.PROVENANCE,
+        kept_checkpoint.RECORD,
+        kept_checkpoint.VALUES,
     ]
-    assert list(read_json_object(folder / frozen.RECORD)["state"]) == [str(SAVED)]
-    for name in (frozen.PROVENANCE, frozen.RECORD, frozen.VALUES):
+    assert list(read_json_object(folder / kept_checkpoint.RECORD)["state"]) == [str(SAVED)]
+    for name in (kept_checkpoint.PROVENANCE, kept_checkpoint.RECORD, kept_checkpoint.VALUES):
         assert str(root.parent) not in (folder / name).read_text()
-    assert frozen.check(KEPT, "cpu_aarch64", root) == folder
+    assert kept_checkpoint.check(KEPT, "cpu_aarch64", root) == folder
 
 
 def test_the_checkpoint_of_another_device_or_configuration_is_refused(root: Path) -> None:
     with pytest.raises(CannotRun, match="made on cpu_x86_64, cannot go on on gpu1_h100"):
-        frozen.check(KEPT, "gpu1_h100", root)
+        kept_checkpoint.check(KEPT, "gpu1_h100", root)
     other = load_case(FROZEN, platform_name="cpu_x86_64", overrides={"lr": "0.02"})
     with pytest.raises(UsageError, match="made by another configuration"):
-        frozen.check(other, "cpu_x86_64", root)
+        kept_checkpoint.check(other, "cpu_x86_64", root)
 
 
 def test_a_checkpoint_that_is_missing_or_not_whole_is_told(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no kept checkpoint"):
-        frozen.check(KEPT, "cpu_x86_64", tmp_path)
-    (frozen.folder_of(KEPT, root) / f"iter_{SAVED:07d}" / ".metadata").unlink()
+        kept_checkpoint.check(KEPT, "cpu_x86_64", tmp_path)
+    (kept_checkpoint.folder_of(KEPT, root) / f"iter_{SAVED:07d}" / ".metadata").unlink()
     with pytest.raises(manifest.DamagedCheckpoint, match=r"\.metadata"):
-        frozen.check(KEPT, "cpu_x86_64", root)
+        kept_checkpoint.check(KEPT, "cpu_x86_64", root)
 
 
 @pytest.mark.parametrize("content", [b"\xff", "²".encode(), b"", b"-1"])
 def test_a_tracker_that_names_no_iteration_is_told(root: Path, content: bytes) -> None:
-    (frozen.folder_of(KEPT, root) / TRACKER).write_bytes(content)
+    (kept_checkpoint.folder_of(KEPT, root) / TRACKER).write_bytes(content)
     with pytest.raises(UsageError, match="holds no kept checkpoint"):
-        frozen.check(KEPT, "cpu_x86_64", root)
+        kept_checkpoint.check(KEPT, "cpu_x86_64", root)
 
 
-@pytest.mark.parametrize("name", [frozen.RECORD, frozen.VALUES, frozen.PROVENANCE])
+@pytest.mark.parametrize("name", [kept_checkpoint.RECORD, kept_checkpoint.VALUES, kept_checkpoint.PROVENANCE])
 def test_what_a_run_is_to_take_along_is_there_before_it_begins(root: Path, name: str) -> None:
-    (frozen.folder_of(KEPT, root) / name).unlink()
+    (kept_checkpoint.folder_of(KEPT, root) / name).unlink()
     with pytest.raises(UsageError, match=name):
-        frozen.check(KEPT, "cpu_x86_64", root)
+        kept_checkpoint.check(KEPT, "cpu_x86_64", root)
 
 
 def test_only_a_whole_training_of_moderate_size_is_kept(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="no training from the first iteration"):
-        frozen.keep(gone_on(tmp_path, root), tmp_path / "kept", "test")
+        kept_checkpoint.keep(gone_on(tmp_path, root), tmp_path / "kept", "test")
     run = tmp_path / "made"
-    monkeypatch.setattr(frozen, "LARGEST_BYTES", 3)
+    monkeypatch.setattr(kept_checkpoint, "LARGEST_BYTES", 3)
     with pytest.raises(UsageError, match="at most"):
-        frozen.keep(run, tmp_path / "kept", "test")
+        kept_checkpoint.keep(run, tmp_path / "kept", "test")
     record = read_json_object(run / "phase1.json")
     write_json(run / "phase1.json", record | {"state": {"25": state(), **record["state"]}})
     with pytest.raises(UsageError, match="saved 2 checkpoints before its end"):
-        frozen.keep(run, tmp_path / "kept", "test")
+        kept_checkpoint.keep(run, tmp_path / "kept", "test")
     with pytest.raises(UsageError, match=f"holds a run of {CASE}"):
-        frozen.main([FROZEN, "--from-run", str(run), "--reason", "test"])
+        kept_checkpoint.main([FROZEN, "--from-run", str(run), "--reason", "test"])
     assert not (tmp_path / "kept").exists()
 
 
 def test_what_is_kept_anew_is_whole_and_takes_the_place_of_the_one_before(root: Path, tmp_path: Path) -> None:
-    folder, run = frozen.folder_of(KEPT, root), tmp_path / "made"
+    folder, run = kept_checkpoint.folder_of(KEPT, root), tmp_path / "made"
     (folder / "iter_0000025").mkdir()
-    frozen.keep(run, folder, "again")
+    kept_checkpoint.keep(run, folder, "again")
     assert not (folder / "iter_0000025").exists()
-    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+    assert read_json_object(folder / kept_checkpoint.PROVENANCE)["reason"] == "again"
     (run / "checkpoints" / f"iter_{SAVED:07d}" / "__0_0.distcp").write_text("TENSORS")
     with pytest.raises(manifest.DamagedCheckpoint, match=r"__0_0\.distcp"):
-        frozen.keep(run, folder, "damaged")
-    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+        kept_checkpoint.keep(run, folder, "damaged")
+    assert read_json_object(folder / kept_checkpoint.PROVENANCE)["reason"] == "again"
 
 
 def test_a_kill_on_the_way_leaves_what_was_kept_before(
@@ -143,15 +143,15 @@ def test_a_kill_on_the_way_leaves_what_was_kept_before(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    folder, run = frozen.folder_of(KEPT, root), tmp_path / "made"
+    folder, run = kept_checkpoint.folder_of(KEPT, root), tmp_path / "made"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "write_card", killed)
+        patch.setattr(kept_checkpoint, "write_card", killed)
         with pytest.raises(KeyboardInterrupt):
-            frozen.keep(run, folder, "again")
+            kept_checkpoint.keep(run, folder, "again")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    frozen.keep(run, folder, "again")
-    assert read_json_object(folder / frozen.PROVENANCE)["reason"] == "again"
+    kept_checkpoint.keep(run, folder, "again")
+    assert read_json_object(folder / kept_checkpoint.PROVENANCE)["reason"] == "again"
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -159,9 +159,9 @@ def test_only_for_a_case_that_goes_on_from_one_a_checkpoint_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(tmp_path)
-    monkeypatch.setattr(frozen, "keep", lambda *_: pytest.fail("it was kept"))
+    monkeypatch.setattr(kept_checkpoint, "keep", lambda *_: pytest.fail("it was kept"))
     with pytest.raises(UsageError, match="frozen-resume is wanted"):
-        frozen.main([CASE, "--from-run", str(run), "--reason", "test"])
+        kept_checkpoint.main([CASE, "--from-run", str(run), "--reason", "test"])
 
 
 def test_a_run_that_goes_on_is_compared_with_the_one_that_made_the_checkpoint(
@@ -198,14 +198,15 @@ def test_state_that_is_not_what_was_saved_fails(tmp_path: Path, root: Path) -> N
 def test_a_run_that_did_not_go_on_fails(tmp_path: Path, root: Path, what: str) -> None:
     run = gone_on(tmp_path, root, after={"loaded_iteration": None} if what != "no origin" else {})
     if what == "no origin":
-        shutil.rmtree(run / frozen.IN_RUN)
+        shutil.rmtree(run / kept_checkpoint.IN_RUN)
     assert ("resume", "all metrics") in failed(verdict_of(run, tmp_path))
 
 
 @pytest.mark.parametrize("name", [name for name in list_cases() if "frozen" in name])
 def test_every_kept_checkpoint_of_the_repository_belongs_to_its_case(name: str) -> None:
     case = load_case(name, platform_name="cpu_x86_64")
-    folder = frozen.check(case, "cpu_x86_64")
+    folder = kept_checkpoint.check(case, "cpu_x86_64")
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4 * 2**20
-    record = read_json_object(folder / frozen.RECORD)
-    assert sorted(record["state"][str(frozen.iteration_of(folder))]) == [str(rank) for rank in range(8)]
+    record = read_json_object(folder / kept_checkpoint.RECORD)
+    iteration = str(kept_checkpoint.iteration_of(folder))
+    assert sorted(record["state"][iteration]) == [str(rank) for rank in range(8)]

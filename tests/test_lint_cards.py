@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.lint_cards import faults, main
-from tasks.records.golden import provenance_path, write_card, write_provenance
+from tasks.records.card_store import provenance_path, write_card, write_provenance
 from tasks.util.exits import UsageError
 from tests.fake_run import CASE, card, write_golden
 from tests.stub_checkout import add_case

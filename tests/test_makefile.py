@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 TOOLS = [
     "sh",

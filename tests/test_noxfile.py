@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import REPOSITORY, list_cases
+from tasks.cases.case import list_cases
+from tasks.util.files import REPOSITORY
 from tests.stub_checkout import calls, nox
 
 # ---- the menu ----

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.cases.case import REPOSITORY, load_case
-from tasks.judge.judge import judge_run
+from tasks.cases.case import load_case
+from tasks.judge.run import judge_run
 from tasks.lint_cards import faults
 from tasks.record import changes, main
 from tasks.records.card import metric_from
-from tasks.records.golden import card_path, provenance_path, read_card, read_provenance, write_card
+from tasks.records.card_store import card_path, provenance_path, read_card, read_provenance, write_card
 from tasks.util.exits import TaskError, UsageError
-from tasks.util.files import file_sha256
+from tasks.util.files import REPOSITORY, file_sha256
 from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_json, write_run
 from tests.stub_checkout import add_case
 

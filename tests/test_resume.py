@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tasks import resume
-from tasks.judge.judge import Options, restart_and_resume_rows
+from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.launch import phase
 from tasks.records import manifest
+from tasks.records.card_store import read_card
 from tasks.records.checkpoints import TRACKER
-from tasks.records.golden import read_card
-from tasks.records.run_files import read_run
+from tasks.records.run import read_run
 from tasks.util.exits import UsageError
 from tests import short_run
 from tests.checkpoint_folder import flip_byte, truncate

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tasks import train
-from tasks.cases.case import REPOSITORY
 from tasks.launch import phase
-from tasks.records.golden import read_card
+from tasks.records.card_store import read_card
 from tasks.util.exits import CannotRun, UsageError
+from tasks.util.files import REPOSITORY
 from tests import short_run
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

@@ -1,1 +1,1 @@
-"""cases"""
+"""Test cases: their files, inheritance, flags, metrics, quarantine and data."""

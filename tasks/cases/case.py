@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.cases import case_rules, flag_rules, menu, quarantine, strict_yaml, upstream_case
+from tasks.cases import flag_rules, megatron_lm_case, quarantine, schema, yaml_reader
+from tasks.cases.names import case_names
 from tasks.util.exits import UsageError
+from tasks.util.files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CASE_FILE = "model_config.yaml"
 
 # Flags that say where things lie, how long they may take or what is printed, never what is computed.
@@ -156,7 +157,7 @@ class Case:
 
 def list_cases(root: Path = REPOSITORY) -> list[str]:
     """Names of the cases below ``root``, sorted."""
-    return menu.names(root)
+    return case_names(root)
 
 
 def golden_case(name: str, root: Path = REPOSITORY) -> str:
@@ -202,9 +203,9 @@ def load_upstream_case(
         UsageError: as ``load_case``.
     """
     path = path / CASE_FILE if path.is_dir() else path
-    content = upstream_case.read(path).content
+    content = megatron_lm_case.read(path).content
     if ours:
-        content["MODEL_ARGS"] = upstream_case.for_our_trainer(content["MODEL_ARGS"])
+        content["MODEL_ARGS"] = megatron_lm_case.for_our_trainer(content["MODEL_ARGS"])
     return _checked(path, content, platform_name, overrides or {}, world_size, ruled=ours)
 
 
@@ -218,7 +219,7 @@ def _checked(
     ruled: bool = True,
     root: Path = REPOSITORY,
 ) -> Case:
-    errors = case_rules.check_shape(content)
+    errors = schema.check_shape(content)
     if quarantine.KEY in content:
         errors += quarantine.faults(content[quarantine.KEY], datetime.date.today())
     if errors:
@@ -242,7 +243,7 @@ def _checked(
     kills = content.get("CRASH") or []
     if kills and not errors:
         last, interval = last_iteration(model_args), int(model_args["--save-interval"])
-        errors = case_rules.check_kills(kills, last=last, interval=interval, ranks=world_size)
+        errors = schema.check_kills(kills, last=last, interval=interval, ranks=world_size)
     if errors:
         raise _errors(path, [f"{error} (on {platform_name})" for error in errors])
     corpus = content.get("CORPUS")
@@ -267,11 +268,11 @@ def read_overrides(overrides: Mapping[str, str]) -> dict[str, object]:
     read: dict[str, object] = {}
     for name, text in overrides.items():
         flag = "--" + name.lstrip("-")
-        if not case_rules.FLAG.fullmatch(flag):
+        if not schema.FLAG.fullmatch(flag):
             raise UsageError(
                 f"--set {name}={text}: {flag} is no flag; write for example --set train-iters=20"
             )
-        read[flag] = strict_yaml.scalar(text)
+        read[flag] = yaml_reader.scalar(text)
     return read
 
 
@@ -303,12 +304,12 @@ def _find(name_or_path: str | Path, root: Path) -> Path:
 
 def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, object]:
     """The content of a case file over that of the case which it inherits from, if any."""
-    content = strict_yaml.read_mapping(path)
+    content = yaml_reader.read_mapping(path)
     if "INHERIT" not in content:
         return content
     name = content.pop("INHERIT")
     if name not in list_cases(root):
-        hint = case_rules.did_you_mean(str(name), list_cases(root))
+        hint = schema.did_you_mean(str(name), list_cases(root))
         raise UsageError(f"{path}: INHERIT: there is no case {name!r}. {hint}")
     base = root / "test_cases" / str(name) / CASE_FILE
     if base in (path, *heirs):
@@ -321,7 +322,7 @@ def _read(path: Path, root: Path, heirs: tuple[Path, ...] = ()) -> dict[str, obj
 def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:
     name = content.get("GOLDEN_CARD") or path.parent.name
     if "GOLDEN_CARD" in content and name not in list_cases(root):
-        hint = case_rules.did_you_mean(str(name), list_cases(root))
+        hint = schema.did_you_mean(str(name), list_cases(root))
         raise UsageError(f"{path}: GOLDEN_CARD: there is no case {name!r}. {hint}")
     return str(name)
 

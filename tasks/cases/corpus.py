@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.cases.case import REPOSITORY, Corpus, load_case
+from tasks.cases.case import Corpus, load_case
 from tasks.util.exits import CannotRun, UsageError, exit_with
+from tasks.util.files import REPOSITORY
 
 DEFAULT_CACHE = REPOSITORY / "data"
 BYTES_PER_TOKEN = 2  # uint16: 256 bytes and the end of a document do not fit in eight bits

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from tasks.cases.case import list_cases, load_case
-from tasks.judge.differences import compare
-from tasks.judge.judge import Options, restart_and_resume_rows
-from tasks.judge.restart import processes_of
+from tasks.judge.compare import compare
+from tasks.judge.restart_evidence import processes_of
+from tasks.judge.run import Options, restart_and_resume_rows
+from tasks.judge.strict import CHECK_EXACT, Basis, stays_at_0, strict_row
 from tasks.judge.tolerances import GOLDEN, rule_for
-from tasks.judge.verdict import CHECK_EXACT, Basis, stays_at_0, strict_row
 from tasks.records.card import header_fault
-from tasks.records.run_files import Run
+from tasks.records.run import Run
 from tasks.util.exits import UsageError
 
 RANKS = 8  # of a run that does not say how many it had

@@ -9,17 +9,17 @@ import os
 import time
 from pathlib import Path
 
-from tasks.cases.arguments import parse_arguments
 from tasks.cases.case import Case
+from tasks.cases.flags import parse_arguments
 from tasks.cases.metrics import interval
-from tasks.launch.launch import Outcome, Phase, launch
-from tasks.launch.meeting import Meeting
-from tasks.launch.preparation import Setup
+from tasks.launch.agent import Outcome, Phase, launch
+from tasks.launch.node_barrier import Meeting
+from tasks.launch.setup import Setup
 from tasks.machine import platforms
 from tasks.records import attempts, fingerprint
+from tasks.records.card_store import write_card
 from tasks.records.checkpoints import FALLBACKS
 from tasks.records.events import read_attempts, read_events
-from tasks.records.golden import write_card
 from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
 from tasks.util.exits import TrainingFailed, UsageError
 from tasks.util.files import read_json_object, write_atomically
@@ -42,7 +42,7 @@ def resume_iteration(case: Case) -> int:
 
 def origin_of(setup: Setup) -> Origin:
     """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
-    if not setup.subject.own:
+    if not setup.trainer.own:
         return ANY_ORIGIN
     args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
     topology = Topology(
@@ -96,7 +96,7 @@ def run_phase(
             expected=expected or origin,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
-            subject=setup.subject,
+            trainer=setup.trainer,
             kills=setup.case.kills,
             checkpoints=setup.run_dir / "checkpoints",
             nodes=setup.nodes,
@@ -125,7 +125,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }
     )
-    words = case.flags() + setup.subject.words_from_outside(case.model_args, setup.platform.device)
+    words = case.flags() + setup.trainer.words_from_outside(case.model_args, setup.platform.device)
     if load_iteration is not None:
         words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
     return words
@@ -136,21 +136,21 @@ def collect(setup: Setup, number: int, outcome: Outcome, facts: dict[str, str]) 
     ``actual_phase<N>_attempt<M>.json``, what each attempt logged. ``facts``: the phase's fingerprint.
     """
     directory = setup.run_dir / f"phase{number}"
-    actual = setup.subject.judged(read_events(directory / "tensorboard"))
+    actual = setup.trainer.judged(read_events(directory / "tensorboard"))
     losses = actual.metrics.get("lm loss")
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
     _refuse_early_end(setup, int(losses.steps[-1]), directory)
     logged = read_attempts(directory / "tensorboard")
     every = attempts.records(directory, logged, setup.platform.world_size)
-    every = [attempt | {"subject": setup.subject.name} for attempt in every]
+    every = [attempt | {"subject": setup.trainer.name} for attempt in every]
     last = every[-1]
     record = {
         "phase": number,
         "fingerprint": facts,
         **{name: last[name] for name in ("loaded_iteration", "state", "seconds")},
         "steps": [int(losses.steps[0]), int(losses.steps[-1])],
-        "subject": setup.subject.name,
+        "subject": setup.trainer.name,
         "restarts": len(every) - 1,
         "attempts": every,
         "kills": [dataclasses.asdict(kill) for kill in outcome.kills],
@@ -181,7 +181,7 @@ def _forget_results(run_dir: Path, number: int) -> None:
 
 def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
     last = setup.case.last_iteration()
-    every = interval("lm loss", setup.case.model_args, subject=setup.subject.name)
+    every = interval("lm loss", setup.case.model_args, subject=setup.trainer.name)
     if step < last - last % every:
         raise TrainingFailed(
             f"the ranks ended after step {step} of {last}, without an error;"
@@ -221,8 +221,8 @@ def write_case_file(setup: Setup) -> None:
         "case_name": setup.case.name,
         "golden_case": setup.case.golden_case,
         "test_type": setup.case.test_type,
-        "metrics": list(setup.subject.measured(setup.case.metrics)),
-        "subject": setup.subject.name,
+        "metrics": list(setup.trainer.measured(setup.case.metrics)),
+        "subject": setup.trainer.name,
         "goldens": str(setup.goldens or ""),
         "environment": platforms.environment(),
         "platform": setup.platform.name,

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from tasks.launch.failures import FAILURE_FILE
 from tasks.launch.infrastructure import KILLED_AGENT, KINDS, Kind
-from tasks.records import frozen
-from tasks.records.run_files import RETRIES_FILE, read_retries
+from tasks.records import kept_checkpoint
+from tasks.records.run import RETRIES_FILE, read_retries
 from tasks.util.exits import TRAINING_FAILED
 from tasks.util.files import read_json_object, write_atomically
-from tasks.util.parent import end_with_parent
+from tasks.util.processes import end_with_parent
 
 _CLOCK_S = 0.1  # by which the clock of a file system lags
 
@@ -110,6 +110,6 @@ def _move_aside(run_dir: Path, phase: int, kept: Path) -> None:
     if (run_dir / f"phase{phase}").exists():
         (run_dir / f"phase{phase}").rename(kept)
     kept.mkdir(exist_ok=True)
-    for name in ("checkpoints", "case.json", frozen.IN_RUN) if phase == 1 else ():
+    for name in ("checkpoints", "case.json", kept_checkpoint.IN_RUN) if phase == 1 else ():
         if (run_dir / name).exists():
             shutil.move(run_dir / name, kept / name)

@@ -1,1 +1,1 @@
-"""machine"""
+"""This machine: platform, installed packages, NCCL, cuDNN, CUDA MPS, memory, nodes."""

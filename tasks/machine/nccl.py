@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from tasks.machine.environment import newer_nccl
+from tasks.machine.packages import newer_nccl
 from tasks.util.exits import CannotRun
 
 OLDEST_SHARING = (2, 31)  # the first that puts several ranks on one GPU

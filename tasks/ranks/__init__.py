@@ -1,1 +1,1 @@
-"""All that runs inside a rank of the training job: the only place where torch and megatron are imported."""
+"""Everything that runs inside a rank. Only this package imports torch and megatron."""

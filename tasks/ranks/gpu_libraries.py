@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Callable
 
 from tasks.machine import cudnn, nccl
-from tasks.machine.environment import newer_nccl
+from tasks.machine.packages import newer_nccl
 from tasks.util.exits import CannotRun, exit_with
 
 

@@ -22,7 +22,7 @@ from megatron.core.num_microbatches_calculator import init_num_microbatches_calc
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
-from tasks.cases.arguments import parse_arguments
+from tasks.cases.flags import parse_arguments
 from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
 from tasks.ranks.event_pool import EventPool
 from tasks.ranks.warm_up import reserve_memory, warm_up

@@ -1,1 +1,1 @@
-"""records"""
+"""Runs and golden cards on disk: events, cards, checkpoints, fingerprints, locks."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.records import golden
+from tasks.records import card_store
 from tasks.records.card import Card, header_fault
-from tasks.records.run_files import Run
+from tasks.records.run import Run
 from tasks.util.exits import UsageError
 from tasks.util.files import mapping
 
@@ -25,10 +25,10 @@ def card_of(run: Run, golden_file: Path | None, root: Path, *, strict: bool) -> 
             raise UsageError(
                 f"{golden_file}: is what this run measured; a run equals itself, that shows nothing"
             )
-        found = golden.FoundCard(golden_file, generic=False)
+        found = card_store.FoundCard(golden_file, generic=False)
     else:
-        found = golden.find_card(root, run.card_name, run.environment, run.platform, run.goldens)
-    card = golden.read_card(found.path)
+        found = card_store.find_card(root, run.card_name, run.environment, run.platform, run.goldens)
+    card = card_store.read_card(found.path)
     if strict:
         refuse_header_faults(card)
     if not card.metrics:
@@ -47,10 +47,10 @@ def refuse_header_faults(*cards: Card) -> None:
 
 def origin(path: Path) -> tuple[Mapping[str, object], str | None]:
     """Fingerprint and platform of a card: from its provenance, or from the run that it lies in."""
-    provenance = golden.read_provenance(path)
+    provenance = card_store.read_provenance(path)
     beside = path.with_name("case.json")
     if provenance is None and beside.exists():
-        provenance = golden.read_json_object(beside)
+        provenance = card_store.read_json_object(beside)
     facts = mapping((provenance or {}).get("fingerprint"))
     platform = (provenance or {}).get("platform") or facts.get("platform")
     return facts, platform if isinstance(platform, str) else None

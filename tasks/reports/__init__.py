@@ -1,1 +1,1 @@
-"""reports"""
+"""Views of one verdict: table, JSON, JUnit, Markdown, HTML, curves."""

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tasks.judge.judge import Verdict
+    from tasks.judge.run import Verdict
     from tasks.records.card import Metric
 
 # Distinguishable for colour-blind readers, and by width and dash where colour is lost (Okabe and Ito's
@@ -123,7 +123,7 @@ def _draw_residuals(axes: Axes, series: dict[str, Metric], styles: dict[str, dic
 
 
 def _mark(panel: tuple[Axes, Axes], verdict: Verdict, name: str) -> None:
-    from tasks.judge.restart import loaded_iteration
+    from tasks.judge.restart_evidence import loaded_iteration
 
     loaded = loaded_iteration(verdict.run.record2) if verdict.run and verdict.run.record2 else None
     firsts = [row.first_step for row in verdict.rows if row.metric == name and row.first_step is not None]

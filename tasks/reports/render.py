@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.reports.report import as_json, as_junit, as_markdown, as_text
+from tasks.reports.formats import as_json, as_junit, as_markdown, as_text
 
 if TYPE_CHECKING:
-    from tasks.judge.judge import Verdict
+    from tasks.judge.run import Verdict
 
 
 def render(verdict: Verdict, form: str, *, colour: bool = False) -> str:
@@ -19,7 +19,7 @@ def render(verdict: Verdict, form: str, *, colour: bool = False) -> str:
     if form == "junit":
         return as_junit(verdict)
     if form == "html":
-        from tasks.reports.html_report import as_html
+        from tasks.reports.html import as_html
 
         return as_html(verdict)
     return as_text(verdict, colour=colour)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from tasks.util.parent import end_with_parent
+from tasks.util.processes import end_with_parent
 
 PASSED = 0
 MISMATCH = 1

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tasks.util.exits import CannotRun, UsageError
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def write_atomically(path: Path, text: str | bytes) -> None:
     """Write beside the target and rename over it. Makes the folder when there is none.

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
 from tasks.launch.infrastructure import NO_SPACE, kind_of
+from tasks.util.files import REPOSITORY
 from tests.program import answer_of
 
 # megatron-core 0.19's names, which 0.16 has not

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 INSTALLED = "from tasks.ranks import cuda_on_cpu\ncuda_on_cpu.install()\nimport torch\n"
 

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.cases.case import REPOSITORY
 from tasks.launch.collectives import waiting
+from tasks.util.files import REPOSITORY
 
 ALONE = """
 import os, sys, torch

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 
 BUILT = {
     "gpt3_pp4": [7],
@@ -31,7 +31,7 @@ from megatron.core.optimizer import OptimizerConfig
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from tasks.cases.case import load_case
 from tasks.ranks import model
-from tasks.cases.arguments import parse_arguments
+from tasks.cases.flags import parse_arguments
 
 cuda_on_cpu.finish_install()
 

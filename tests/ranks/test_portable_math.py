@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 from tests import short_run
 
 # Of the 4096 results in float32, the beginning of a SHA-256: torch 2.13.0 and 2.11.0, on an AMD EPYC.

@@ -11,7 +11,7 @@ import json, sys
 import torch
 from tasks.cases.case import load_case
 from tasks.ranks import pretrain
-from tasks.cases.arguments import parse_arguments
+from tasks.cases.flags import parse_arguments
 
 
 class Reached(Exception):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 from tests.program import answer_of
 
 PROGRAM = """

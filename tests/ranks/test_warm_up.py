@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.cases.arguments import parse_arguments
 from tasks.cases.case import load_case
+from tasks.cases.flags import parse_arguments
 from tasks.machine import gpu_memory
 from tasks.machine.gpu_memory import MIB
 from tests.program import answer_of
@@ -15,7 +15,7 @@ import json, weakref
 import torch
 from tasks.cases.case import load_case
 from tasks.ranks import warm_up
-from tasks.cases.arguments import parse_arguments
+from tasks.cases.flags import parse_arguments
 
 args = parse_arguments(load_case("gpt3_pp4_resume", platform_name="gpu1_h100").flags(), world_size=8)
 alive, found = weakref.WeakSet(), {}

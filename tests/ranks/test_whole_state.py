@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tasks.cases.case import REPOSITORY
+from tasks.util.files import REPOSITORY
 from tests.program import answer_of
 
 PROGRAM = """
@@ -15,7 +15,7 @@ cuda_on_cpu.install()
 import torch
 from tasks.ranks import whole_state
 from tasks.ranks.whole_state import element_sum, named_parameters
-from tasks.judge.restart import OF_NOTHING
+from tasks.judge.restart_evidence import OF_NOTHING
 
 torch.manual_seed(1)
 for dtype in (torch.bfloat16, torch.float32):

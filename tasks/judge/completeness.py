@@ -1,0 +1,58 @@
+"""Whether a run logged every step that it trained.
+
+A golden card may be sparse, a run never is: a hole in it is a value that nobody saw, and a comparison of what
+is left would pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.cases.case import last_iteration
+from tasks.cases.metrics import interval
+from tasks.judge.restart_evidence import loaded_iteration
+from tasks.judge.strict import CHECK_EQUAL, MISSING, Row
+from tasks.judge.tolerances import RESTART
+from tasks.records.run import Run
+
+
+def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
+    """A failing row for each metric of the case of which a phase lacks a step, of those from the first to the
+    last of ``steps`` where they are given. A metric that a phase has not at all is left to the comparisons.
+    """
+    rows = []
+    for number, card, record in ((1, run.actual1, run.record1), (2, run.actual2, run.record2)):
+        if card is None:
+            continue
+        goes_on = number == 2 or run.goes_on_from_kept
+        first = (loaded_iteration(record or {}) or 0) + 1 if goes_on else 1
+        for name in run.metrics:
+            if name not in card.metrics:
+                continue
+            lost = np.setdiff1d(_wanted(run, name, first), card.metrics[name].steps)
+            if steps is not None:
+                lost = lost[(lost >= steps[0]) & (lost <= steps[1])]
+            if lost.size:
+                rows.append(_row(number, name, lost))
+    return rows
+
+
+def _wanted(run: Run, name: str, first: int) -> np.ndarray:
+    """The steps of a phase that begins with ``first`` at which a metric has to be logged."""
+    every = interval(name, run.model_args, subject=run.subject)
+    if run.subject and name == "iteration-time":  # of its first step it may log none
+        first += 1
+    return np.arange(first + -first % every, last_iteration(run.model_args) + 1, every)
+
+
+def _row(number: int, name: str, lost: np.ndarray) -> Row:
+    many = f" and {lost.size - 1} more" if lost.size > 1 else ""
+    return Row(
+        comparison=RESTART,
+        metric=f"phase {number}: {name}",
+        check=CHECK_EQUAL,
+        first_step=int(lost[0]),
+        verdict=MISSING,
+        passed=False,
+        note=f"phase {number} logged no step {lost[0]}{many}",
+    )

@@ -1,0 +1,208 @@
+"""The verdict on a crash: that ranks really were killed, and that what followed went on from where it should.
+
+Each kill ends an attempt; the elastic agent's restart begins the next. For each such pair: who was killed,
+what was loaded, whether every rank's state came back, and whether the steps that both attempts trained are
+equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from tasks.judge.restart_evidence import equal_row, failed, first_step, last_step, saved_states, state_rows
+from tasks.judge.strict import CHECK_EXACT, MISSING, REGRESSION, Row
+from tasks.judge.tolerances import RESUME, RESUME_RULES, rule_for
+from tasks.records.card import Card, Metric
+from tasks.records.events import SUMMED, SUMS_EVERY
+from tasks.records.run import Run
+from tasks.util.files import mapping, whole
+
+
+def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]]) -> list[Row]:
+    """Rows from a phase's record, for the kills that the case wants. A case in which nothing was killed, or
+    that restarted more or less often than it was killed, fails.
+    """
+    done, attempts = records(record, "kills"), records(record, "attempts")
+    rows = [
+        equal_row("kills", len(wanted), len(done)),
+        equal_row("restarts", len(wanted), whole(record.get("restarts"))),
+    ]
+    if not wanted:
+        rows[0] = failed(rows[0], MISSING, "the case asks for no kill: nothing was tested")
+    saved: dict[int, Mapping[str, object]] = {}
+    for index, kill in enumerate(wanted):
+        killed = done[index] if index < len(done) else {}
+        before, after = (attempts[at] if at < len(attempts) else {} for at in (index, index + 1))
+        saved |= saved_states(before)
+        found = [
+            _killed_ranks_row(kill, killed, before),
+            _killed_after_row(kill, killed, before),
+            _loaded_row(killed, after),
+            equal_row("first step", _following(whole(after.get("loaded_iteration"))), first_step(after)),
+            *state_rows(saved, after, whole(after.get("loaded_iteration")), before=before),
+        ]
+        rows += [named(row, index) for row in found]
+    return rows
+
+
+def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], str]:
+    """What two attempts logged of the steps that both trained, a pair a restart; if there
+    are none, why not. Times are left out: a restarted process starts slowly, and the first attempt's are
+    compared with the golden card.
+    """
+    attempts = records(run.record1 or {}, "attempts")
+    if len(attempts) < 2:
+        return [], "nothing was trained twice: there was no restart"
+    pairs = []
+    for before, after in itertools.pairwise(attempts):
+        numbers = [whole(attempt.get("attempt")) for attempt in (before, after)]
+        cards = [run.attempts.get(number) for number in numbers]
+        loaded, ends = whole(after.get("loaded_iteration")), [last_step(before), last_step(after)]
+        if None in cards or loaded is None or None in ends:
+            return (
+                [],
+                f"of attempts {numbers[0]} and {numbers[1]} not both have values, or nothing was loaded",
+            )
+        last = min(ends)
+        if last <= loaded:
+            return [], f"attempts {numbers[0]} and {numbers[1]} have no step in common"
+        first, second = (_untimed(card, run.platform).between(loaded + 1, last) for card in cards)
+        if lost := _not_logged(first, second, last):
+            return [], f"attempt {numbers[0]} logged no {lost}, which attempt {numbers[1]} trained again"
+        pairs.append(_as_far_as_logged(first, second))
+        if not pairs[-1][0].metrics:
+            return (
+                [],
+                f"attempt {numbers[0]} has no value of the steps that attempt {numbers[1]} trained again",
+            )
+    return pairs, ""
+
+
+def resume_row(note: str) -> Row:
+    """The row that fails when there is nothing to compare."""
+    return Row(
+        comparison=RESUME,
+        metric="steps trained twice",
+        check=CHECK_EXACT,
+        verdict=MISSING,
+        passed=False,
+        note=note,
+    )
+
+
+def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
+    """A card without the first step after each restart, in the metrics that Megatron's first step sets apart;
+    and a note a metric that says so.
+    """
+    loaded = [
+        whole(attempt.get("loaded_iteration")) for attempt in records(run.record1 or {}, "attempts")[1:]
+    ]
+    steps = sorted({iteration + 1 for iteration in loaded if iteration is not None})
+    metrics, notes = dict(card.metrics), []
+    for name, rule in RESUME_RULES.items():
+        if not rule.first_step_apart or name not in metrics or not steps:
+            continue
+        for step in steps:
+            metrics[name] = _without(metrics[name], step)
+        listed = ", ".join(map(str, steps))
+        notes.append(f"{name}: without step {listed}, the first after a restart: {rule.first_step_apart}")
+    return dataclasses.replace(card, metrics=metrics), notes
+
+
+def records(record: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
+    """A list of mappings in a record; what is of another shape counts as absent."""
+    value = record.get(name)
+    return [mapping(item) for item in value] if isinstance(value, list) else []
+
+
+def _killed_ranks_row(
+    kill: Mapping[str, object], killed: Mapping[str, object], before: Mapping[str, object]
+) -> Row:
+    processes, alive = mapping(killed.get("processes")), mapping(before.get("processes"))
+    own = [rank for rank, process_id in processes.items() if alive.get(rank) == process_id]
+    row = equal_row("killed ranks", _listed(kill.get("ranks")), _listed(own))
+    if not processes:
+        return failed(row, MISSING, "nothing was killed")
+    if len(own) < len(processes):
+        return failed(row, REGRESSION, "what was killed was no rank of this attempt")
+    if killed.get("ended") is not True:
+        return failed(row, REGRESSION, "a rank did not end when it was killed")
+    return row
+
+
+def _killed_after_row(
+    kill: Mapping[str, object], killed: Mapping[str, object], before: Mapping[str, object]
+) -> Row:
+    row = equal_row("killed after step", whole(kill.get("after_step")), whole(killed.get("after_step")))
+    logged, wanted = last_step(before), whole(kill.get("after_step"))
+    if row.passed and (logged is None or logged < wanted):
+        return failed(row, MISSING, f"the killed attempt logged steps up to {logged or 'none'}")
+    return row
+
+
+def _loaded_row(killed: Mapping[str, object], after: Mapping[str, object]) -> Row:
+    newest, loaded = whole(killed.get("newest_checkpoint")), whole(after.get("loaded_iteration"))
+    row = equal_row("loaded iteration", newest, loaded)
+    if newest is None:
+        return failed(row, MISSING, "there was no complete checkpoint when the rank was killed")
+    if loaded is None:
+        return failed(row, MISSING, "nothing was loaded: the restart trained again from the start")
+    return row
+
+
+def _following(iteration: int | None) -> int | None:
+    return None if iteration is None else iteration + 1
+
+
+def named(row: Row, index: int) -> Row:
+    """The rows of later kills say which."""
+    return dataclasses.replace(row, metric=f"kill {index + 1}: {row.metric}") if index else row
+
+
+def _listed(ranks: object) -> str:
+    return (
+        ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
+        if isinstance(ranks, list)
+        else ""
+    )
+
+
+def _untimed(card: Card, platform: str) -> Card:
+    kept = {
+        name: metric for name, metric in card.metrics.items() if not rule_for(name, platform=platform).median
+    }
+    return dataclasses.replace(card, metrics=kept)
+
+
+def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
+    """Both up to what the killed attempt had logged of each metric: sums over ranks are written every few
+    steps, so that the last of them die with it.
+    """
+    logged = {name: metric for name, metric in first.metrics.items() if metric.steps.size}
+    again = {
+        name: metric.between(0, int(logged[name].steps[-1]))
+        for name, metric in second.metrics.items()
+        if name in logged
+    }
+    return Card(metrics=logged), Card(metrics=again)
+
+
+def _not_logged(first: Card, second: Card, last: int) -> str:
+    """What the killed attempt must have logged up to ``last``, its last step, and has not."""
+    for name, again in second.metrics.items():
+        died = SUMS_EVERY if name.startswith(SUMMED) else 1
+        logged = first.metrics[name].steps if name in first.metrics else ()
+        lost = np.setdiff1d(again.steps[again.steps <= last - died], logged)
+        if lost.size:
+            return f"{name} at step {lost[0]}"
+    return ""
+
+
+def _without(metric: Metric, step: int) -> Metric:
+    kept = metric.steps != step
+    texts = {at: text for at, text in metric.texts.items() if at != step}
+    return dataclasses.replace(metric, steps=metric.steps[kept], values=metric.values[kept], texts=texts)

@@ -1,0 +1,377 @@
+"""From files to a verdict: a finished run, or two cards, read, compared and explained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tasks.judge import comparability, crash_evidence, explanation, megatron_policy, restart_evidence, strict
+from tasks.judge.completeness import unlogged_rows
+from tasks.judge.strict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, LAST_STEP, MISSING, Row
+from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
+from tasks.records import card_store, held_card
+from tasks.records.card import Card
+from tasks.records.run import Run, read_run
+from tasks.util.exits import MISMATCH, PASSED, USAGE, UsageError
+from tasks.util.files import REPOSITORY
+
+STRICT, MEGATRON = "strict", "megatron"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to judge. ``steps``: first and last step to compare, None for all. ``checks``: of the megatron
+    policy.
+    """
+
+    policy: str = STRICT
+    steps: tuple[int, int] | None = None
+    checks: tuple[str, ...] = (CHECK_EXACT, CHECK_APPROXIMATE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """All that a report shows. ``error``: bad input found on the way (no golden card), one line.
+    ``golden_file``: the card that was asked for by its path.
+    """
+
+    title: str
+    policy: str
+    rows: list[Row]
+    steps: tuple[int, int] | None = None
+    checks: tuple[str, ...] = ()
+    changes: list[comparability.Change] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+    run: Run | None = None
+    golden_card: Card | None = None
+    golden_file: Path | None = None
+    actual_card: Card | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.error is None and strict.all_passed(self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """A mismatch is said before an input error that only kept a part from being compared."""
+        compared = [
+            row
+            for row in self.rows
+            if not (self.error and row.verdict == MISSING and row.comparison == GOLDEN)
+        ]
+        if not all(row.passed for row in compared):
+            return MISMATCH
+        if self.error:
+            return USAGE
+        return PASSED if self.passed else MISMATCH
+
+
+def judge_run(
+    run_dir: Path,
+    *,
+    case_name: str | None = None,
+    golden_file: Path | None = None,
+    root: Path = REPOSITORY,
+    options: Options | None = None,
+) -> Verdict:
+    """Phase 1 against the golden card, phase 2 against phase 1, and the evidence of the restart.
+
+    Raises:
+        UsageError: no such run, or a malformed file in it. A card that is missing or malformed is the
+            verdict's error.
+    """
+    options = options or Options()
+    run = read_run(run_dir, case_name=case_name)
+    _refuse_steps_without_restart(run, options)
+    own_rows = restart_and_resume_rows(run, options)
+    common = {
+        "title": f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}",
+        "policy": options.policy,
+        "steps": options.steps,
+        "checks": options.checks,
+        "golden_file": golden_file,
+        "run": run,
+        "actual_card": run.actual1,
+    }
+    try:
+        card, generic = held_card.card_of(run, golden_file, root, strict=options.policy == STRICT)
+        provenance = card_store.read_provenance(card.path) or {}
+        recorded, _ = held_card.origin(card.path)
+    except UsageError as error:
+        return _without_card(run, own_rows, error, common)
+    full = held_card.any_full(card)
+    basis = comparability.basis(
+        recorded,
+        run.fingerprint,
+        deterministic=run.deterministic,
+        generic=generic,
+        full_precision=full,
+    )
+    basis = dataclasses.replace(basis, restarted=run.crashes)
+    rows = [] if options.policy == MEGATRON else comparability.configuration_rows(recorded, run.fingerprint)
+    if options.policy == STRICT and not recorded and golden_file is None and full and not generic:
+        rows.append(comparability.provenance_row())
+    compared, apart = crash_evidence.without_first_steps(run, card)
+    actual, _ = crash_evidence.without_first_steps(run, run.actual1)
+    rows += _compared(
+        GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+    )
+    rows += own_rows
+    changes = comparability.changes(recorded, run.fingerprint) if recorded else []
+    return Verdict(
+        rows=rows,
+        changes=changes,
+        sentences=explanation.explain(rows, golden=card, run=run, changes=changes),
+        notes=_notes(card, provenance, run, rows) + apart + _held_to(basis, options),
+        golden_card=card,
+        **common,
+    )
+
+
+def _without_card(run: Run, own_rows: list[Row], error: UsageError, common: Mapping[str, object]) -> Verdict:
+    """Of Megatron-LM's program the restart alone decides; ours has to have a card."""
+    rows, found = own_rows, {"error": str(error)}
+    if (
+        run.subject
+        and isinstance(error, card_store.NoGoldenCard)
+        and any(row.comparison == RESUME for row in rows)
+    ):
+        note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
+        found = {"notes": [note]}
+    else:
+        row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
+        rows = [dataclasses.replace(row, note="no card to compare with"), *own_rows]
+    sentences = explanation.explain(rows, golden=None, run=run, changes=[])
+    return Verdict(rows=rows, sentences=sentences, **found, **common)
+
+
+def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None = None) -> Verdict:
+    """Any two cards.
+
+    Raises:
+        UsageError: a malformed card; no common metric; no common step; a header that the values do not keep
+            (strict).
+    """
+    options = options or Options()
+    card, actual = card_store.read_card(golden_file), card_store.read_card(actual_file)
+    common = [name for name in card.metrics if name in actual.metrics]
+    if not common:
+        raise UsageError(
+            f"{golden_file} and {actual_file} have no common metric ({_names(card)}; {_names(actual)})"
+        )
+    if options.policy == STRICT:
+        held_card.refuse_header_faults(card, actual)
+        if not any(
+            np.intersect1d(card.metrics[name].steps, actual.metrics[name].steps).size for name in common
+        ):
+            raise UsageError(
+                f"{golden_file} and {actual_file}: {common[0]!r} and other metrics have no common step"
+            )
+    card, actual = _restricted(card, options), _restricted(actual, options)
+    origins = [held_card.origin(path) for path in (golden_file, actual_file)]
+    basis = comparability.basis(*[facts for facts, _ in origins], full_precision=held_card.any_full(card))
+    platform = next((name for _, name in origins if name), None)
+    rows = (
+        []
+        if options.policy == MEGATRON
+        else comparability.configuration_rows(*[facts for facts, _ in origins])
+    )
+    rows += _compared(GOLDEN, card, actual, metrics=None, basis=basis, platform=platform, options=options)
+    error = None
+    if options.policy == STRICT:
+        gaps = [row for row in rows if row.verdict == MISSING and row.first_step is not None]
+        error = (
+            f"{actual_file}: {gaps[0].metric!r}: {gaps[0].note}, compared with {golden_file}; "
+            "restrict the comparison with --steps A-B"
+            if gaps
+            else None
+        )
+    changes = (
+        comparability.changes(*[facts for facts, _ in origins]) if all(facts for facts, _ in origins) else []
+    )
+    return Verdict(
+        title=f"{golden_file.name} · {actual_file.name}",
+        policy=options.policy,
+        steps=options.steps,
+        rows=rows,
+        changes=changes,
+        sentences=explanation.explain(rows, golden=card, actual=actual, changes=changes),
+        notes=_held_to(basis, options),
+        error=error,
+        golden_card=card,
+        actual_card=actual,
+    )
+
+
+def restart_and_resume_rows(run: Run, options: Options) -> list[Row]:
+    """Phase 2 against phase 1 and the evidence of the restart: what needs no card."""
+    return _resume_rows(run, options) + _restart_rows(run, options)
+
+
+def _compared(
+    comparison: str,
+    card: Card,
+    actual: Card,
+    *,
+    metrics,
+    basis: strict.Basis,
+    platform: str | None,
+    options: Options,
+) -> list[Row]:
+    begins = min(
+        (int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size), default=None
+    )
+    card, actual = _restricted(card, options), _restricted(actual, options)
+    if options.policy == MEGATRON:
+        return megatron_policy.judge_cards(comparison, card, actual, metrics=metrics, checks=options.checks)
+    return strict.judge_cards(
+        comparison, card, actual, metrics=metrics, basis=basis, platform=platform, begins=begins
+    )
+
+
+def _kept_rows(run: Run, options: Options) -> list[Row]:
+    """Phase 1, which goes on from a kept checkpoint, against the run that made it."""
+    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
+    loaded = restart_evidence.loaded_iteration(run.record1) if run.record1 is not None else None
+    if run.origin is None or loaded is None:
+        return [dataclasses.replace(row, note="phase 1 did not go on from the kept checkpoint")]
+    basis = comparability.basis(run.origin.fingerprint, run.fingerprint, deterministic=run.deterministic)
+    basis = dataclasses.replace(basis, only_the_model="the checkpoint was made by another run")
+    first, second = run.origin.values.between(loaded + 1, LAST_STEP), run.actual1
+    if options.policy == MEGATRON:
+        first, second = first.rounded(), second.rounded()
+    return _compared(
+        RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
+    )
+
+
+def _resume_rows(run: Run, options: Options) -> list[Row]:
+    if run.goes_on_from_kept:
+        return _kept_rows(run, options)
+    if run.crashes:
+        return _twice_trained_rows(run, options)
+    if not run.resumes:
+        return []
+    absent = [
+        name
+        for name, part in (("phase2.json", run.record2), ("actual_phase2.json", run.actual2))
+        if part is None
+    ]
+    loaded = restart_evidence.loaded_iteration(run.record2) if run.record2 is not None else None
+    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
+    if absent:
+        note = f"the restart left no {' and no '.join(absent)}; run tasks.resume"
+        return [dataclasses.replace(row, note=note)]
+    if loaded is None:
+        return [dataclasses.replace(row, note="phase 2 loaded no checkpoint, so it resumed nothing")]
+    first = run.actual1.between(loaded + 1, LAST_STEP)
+    second = run.actual2
+    if options.policy == MEGATRON:
+        first, second = first.rounded(), second.rounded().between(loaded + 1, LAST_STEP)
+    return _within_run(run, first, second, options, run.metrics)
+
+
+def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
+    pairs, why_none = crash_evidence.twice_trained(run)
+    if not pairs:
+        return [crash_evidence.resume_row(why_none)]
+    return [
+        crash_evidence.named(row, index)
+        for index, (first, second) in enumerate(pairs)
+        for row in _within_run(run, first, second, options, None)
+    ]
+
+
+def _within_run(
+    run: Run, first: Card, second: Card, options: Options, metrics: tuple[str, ...] | None
+) -> list[Row]:
+    """The same steps, trained twice in one run."""
+    reason = "the run is not deterministic (no --deterministic-mode)"
+    if run.changes_layout:
+        reason = "the restart has another layout of ranks, which add up in another order"
+    exact = run.deterministic and not run.changes_layout
+    basis = strict.Basis(
+        check=CHECK_EXACT if exact else CHECK_APPROXIMATE,
+        reason=reason,
+        only_the_model="it depends on the layout of ranks, which changed" if run.changes_layout else "",
+    )
+    return _compared(
+        RESUME, first, second, metrics=metrics, basis=basis, platform=run.platform, options=options
+    )
+
+
+def _restart_rows(run: Run, options: Options) -> list[Row]:
+    if options.policy == MEGATRON:
+        return []
+    return [
+        *unlogged_rows(run, options.steps),
+        *_evidence_rows(run),
+        *map(restart_evidence.failed_try_row, run.failed_tries),
+    ]
+
+
+def _evidence_rows(run: Run) -> list[Row]:
+    if run.record1 is None:
+        row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
+        return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
+    if run.goes_on_from_kept:
+        return restart_evidence.restart_rows(run.origin.record, run.record1) if run.origin else []
+    if run.resumes:
+        if run.record2 is None:
+            return []
+        rows = restart_evidence.layout_rows if run.changes_layout else restart_evidence.restart_rows
+        surroundings = comparability.phases_row(
+            run.fingerprint,
+            [record.get("fingerprint") for record in (run.record1, run.record2)],
+            other_layout=run.changes_layout,
+        )
+        return [surroundings, *rows(run.record1, run.record2)]
+    if run.crashes:
+        return crash_evidence.crash_rows(run.record1, list(run.kills))
+    return [restart_evidence.no_restart_row(run.record1)]
+
+
+def _refuse_steps_without_restart(run: Run, options: Options) -> None:
+    loaded = restart_evidence.loaded_iteration(run.record2 or {})
+    if options.steps is None or loaded is None:
+        return
+    first, last = options.steps
+    if last <= loaded or first > run.actual1.last_step:
+        raise UsageError(
+            f"--steps {first}-{last}: holds no step of the restart, {loaded + 1} to {run.actual1.last_step}"
+        )
+
+
+def _restricted(card: Card, options: Options) -> Card:
+    return card.between(*options.steps) if options.steps else card
+
+
+def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Row]) -> list[str]:
+    notes = [f"golden card: {card.path.name}"]
+    recorded = provenance.get("card_sha256")
+    if recorded and recorded != card_store.file_sha256(card.path):
+        notes.append(f"{card.path.name} was edited after it was recorded")
+    compared = {row.metric for row in rows if row.comparison == GOLDEN}
+    unknown = [name for name in run.actual1.metrics if name not in compared and name not in card.metrics]
+    if unknown:
+        notes.append(f"not compared, the card has no values: {', '.join(unknown)}")
+    notes += [f"{row.metric}: {row.note}" for row in map(restart_evidence.failed_try_row, run.failed_tries)]
+    if plugins := ", ".join(Path(path).name for path in run.rank_plugins):
+        notes.append(f"trained with rank plugins: {plugins}")
+    return notes
+
+
+def _held_to(basis: strict.Basis, options: Options) -> list[str]:
+    if options.policy == MEGATRON or basis.check == CHECK_EXACT:
+        return []
+    return [f"held to the approximate checks: {basis.reason}"]
+
+
+def _names(card: Card) -> str:
+    return ", ".join(list(card.metrics)[:6]) or "none"

@@ -1,0 +1,278 @@
+"""One phase: an elastic agent in this process that imports torch and megatron once and forks the ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.cases.case import Kill
+from tasks.launch import collectives, failures, infrastructure
+from tasks.launch.imports import Surroundings, preload
+from tasks.launch.killer import Killed, Killer
+from tasks.launch.rank_exits import all_exit_codes
+from tasks.launch.trainer import OURS, TrainerUnderTest
+from tasks.launch.watchdog import Watchdog
+from tasks.machine import mps
+from tasks.machine import nodes as nodes_module
+from tasks.machine.nodes import ALONE, Nodes
+from tasks.records import attempts
+from tasks.records.checkpoints import list_checkpoints
+from tasks.records.manifest import ANY_ORIGIN, Origin
+from tasks.util.exits import Hang
+from tasks.util.processes import end_with_parent
+from tasks.util.progress import ProgressBoard
+
+_FORK_POLL_S = 0.005
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What is to be launched. ``steps``: first and last iteration, for the progress display."""
+
+    words: tuple[str, ...]  # Megatron's command line
+    directory: Path
+    world_size: int  # ranks on all nodes
+    device: str  # "cpu" or "cuda"
+    ranks_per_gpu: int = 0
+    steps: tuple[int, int]
+    env_vars: dict[str, str] = field(default_factory=dict)
+    rank_plugins: tuple[Path, ...] = ()
+    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
+    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
+    hang_timeout_s: float | None = None
+    max_restarts: int = 0
+    trainer: TrainerUnderTest = OURS
+    kills: tuple[Kill, ...] = ()
+    checkpoints: Path | None = None  # where a restarted attempt finds the newest one
+    nodes: Nodes = ALONE
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What its ranks find imported."""
+        return Surroundings(
+            device=self.device,
+            ranks_per_gpu=self.ranks_per_gpu,
+            trainer=self.trainer,
+            env_vars=self.env_vars,
+        )
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on each node."""
+        return self.world_size // self.nodes.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a launched phase went."""
+
+    kills: tuple[Killed, ...]
+    start_s: float  # from here to the first rank's first note: imports and forks
+    total_s: float
+
+
+def launch(phase: Phase) -> Outcome:
+    """Run all ranks of ``phase`` to their end.
+
+    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log, or
+    ``InfrastructureFailure`` where its surroundings are to blame; ``Hang`` with every rank's stack when none
+    made progress. No process is left behind, whatever happens.
+    """
+    begin = time.monotonic()
+    os.environ.update(phase.env_vars)
+    for name, value in nodes_module.agent_variables(phase.nodes).items():
+        os.environ.setdefault(name, value)
+    phase.directory.mkdir(parents=True, exist_ok=True)
+    with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
+        preload(phase.surroundings)
+        daemon.join(print)
+        board = ProgressBoard(phase.local_ranks)
+        dog = Watchdog(
+            board,
+            phase.directory,
+            phase.steps,
+            phase.hang_timeout_s,
+            several_nodes=phase.nodes.several,
+        )
+        killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
+        with failures.told_by_kind(phase.directory), _no_process_left_behind(daemon), dog, killer:
+            _run_agent(phase, board, dog, daemon)
+    first_note = dog.first_note_s
+    return Outcome(
+        kills=tuple(killer.done),
+        start_s=(first_note or time.monotonic()) - begin,
+        total_s=time.monotonic() - begin,
+    )
+
+
+def _newest_checkpoint(phase: Phase) -> int | None:
+    return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
+
+
+def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Daemon) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they report is reported below, in one place
+    config = LaunchConfig(
+        min_nodes=phase.nodes.count,
+        max_nodes=phase.nodes.count,
+        nproc_per_node=phase.local_ranks,
+        rdzv_backend="c10d",
+        **nodes_module.agent_settings(phase.nodes, phase.directory),
+        start_method="fork",
+        max_restarts=phase.max_restarts,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=None),
+    )
+    memory_kills = infrastructure.memory_kills()
+    first_attempt = len(attempts.processes(phase.directory))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        first_rank = phase.nodes.rank * phase.local_ranks
+        with all_exit_codes(
+            first_rank, restarts=phase.max_restarts, before_restart=lambda: daemon.renew(print)
+        ) as exit_codes:
+            elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
+        if dog.hang_report is not None:  # ended as they were asked to give their stacks
+            raise Hang(dog.hang_report)
+    except ChildFailedError as error:
+        if dog.hang_report is not None:
+            raise Hang(dog.hang_report) from None
+        raise failures.failure_of(
+            phase.directory,
+            exit_codes | {rank: failure.exitcode for rank, failure in error.failures.items()},
+            max_restarts=phase.max_restarts,
+            kills_wanted=bool(phase.kills),
+            killed_for_memory=infrastructure.memory_kills() > memory_kills,
+        ) from None
+    except RendezvousError as error:
+        trained = dog.first_note_s is not None
+        raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
+    except SignalException as stop:
+        raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
+
+
+def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
+    """Runs in every forked rank."""
+    end_with_parent(parent=parent)
+    os.register_at_fork(after_in_child=end_with_parent)
+    if phase.device == "cpu":
+        # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    rank = int(os.environ["RANK"])
+    log = open(attempts.rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
+        signal.signal(number, signal.SIG_DFL)
+    board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
+    attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
+    print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
+    failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
+    stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    from tasks.ranks import flight_recorder
+
+    run = phase.trainer.program()
+    flight_recorder.answer(collectives.record_file(phase.directory, rank))
+    _wait_for_forks(board)
+    try:
+        with _no_exit_is_success():
+            run(
+                phase.words,
+                evidence=attempts.evidence_folder(phase.directory, attempt),
+                rank_plugins=phase.rank_plugins,
+                board=board,
+                attempt=attempt,
+                origin=phase.origin,
+                expected=phase.expected,
+            )
+    except BaseException as error:
+        traceback.print_exc()
+        failures.note(phase.directory, rank, error)
+        # Python waits for child processes when it ends; a checkpoint worker would never end by itself.
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
+
+
+@contextlib.contextmanager
+def _no_exit_is_success() -> Iterator[None]:
+    """A program that has done its work returns; torch takes ``sys.exit(0)`` for success, wherever it is."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise RuntimeError(f"it ended itself before it had finished: sys.exit({stop.code!r})") from stop
+
+
+def _wait_for_forks(board: ProgressBoard) -> None:
+    """Connect to nothing before all ranks of this attempt are forked on this node.
+
+    The agent's store looks up the name of whoever connects, in a thread, under a lock of the C library. A
+    rank forked at that moment inherits the lock taken, and hangs at its own first look-up. Measured without
+    this: 3 hangs in 120 starts of 8 ranks.
+    """
+    while not all(_is_alive(row.process_id) for row in board.rows()):
+        time.sleep(_FORK_POLL_S)
+
+
+def _is_alive(process_id: int) -> bool:
+    if not process_id:
+        return False  # it has not noted itself yet; after a restart, its row still names the one before
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, 0)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _no_process_left_behind(daemon: mps.Daemon) -> Iterator[None]:
+    """Adopt orphaned descendants (a killed rank's checkpoint worker), and end all that remain afterwards.
+
+    What was there before is spared, and the guard of ``daemon``, which ends it.
+    """
+    import psutil
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    before = psutil.Process().children()
+    try:
+        yield
+    finally:
+        children = psutil.Process().children()
+        new = [child for child in children if child not in before and child.pid != daemon.guard_id]
+        remaining = [process for child in new for process in [child, *_descendants(child)]]
+        for process in remaining:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(remaining, timeout=5)
+
+
+def _descendants(process: Any) -> list[Any]:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []

@@ -1,0 +1,125 @@
+"""What all ranks share, imported once in the process that forks them: torch, megatron, the training program.
+
+Importing costs seconds in every process; a fork shares what its parent imported. CUDA is never initialised
+here: a forked process cannot use the CUDA of its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+from tasks.launch import bytecode
+from tasks.launch.import_watch import no_longer_than
+from tasks.launch.trainer import OURS, TrainerUnderTest
+from tasks.util.exits import HANG
+from tasks.util.processes import end_with_parent
+
+# What every rank would import for itself otherwise.
+_SHARED_MODULES = (
+    "multiprocessing.managers",  # megatron's asynchronous checkpoint writer
+    "torch._dynamo",  # megatron's fused functions
+    "torch._inductor.config",  # deterministic mode sets an option of the compiler, too
+    "torch.distributed.launcher.api",
+    "torch.utils.tensorboard",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What an import depends on. ``env_vars`` must be in force before it begins: torch reads them once."""
+
+    device: str  # "cpu" or "cuda"
+    ranks_per_gpu: int = 0
+    trainer: TrainerUnderTest = OURS
+    env_vars: dict[str, str] = field(default_factory=dict)
+
+
+IMPORT_TIMEOUT_S = 600.0  # cold, from a slow disk, it takes a minute
+_done: list[Surroundings] = []
+
+
+def preload(wanted: Surroundings) -> None:
+    """Import everything; on a CPU, put the stand-in for CUDA in force. A second time, nothing is left to do.
+
+    Raises:
+        CannotRun: a library of the GPU's is missing or too old.
+        RuntimeError: this process has done so for other surroundings, which cannot be taken back.
+    """
+    if _done:
+        if _done[0] != wanted:
+            raise RuntimeError(f"this process has imported torch for {_done[0]}, not for {wanted}")
+        return
+    bytecode.keep()
+    if wanted.device == "cpu" and bytecode.is_missing() and not sys.dont_write_bytecode:
+        _compile_elsewhere(wanted)
+    _import_in_time(wanted)
+    _done.append(wanted)
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
+
+
+def _compile_elsewhere(wanted: Surroundings) -> None:
+    """Import everything in a process of its own, for the bytecode that this leaves behind.
+
+    What compiling needs stays with a process, and on a CPU a rank's memory counts what it shares with the one
+    that forked it: in the first ``regress`` of an environment it was 6 to 8 % more than in the next ones.
+    """
+    parent, child = os.getpid(), os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) == HANG:
+            os._exit(HANG)  # it has said where
+        return
+    end_with_parent(parent=parent)
+    with contextlib.suppress(BaseException):  # told by the process that needs what is imported
+        _import_in_time(wanted)
+    os._exit(0)
+
+
+def _import_in_time(wanted: Surroundings) -> None:
+    with no_longer_than(IMPORT_TIMEOUT_S, "importing torch and megatron"):
+        _import_all(wanted)
+
+
+def _import_all(wanted: Surroundings) -> None:
+    warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
+    if wanted.device == "cpu":
+        from tasks.ranks import cuda_on_cpu, portable_math
+
+        cuda_on_cpu.install()
+        portable_math.install()
+    else:
+        from tasks.machine import cudnn, nccl
+
+        nccl.put_in_front(ranks_per_gpu=wanted.ranks_per_gpu)
+        cudnn.put_in_front()
+    for name in _SHARED_MODULES:
+        importlib.import_module(name)
+    wanted.trainer.preload(wanted.device)
+    import torch
+
+    if wanted.device == "cpu":
+        cuda_on_cpu.finish_install()
+    elif wanted.trainer.own:
+        sys.modules["tasks.ranks.warm_up"].import_compilers()
+    if wanted.device == "cuda" and torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was initialised in the process that forks the ranks")
+
+
+def new_random_state() -> None:
+    """Seed anew what a process draws from that nobody seeds: a fork would draw what its siblings draw, and
+    two phases that ought to be seeded and are not would look alike.
+    """
+    import numpy
+    import torch
+
+    torch.default_generator.seed()
+    numpy.random.seed()

@@ -1,0 +1,279 @@
+"""What a phase is to run, from its command line: read and checked before a rank starts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.cases import corpus, megatron_lm_case
+from tasks.cases.argument_values import broken_on_cpu, training_sequences
+from tasks.cases.case import Case, load_case, load_upstream_case, parse_settings
+from tasks.cases.flags import parse_arguments, unknown_flags
+from tasks.launch import trainer
+from tasks.launch.trainer import OURS, TrainerUnderTest
+from tasks.machine import gpu_memory, nodes, platforms
+from tasks.records.fingerprint import fingerprint
+from tasks.util.exits import CannotRun, UsageError
+
+NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A case on this machine, with its data."""
+
+    case: Case
+    platform: platforms.Platform
+    data: corpus.Built
+    run_dir: Path
+    rank_plugins: tuple[Path, ...]
+    hang_timeout_s: float | None
+    max_restarts: int
+    nodes: nodes.Nodes
+    load_from: Path | None = None  # a checkpoint that this run did not make
+    trainer: TrainerUnderTest = OURS
+    goldens: Path | None = None  # the folder of the cards, where it is not the repository's
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What the result of this run depends on."""
+        facts = fingerprint(self.case, self.data.sha256, platform=self.platform)
+        among = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
+        return facts | self.trainer.facts() | among
+
+    def restarted(self) -> Setup:
+        """The setup of the restart, which the case may give other flags and fewer ranks.
+
+        Errors: ``UsageError`` for flags that do not fit; ``CannotRun`` when it does not fit on the GPUs.
+        """
+        restart, platform = self.case.restart, self.platform
+        if restart and restart.ranks:
+            if restart.ranks % self.nodes.count:
+                raise UsageError(
+                    f"--nnodes {self.nodes.count}: does not divide the restart's {restart.ranks} ranks"
+                )
+            gpus = len(platform.gpus) * self.nodes.count
+            shared = -(-restart.ranks // gpus) if platform.ranks_per_gpu else 0
+            platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
+        case = self.case.restarted()
+        arguments = understood(case, platform, self.trainer)
+        if platform.device == "cuda" and arguments is not None:
+            gpu_memory.check(platform, arguments)
+        return dataclasses.replace(self, case=case, platform=platform)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line of a phase."""
+    parser.add_argument(
+        "case", nargs="?", metavar="CASE", help="a folder of test_cases/, or the path of a case file"
+    )
+    parser.add_argument(
+        "--case-file",
+        metavar="PATH",
+        type=Path,
+        help="instead of CASE: a model_config.yaml of Megatron-LM's functional tests, its cards beside it",
+    )
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
+    parser.add_argument(
+        "--set",
+        metavar="FLAG=VALUE",
+        action="append",
+        default=[],
+        help="a Megatron flag of the case, changed: --set train-iters=200",
+    )
+    parser.add_argument(
+        "--data-path",
+        metavar="PREFIX",
+        type=Path,
+        help="train on this Megatron dataset (PREFIX.bin, PREFIX.idx) instead of the case's text",
+    )
+    parser.add_argument(
+        "--rank-plugin",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="Python executed in every rank before the model is built",
+    )
+    parser.add_argument(
+        "--hang-timeout",
+        metavar="SECONDS",
+        type=float,
+        help="no progress of any rank for so long is a hang (default: 10 times the slowest step)",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        metavar="N",
+        type=int,
+        help="how often failed ranks are started again within the phase (default: once for each kill that the"
+        " case asks for, so never for most)",
+    )
+    parser.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
+        default=0,
+        help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
+        " process) is tried again (default: never)",
+    )
+    trainer.add_options(parser)
+    nodes.add_options(parser)
+
+
+def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
+    """Read and check everything that can be checked before a rank starts."""
+    for plugin in options.rank_plugin:
+        if not plugin.is_file():
+            raise UsageError(f"--rank-plugin {plugin}: there is no such file")
+    for name in ("max_restarts", "retries"):
+        if (getattr(options, name) or 0) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
+    if options.hang_timeout is not None and not options.hang_timeout > 0:
+        raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+    tested = trainer.choose(options)
+    platform = nodes.spread(platforms.detect(), among)
+    case = read_case(options, platform, tested)
+    if among.several and case.kills:
+        raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
+    if not tested.own and case.kills:
+        raise UsageError(
+            f"{case.name} kills ranks, and Megatron-LM's own program does not come back from that here: its"
+            " restarted ranks find the addresses of those before; run it with our training program"
+        )
+    arguments = understood(case, platform, tested)
+    if platform.device == "cuda" and arguments is not None:
+        need = gpu_memory.check(platform, arguments)
+        print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
+    for note in platform.notes:
+        print(f"note: {note}")
+    data = find_data(case, options.data_path)
+    if arguments is not None:
+        _check_text(data, arguments.split)
+    return Setup(
+        case=case,
+        platform=platform,
+        data=data,
+        run_dir=options.run_dir.resolve(),
+        rank_plugins=tuple(plugin.resolve() for plugin in options.rank_plugin),
+        hang_timeout_s=options.hang_timeout,
+        max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
+        trainer=tested,
+        goldens=case.path.parent.resolve() if options.case_file is not None else None,
+        nodes=among,
+    )
+
+
+def read_case(options: argparse.Namespace, platform: platforms.Platform, tested: TrainerUnderTest) -> Case:
+    """The case of the command line: one of ours, or a file of Megatron-LM's.
+
+    Errors: ``UsageError`` as those of the readers; for a case of Megatron-LM all flags that only it knows.
+    """
+    if (options.case is None) == (options.case_file is None):
+        raise UsageError("give one case: the name of a folder of test_cases/, or --case-file PATH")
+    common = {
+        "platform_name": platform.name,
+        "overrides": parse_settings(options.set),
+        "world_size": platform.world_size,
+    }
+    if options.case_file is None:
+        return load_case(options.case, **common)
+    case = load_upstream_case(options.case_file, **common, ours=tested.own)
+    upstream = megatron_lm_case.read(case.path)
+    megatron_lm_case.refuse_other_types(upstream)
+    for remark in upstream.remarks:
+        print(f"note: {case.path}: {remark}")
+    unknown = unknown_flags(case.flags()) if tested.own else []
+    if unknown:
+        raise UsageError(
+            f"{case.path}: our training program does not know {', '.join(unknown)}: run it with Megatron-LM's"
+            " own, --megatron-lm PATH (a checkout)"
+        )
+    return case
+
+
+def understood(
+    case: Case, platform: platforms.Platform, tested: TrainerUnderTest
+) -> argparse.Namespace | None:
+    """The flags parsed; None for Megatron-LM's own program, which may know what ours does not.
+
+    Errors: ``UsageError`` for flags that our own training program cannot take.
+    """
+    try:
+        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
+    except UsageError as error:
+        if tested.own:
+            raise UsageError(f"{case.path}: {error}") from None
+        return None
+    broken = broken_on_cpu(arguments) if tested.own and platform.device == "cpu" else []
+    if broken:
+        where = f"under PLATFORMS, {platform.name}, or with --set"
+        raise UsageError(f"{case.path}: {'; '.join(broken)}: give it {where}")
+    return arguments
+
+
+def data_parallel_size(name: str, platform: platforms.Platform) -> int:
+    """How many replicas of the model our training program makes of a case on this platform."""
+    case = load_case(name, platform_name=platform.name, world_size=platform.world_size)
+    return parse_arguments(case.flags(), world_size=platform.world_size).data_parallel_size
+
+
+def find_data(case: Case, data_path: Path | None) -> corpus.Built:
+    """The dataset to train on: the user's, the case's own text, or the one its flags name.
+
+    Errors: ``CannotRun`` when the case's data set is not on this machine.
+    """
+    if data_path is not None:
+        return corpus.existing(data_path)
+    if case.corpus is not None:
+        return corpus.build(case.corpus)
+    missing = [name for name in case.names_needed() if name == "DATA_PATH" and not os.environ.get(name)]
+    if missing:
+        raise CannotRun(
+            f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
+        )
+    if case.model_args.get("--mock-data"):
+        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
+    return corpus.existing(named_data(case))
+
+
+def named_data(case: Case) -> Path:
+    """The prefix of the data set that the case's flags name.
+
+    Errors: ``UsageError`` when they name none, or several.
+    """
+    named = case.model_args.get("--data-path")
+    if not isinstance(named, str):
+        raise UsageError(
+            f"{case.path}: --data-path: {named!r} is not the prefix of one data set: write one there, or give"
+            " it for one run: --data-path PREFIX"
+        )
+    return Path(named.replace("${DATA_PATH}", os.environ.get("DATA_PATH", "")))
+
+
+def _check_text(data: corpus.Built, split: str) -> None:
+    """Errors: ``UsageError`` when there is nothing to train on."""
+    if data.tokens and training_sequences(split, data.sequences):
+        return
+    if data.sha256 != "mock-data":
+        raise UsageError(
+            f"{data.prefix}: {data.sequences} sequences, {data.tokens} tokens: --split {split} leaves none to"
+            " train on; give its first share more, or another data set"
+        )
+
+
+def check_space(run_dir: Path) -> None:
+    """Errors: ``CannotRun`` when the disk of ``run_dir`` is nearly full, or cannot be written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+    except OSError as error:
+        raise CannotRun(f"{run_dir}: cannot be written: {error.strerror}; choose another --run-dir") from None
+    if free < NEEDED_BYTES:
+        raise CannotRun(
+            f"{run_dir}: {free / 2**20:.0f} MiB free, a run needs {NEEDED_BYTES / 2**20:.0f}:"
+            " make space (nox -s clean -- --keep 5) or choose another --run-dir"
+        )

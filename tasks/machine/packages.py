@@ -1,0 +1,158 @@
+"""The pinned environment: are the installed versions the pinned ones, and is torch the right build?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from tasks.machine import platforms
+from tasks.util.exits import CannotRun, UsageError, exit_with
+from tasks.util.files import REPOSITORY
+
+PINS = REPOSITORY / "requirements.txt"
+GPU_PINS = REPOSITORY / "requirements-gpu.txt"
+BESIDE_TORCH = "nvidia-nccl-cu13"  # the newer one of requirements-gpu.txt lies in a folder of its own
+# Compilers of nvidia-cudnn-frontend: gigabytes that no path of this harness imports (requirements-gpu.txt).
+LEFT_OUT = frozenset({"nvidia-cutlass-dsl"})
+UNPINNED = frozenset({"pip"})  # what creates an environment brings its own
+
+
+def read_pins(path: Path, marker_environment: Mapping[str, str] | None = None) -> dict[str, Requirement]:
+    """Pins that hold for this interpreter, or for the one that ``marker_environment`` describes, by package.
+
+    Raises:
+        UsageError: a line that is no pin of one exact version, or a package pinned twice.
+    """
+    pins: dict[str, Requirement] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        text = line.split("#", 1)[0].strip()
+        if not text:
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise UsageError(f"{path}, line {number}: {text!r} is no requirement: {error}") from error
+        if not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
+            raise UsageError(f"{path}, line {number}: {text!r} does not pin one exact version with ==")
+        if requirement.marker and not requirement.marker.evaluate(dict(marker_environment or {})):
+            continue
+        name = canonicalize_name(requirement.name)
+        if name in pins:
+            raise UsageError(f"{path}, line {number}: {name} is pinned twice for this interpreter")
+        pins[name] = requirement
+    return pins
+
+
+def installed_versions() -> dict[str, str]:
+    """Version of every installed package, by its canonical name."""
+    return {
+        canonicalize_name(distribution.name): distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
+
+
+def differences(pins: Mapping[str, Requirement], installed: Mapping[str, str]) -> list[str]:
+    """What is missing, of another version, or not pinned, a line each."""
+    lines = []
+    for name, requirement in sorted(pins.items()):
+        version = installed.get(name)
+        if version is None:
+            lines.append(f"{name}: not installed, pinned is {requirement.specifier}")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            lines.append(f"{name}: {version} is installed, pinned is {requirement.specifier}")
+    unpinned = sorted(set(installed) - set(pins) - UNPINNED)
+    return lines + [f"{name}: {installed[name]} is installed, but not pinned" for name in unpinned]
+
+
+def torch_cuda_version() -> str | None:
+    """The CUDA that the installed torch was built for, or None; read from a file, to be quick."""
+    try:
+        version_file = importlib.metadata.distribution("torch").locate_file("torch/version.py")
+        text = Path(str(version_file)).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def wrong_build(environment_name: str, cuda_version: str | None, *, gpus: int) -> str | None:
+    """Why this build of torch is wrong, which it can be for lts without a GPU, or None."""
+    if environment_name != "lts" or cuda_version is None or gpus:
+        return None
+    return (
+        f"torch: this is the build for CUDA {cuda_version}, the lts environment needs the CPU build: let"
+        " pip find PyTorch's CPU wheels (the README says how), delete .nox/lts and run the session again"
+    )
+
+
+def newer_nccl() -> Path | None:
+    """The NCCL that the launcher preloads, where ``requirements-gpu.txt`` is installed."""
+    library = Path(sys.prefix) / "nccl" / "nvidia" / "nccl" / "lib" / "libnccl.so.2"
+    return library if library.is_file() else None
+
+
+def verify(*, gpu: bool, dependencies: bool) -> str:
+    """Check the environment that runs this, and say in a line what it is.
+
+    Raises:
+        CannotRun: it is not the pinned one; all differences are in the message.
+    """
+    pins = read_pins(PINS)
+    problems = []
+    if gpu:
+        pins |= {name: pin for name, pin in read_pins(GPU_PINS).items() if name != BESIDE_TORCH}
+        if newer_nccl() is None:
+            problems.append(f"{BESIDE_TORCH}: the newer one is missing under {sys.prefix}/nccl")
+    problems += differences(pins, installed_versions())
+    build = wrong_build(platforms.environment(), torch_cuda_version(), gpus=len(platforms.query_gpus()))
+    problems += [build] if build else []
+    if not problems and dependencies:
+        problems += _pip_check()
+    if problems:
+        raise CannotRun("\n  ".join(["the environment is not the pinned one:", *problems]))
+    torch_version = platforms.installed_version("torch")
+    return f"{platforms.environment()} environment: {len(pins)} packages as pinned, torch {torch_version}"
+
+
+def _pip_check() -> list[str]:
+    command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    if outcome.returncode == 0:
+        return []
+    return broken_dependencies(outcome.stdout + outcome.stderr)
+
+
+def broken_dependencies(pip_check: str) -> list[str]:
+    """What pip check complains of, a line each, without the packages that are left out on purpose."""
+    lines = []
+    for line in filter(str.strip, pip_check.splitlines()):
+        missing = re.search(r" requires (\S+), which is not installed", line)
+        if missing is None or canonicalize_name(missing.group(1)) not in LEFT_OUT:
+            lines.append(f"pip check: {line}")
+    return lines
+
+
+def main() -> int:
+    """``python -m tasks.environment verify``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.environment",
+        description="Is this the pinned environment? Exits 5 when it is not.",
+    )
+    parser.add_argument("action", choices=["verify"])
+    parser.add_argument("--gpu", action="store_true", help="with requirements-gpu.txt on top")
+    parser.add_argument("--dependencies", action="store_true", help="ask pip check too (1 s)")
+    arguments = parser.parse_args()
+    print(verify(gpu=arguments.gpu, dependencies=arguments.dependencies))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

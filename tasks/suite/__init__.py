@@ -1,0 +1,1 @@
+"""Several cases in one command: options, steps, jobs, outcomes, history."""

@@ -1,0 +1,135 @@
+"""One parent for what several cases train: it imports torch and megatron once and forks their training tasks.
+
+The ranks are forked from the task in turn, as ever. Only for our own program on a CPU, on one machine; a
+case for which that does not hold, or whose environment variables are others, is started anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import IO
+
+from tasks.cases.case import load_case
+from tasks.launch import trainer
+from tasks.launch.imports import Surroundings, new_random_state, preload
+from tasks.machine import platforms
+from tasks.machine.platforms import Platform
+from tasks.suite.step_process import StepProcess, start_anew
+from tasks.suite.steps import TRAINING_TASKS, Step
+from tasks.util.exits import SESSION_VARIABLE, TaskError
+
+_POLL_S = 0.02
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class SharedParent:
+    """This process, as far as it is the parent of what the cases train. ``cases``: those that it can fork."""
+
+    def __init__(self, cases: Sequence[str], options: argparse.Namespace) -> None:
+        surroundings = _surroundings(cases, options)
+        self._wanted = next(iter(surroundings.values()), None)
+        self.cases = [case for case, each in surroundings.items() if each == self._wanted]
+
+    def import_once(self) -> None:
+        """Import what the ranks share, if there is anything to fork. Where that fails, nothing is: each task
+        started anew tells the error as its own.
+        """
+        if not self.cases:
+            return
+        before = dict(os.environ)
+        os.environ.update(self._wanted.env_vars)  # in force for the import; the steps set what they need
+        try:
+            preload(self._wanted)
+        except Exception:
+            traceback.print_exc()
+            self.cases = []
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start(self, case: str, step: Step, output: IO[str] | None) -> StepProcess:
+        """A step of ``case``: forked from here where that is possible, else ``start_anew``."""
+        if case in self.cases and step.task in TRAINING_TASKS:
+            return _Forked(step, output)
+        return start_anew(step, output)
+
+
+def _surroundings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, Surroundings]:
+    """What the ranks of each case are to find imported; without those that cannot be forked from here."""
+    platform, found = _platform_to_share(options), {}
+    for case in cases if platform else ():
+        with contextlib.suppress(TaskError):  # its task says what is wrong
+            loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
+            found[case] = Surroundings(device=platform.device, env_vars=platform.variables(loaded.env_vars))
+    return found
+
+
+def _platform_to_share(options: argparse.Namespace) -> Platform | None:
+    if options.nodes.several or options.retries or options.baseline:
+        return None
+    with contextlib.suppress(TaskError):  # the tasks say what is wrong
+        platform = platforms.detect()
+        return platform if platform.device == "cpu" and trainer.choose(options).own else None
+    return None
+
+
+class _Forked:
+    """A task in a process forked from this one; used like a ``subprocess.Popen``."""
+
+    def __init__(self, step: Step, output: IO[str] | None) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_run, args=(step, output, os.getpid()))
+        # A stop that came between the fork and the child's own handlers would be noted there, and forgotten.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises ``subprocess.TimeoutExpired`` when it still runs after ``timeout`` seconds."""
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        # Not "join": it waits for a pipe that descendants of the task, too, hold open.
+        while (code := self.poll()) is None:
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise subprocess.TimeoutExpired(self._process.name, timeout)
+            time.sleep(_POLL_S)
+        return code
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+
+def _run(step: Step, output: IO[str] | None, parent: int) -> None:
+    """Runs in the forked process: the task, as ``python -m`` would run it."""
+    os.setsid()
+    for number in _STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for stream in (1, 2) if output else ():
+        os.dup2(output.fileno(), stream)
+    new_random_state()
+    os.environ[SESSION_VARIABLE] = str(parent)
+    sys.argv = step.words[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,166 @@
+"""The record of a regress: a file that says of each case how it ended, written anew as each one does.
+
+Reading needs only the standard library: the noxfile does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tasks.machine import platforms
+from tasks.suite import outcomes
+from tasks.suite.outcomes import ENDED, INTERRUPTED, RUNNING, SKIPPED, Outcome
+from tasks.util.exits import PASSED, CannotRun, TaskError, UsageError
+
+FILE = "regress.json"
+RUNS = Path("runs")
+# Options that change what is run, or what it is compared with.
+CHANGES = ("set", "rank_plugin", "data_path", "megatron_lm", "trainer", "baseline")
+
+
+def path_for(options: argparse.Namespace) -> Path:
+    """Where a regress with these options keeps its record."""
+    return (options.run_dir or RUNS) / FILE
+
+
+def read(path: Path) -> list[dict]:
+    """What the newest regress noted of each case.
+
+    Raises:
+        UsageError: there is no record, or it is none.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"--rerun-failed: there is no {path} of an earlier regress: run nox -s regress first"
+        )
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        rows = [{**row, "case": str(row["case"]), "verdict": str(row["verdict"])} for row in rows]
+        if not all(type(row["exit_code"]) in (int, type(None)) for row in rows):
+            raise TypeError
+        return rows
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: is no record of a regress: remove it and run nox -s regress") from None
+
+
+def surroundings(options: argparse.Namespace) -> dict[str, object]:
+    """What a case that passed has passed with: the commit, the kind of machine, and what options change."""
+    try:
+        platform = platforms.detect().name
+    except TaskError:  # nothing can run here: each case says why
+        platform = "none"
+    return {
+        "commit": platforms.git_commit(),
+        "environment": platforms.environment(),
+        "platform": platform,
+        "changes": sorted(f"{name}={vars(options)[name]}" for name in CHANGES if vars(options).get(name)),
+    }
+
+
+def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """The cases that the options ask for; none when ``--rerun-failed`` finds that all passed. What passed on
+    another kind of machine, or with other options, is run again.
+
+    Raises:
+        UsageError: a name that is no case, no record, or one of a case that is gone; nothing to run, and the
+            record is of another commit, or of changes that are in none.
+        CannotRun: nothing failed, but something was skipped: that is no pass.
+    """
+    if not options.rerun_failed:
+        return outcomes.choose(cases, options.only)
+    path = path_for(options)
+    rows = {row["case"]: row for row in read(path)}
+    if not rows:
+        raise UsageError(f"{path}: is of a regress that ran no case: run nox -s regress")
+    here = surroundings(options)
+    not_passed = [
+        case
+        for case, row in rows.items()
+        if row["exit_code"] != PASSED
+        or any(row.get(name) != here[name] for name in ("environment", "platform", "changes"))
+    ]
+    not_passed += [case for case in cases if options.require and case not in rows]
+    if gone := [case for case in not_passed if case not in cases]:
+        raise UsageError(f"{path}: {gone[0]} is to be run again, and is no case any more: run nox -s regress")
+    if not_passed and all(case in rows and rows[case]["verdict"] == SKIPPED for case in not_passed):
+        raise CannotRun(f"nothing failed in {path}, but this was skipped: {', '.join(not_passed)}")
+    commits = {str(row.get("commit")) for row in rows.values()}
+    if not not_passed and (commits != {here["commit"]} or not re.fullmatch(r"[0-9a-f]{40}", here["commit"])):
+        raise UsageError(f"nothing failed in {path}, but it is not of this very commit: run nox -s regress")
+    return [case for case in cases if case in not_passed]
+
+
+class Record:
+    """The outcomes of one regress, and its file. ``earlier``: rows that it keeps, of cases that it does not
+    run again. ``path``: None where another machine writes it. ``passed_with``: its ``surroundings``.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        outcomes: Iterable[Outcome],
+        *,
+        earlier: Iterable[dict] = (),
+        today: datetime.date,
+        passed_with: Mapping[str, object],
+    ) -> None:
+        self._path = path
+        self._today = today
+        self._outcomes = {outcome.case: outcome for outcome in outcomes}
+        self._earlier = [row for row in earlier if row["case"] not in self._outcomes]
+        self._began = _now()
+        self._passed_with = passed_with
+        self._write()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """In the order of the cases."""
+        return list(self._outcomes.values())
+
+    def note(self, case: str, **changes: object) -> Outcome:
+        """Change what is known of a case, by the fields of ``Outcome``."""
+        self._outcomes[case] = dataclasses.replace(self._outcomes[case], **changes)
+        self._write()
+        return self._outcomes[case]
+
+    def close(self) -> None:
+        """What still runs was interrupted."""
+        for outcome in self.outcomes:
+            if outcome.state == RUNNING:
+                self._outcomes[outcome.case] = dataclasses.replace(outcome, state=INTERRUPTED)
+        self._write(ended=_now())
+
+    def _write(self, ended: str | None = None) -> None:
+        if self._path is None:
+            return
+        from tasks.util.files import write_atomically
+
+        rows = [*self._earlier, *(self._row(outcome) for outcome in self.outcomes)]
+        rows.sort(key=lambda row: row["case"])
+        content = {"began": self._began, "ended": ended, "cases": rows}
+        write_atomically(self._path, json.dumps(content, indent=1) + "\n")
+
+    def _row(self, outcome: Outcome) -> dict[str, object]:
+        held = outcome.quarantine
+        return {
+            "case": outcome.case,
+            "verdict": outcome.verdict(self._today),
+            "exit_code": outcome.exit_code,
+            "counts": not outcome.quarantined(self._today),
+            "seconds": round(outcome.seconds, 3) if outcome.state == ENDED else None,
+            "run_dir": str(outcome.run_dir) if outcome.run_dir else None,
+            "first_difference": outcome.first_difference() or None,
+            "reason": outcome.reason or None,
+            "quarantine": held.as_json(self._today) if held else None,
+            **self._passed_with,
+        }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,157 @@
+"""Cases run beside each other: each step a process, all of them ended when this one is asked to stop."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from tasks.records import run_lock
+from tasks.suite import steps
+from tasks.suite.step_process import StepProcess, start_anew
+from tasks.suite.steps import Step
+
+OUTPUT_FILE = "output.log"  # of a run directory: what its steps said
+STOP_WITHIN_S = 6.0  # what steps have to end their ranks before they are killed
+_POLL_S = 0.05
+
+
+@dataclass
+class Job:
+    """A case on its way. ``quiet``: its output is kept in the run directory instead of being shown.
+    ``start``: makes a process of a step, with its output where that is kept.
+    """
+
+    case: str
+    steps: Sequence[Step]
+    run_dir: Path
+    quiet: bool
+    start: Callable[[Step, IO[str] | None], StepProcess] = start_anew
+    codes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    _process: StepProcess | None = None
+    _output: IO[str] | None = None
+    _begun_s: float = 0.0
+    _resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def exit_code(self) -> int:
+        return steps.exit_code(self.codes)
+
+    def begin(self) -> None:
+        """Start the first step."""
+        self._begun_s = time.monotonic()
+        self._resources.enter_context(run_lock.held(self.run_dir))
+        if self.quiet:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            self._output = self._resources.enter_context((self.run_dir / OUTPUT_FILE).open("a"))
+        self._start(self.steps[0])
+
+    def has_ended(self) -> bool:
+        """Look after it: when a step is over, the next is started."""
+        return_code = self._process.poll()
+        if return_code is None:
+            return False
+        self.codes.append(steps.code_of(self.steps[len(self.codes)].task, return_code))
+        step = steps.following(self.steps, self.codes)
+        if step is not None:
+            self._start(step)
+            return False
+        self._close()
+        return True
+
+    def show_output(self) -> None:
+        """What was kept, now that the case has ended."""
+        if self.quiet:
+            with (self.run_dir / OUTPUT_FILE).open(errors="replace") as file:
+                shutil.copyfileobj(file, sys.stdout)
+            sys.stdout.flush()
+
+    def _start(self, step: Step) -> None:
+        print(f"$ python {shlex.join(step.words)}", file=self._output or sys.stdout, flush=True)
+        self._process = self.start(step, self._output)
+
+    def ask_to_stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def stop_by(self, deadline_s: float) -> None:
+        """Wait until ``time.monotonic()`` says ``deadline_s``, then kill what is left."""
+        try:
+            self._process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self.seconds = time.monotonic() - self._begun_s
+        self._resources.close()
+
+
+def run(
+    jobs: Sequence[Job],
+    limit: int,
+    *,
+    began: Callable[[Job], None],
+    ended: Callable[[Job], bool],
+) -> None:
+    """Run ``jobs``, at most ``limit`` at once. No further one is begun once ``ended`` answers False.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; every process that was started here has ended.
+    """
+    waiting, running = collections.deque(jobs), []
+    with _noted_signals() as signals:
+        try:
+            while (waiting or running) and not signals:
+                while waiting and len(running) < limit:
+                    job = waiting.popleft()
+                    began(job)
+                    job.begin()
+                    running.append(job)
+                for job in [job for job in running if job.has_ended()]:
+                    running.remove(job)
+                    if not ended(job):
+                        waiting.clear()
+                time.sleep(_POLL_S)
+        finally:
+            _stop(running)
+    if signals:
+        raise KeyboardInterrupt(f"stopped by {signal.Signals(signals[0]).name}")
+
+
+def _stop(running: Sequence[Job]) -> None:
+    for job in running:
+        job.ask_to_stop()
+    deadline_s = time.monotonic() + STOP_WITHIN_S
+    for job in running:
+        job.stop_by(deadline_s)
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """A signal is noted and looked for between two steps: raised anywhere, it could lose a process just
+    started. One that this process was started to ignore, as Ctrl-C in the background, stays ignored.
+    """
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""Several cases in one session: which are run, how each ended, and the table at the end.
+
+Only the standard library is imported: the noxfile reads this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.cases.quarantine import EXCUSED, Quarantine
+from tasks.machine import platforms
+from tasks.reports.columns import aligned
+from tasks.suite.steps import new_directory
+from tasks.util.exits import CANNOT_RUN, MEANINGS, PASSED, UsageError
+
+HEAD = ("case", "verdict", "seconds", "first difference")
+# How far a case came; those that ended have an exit code.
+NOT_REACHED, RUNNING, INTERRUPTED, SKIPPED, ENDED = (
+    "not reached",
+    "running",
+    "interrupted",
+    "skipped",
+    "ended",
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that only ``regress`` has."""
+    group = parser.add_argument_group("several cases")
+    group.add_argument("--only", metavar="CASE", action="append", default=[], help="this case (repeatable)")
+    group.add_argument("--jobs", metavar="N", type=int, default=1, help="so many cases at once (default: 1)")
+    group.add_argument("--fail-fast", action="store_true", help="begin no case after the first failure")
+    group.add_argument(
+        "--rerun-failed",
+        action="store_true",
+        help="what did not pass here in the newest regress, and nothing else",
+    )
+    group.add_argument("--require", action="store_true", help="a skipped case is exit 5")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Errors: ``UsageError`` for options that do not go together, or not with this machine."""
+    if options.jobs < 1:
+        raise UsageError(f"--jobs {options.jobs}: must be at least 1")
+    if options.jobs > 1 and options.nodes.several:
+        raise UsageError(
+            f"--jobs {options.jobs}: not on several machines, whose cases begin and end together"
+        )
+    if options.jobs > 1 and platforms.on_gpus():
+        raise UsageError(f"--jobs {options.jobs}: not on GPUs, each case needs all of them")
+    if options.rerun_failed and options.only:
+        raise UsageError("--rerun-failed and --only: give one of them")
+    if options.rerun_failed and options.nodes.several:
+        raise UsageError("--rerun-failed: not on several machines; name the cases, --only CASE")
+
+
+def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
+    """The cases that are named, in their usual order; all of them when none is.
+
+    Errors: ``UsageError`` for a name that is no case, and when there is none at all.
+    """
+    if not cases:
+        raise UsageError("there is no case to run: test_cases/ holds no <case>/model_config.yaml")
+    for name in only:
+        if name not in cases:
+            close = difflib.get_close_matches(name, cases, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise UsageError(f"--only {name}: there is no such case.{hint} Cases: {', '.join(cases)}")
+    return [case for case in cases if not only or case in only]
+
+
+def run_directory(case: str, options: argparse.Namespace) -> Path:
+    """Where the case is run: below ``--run-dir``; with ``--rerun-failed`` beside what failed there."""
+    if not options.run_dir:
+        return new_directory(case)
+    run_dir, number = options.run_dir / case, 1
+    while options.rerun_failed and run_dir.exists():
+        number += 1
+        run_dir = options.run_dir / f"{case}-{number}"
+    return run_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a case of the session ended, or how far it came. ``reason``: why it was skipped."""
+
+    case: str
+    state: str = NOT_REACHED
+    exit_code: int | None = None
+    seconds: float = 0.0
+    run_dir: Path | None = None
+    reason: str = ""
+    quarantine: Quarantine | None = None
+
+    def quarantined(self, today: datetime.date) -> bool:
+        """Whether how it ended does not count today."""
+        return (
+            self.quarantine is not None
+            and self.quarantine.holds(today)
+            and self.state == ENDED
+            and self.exit_code in EXCUSED
+        )
+
+    def failed(self, today: datetime.date) -> bool:
+        """Whether it ended with a failure that counts."""
+        return self.state == ENDED and self.exit_code != PASSED and not self.quarantined(today)
+
+    def verdict(self, today: datetime.date) -> str:
+        """In words."""
+        if self.state != ENDED:
+            return self.state
+        words = "passed" if self.exit_code == PASSED else MEANINGS[self.exit_code]
+        return f"quarantined: {words}" if self.quarantined(today) else words
+
+    def first_difference(self) -> str:
+        """The first row of its report that failed, with its step; empty where the report is none of how it
+        ended, as of an earlier run in the same folder.
+        """
+        if self.state != ENDED or self.exit_code == PASSED or self.run_dir is None:
+            return ""
+        try:
+            report = json.loads((self.run_dir / "report.json").read_text(encoding="utf-8"))
+            failed = [row for row in report["rows"] if not row["passed"]]
+            if not failed or report["exit_code"] != self.exit_code:
+                return ""
+            first = min(failed, key=lambda row: (row["first_step"] is None, row["first_step"] or 0))
+            step = f" at step {first['first_step']}" if first["first_step"] is not None else ""
+            return f"{first['comparison']}: {first['metric']}{step}"
+        except (OSError, ValueError, KeyError, TypeError):  # the table goes on without it
+            return ""
+
+
+def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: bool) -> int:
+    """Of the session: that of the first case, in the table's order, with a failure that counts. What was not
+    run is no pass: one case at least must have been, and with ``require`` every one; what was begun, or not
+    reached, must have come to its end.
+    """
+    codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
+    states = [outcome.state for outcome in outcomes]
+    whole = ENDED in states and set(states) <= ({ENDED} if require else {ENDED, SKIPPED})
+    return codes[0] if codes else PASSED if whole else CANNOT_RUN
+
+
+def table(outcomes: Sequence[Outcome], today: datetime.date) -> str:
+    """A line a case: verdict in words, wall seconds, what differs first; below it what quarantine means."""
+    lines = [aligned([HEAD, *(_row(outcome, today) for outcome in outcomes)])]
+    return "\n".join([*lines, *(note for outcome in outcomes for note in _notes(outcome, today))])
+
+
+def _row(outcome: Outcome, today: datetime.date) -> tuple[str, str, str, str]:
+    seconds = f"{outcome.seconds:.0f}" if outcome.state == ENDED else ""
+    return outcome.case, outcome.verdict(today), seconds, outcome.reason or outcome.first_difference()
+
+
+def _notes(outcome: Outcome, today: datetime.date) -> list[str]:
+    held = outcome.quarantine
+    if held is None:
+        return []
+    if not held.holds(today):
+        return [
+            f"{outcome.case}: its quarantine ended on {held.until} ({held.owner}: {held.reason}): it counts"
+        ]
+    if outcome.failed(today):
+        return [f"{outcome.case}: in quarantine, which does not excuse this: {MEANINGS[outcome.exit_code]}"]
+    if outcome.quarantined(today) and outcome.exit_code == PASSED:
+        return [f"{outcome.case}: passed in quarantine: take it out ({held.owner}: {held.reason})"]
+    return [f"{outcome.case}: in quarantine until {held.until} ({held.owner}: {held.reason}): does not count"]

@@ -1,0 +1,203 @@
+"""The parts of a launch, without a training: what ranks find, wait for and are told; what is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tasks.launch import agent
+from tasks.machine.nodes import Nodes
+from tasks.records.checkpoints import TRACKER
+from tasks.util.exits import CannotRun
+from tasks.util.files import REPOSITORY
+from tasks.util.progress import ProgressBoard
+from tests.program import answer_of
+
+
+def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
+    phase = agent.Phase(
+        words=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
+    )
+    assert (phase.local_ranks, agent._newest_checkpoint(phase)) == (4, None)
+    phase = dataclasses.replace(phase, checkpoints=tmp_path)
+    assert agent._newest_checkpoint(phase) is None
+    (tmp_path / "iter_0000004").mkdir()
+    (tmp_path / TRACKER).write_text("2")
+    assert agent._newest_checkpoint(phase) == 2, "4 is half-written"
+
+
+def test_variables_are_in_force_before_anything_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def imports(_: object) -> None:
+        seen.update(os.environ)
+        raise CannotRun("no torch")
+
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(agent, "preload", imports)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    phase = agent.Phase(
+        words=(),
+        directory=tmp_path / "phase1",
+        world_size=8,
+        device="cpu",
+        steps=(1, 4),
+        env_vars={"OMP_NUM_THREADS": "1"},
+    )
+    with pytest.raises(CannotRun):
+        agent.launch(phase)
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["GLOO_SOCKET_IFNAME"] == "eth7", "what the user says of the network counts"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    with pytest.raises(CannotRun):
+        agent.launch(phase)
+    assert seen["GLOO_SOCKET_IFNAME"] == "lo"
+    assert list((tmp_path / "phase1").iterdir()) == []
+
+
+def test_ranks_wait_until_all_of_their_attempt_are_forked() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    board = ProgressBoard(3)
+    board.note(0, process_id=os.getpid(), step=0, activity="starting")
+    board.note(1, process_id=ended.pid, step=3, activity="logging")  # of the attempt before
+    waiting = threading.Thread(target=agent._wait_for_forks, args=(board,), daemon=True)
+    waiting.start()
+    for rank in (1, 2):
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        board.note(rank, process_id=os.getpid(), step=0, activity="starting")
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize("code", [0, None, 3])
+def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
+    with pytest.raises(RuntimeError, match=rf"ended itself before .*: sys\.exit\({code}\)"):  # noqa: SIM117
+        with agent._no_exit_is_success():
+            sys.exit(code)
+    with agent._no_exit_is_success():
+        pass
+
+
+ONE_RANK = """
+import ctypes, json, os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from tasks.launch import launch
+from tasks.records.manifest import Origin
+from tasks.util.progress import ProgressBoard
+
+directory = Path(sys.argv[1])
+(directory / "rank0.failure").write_text("of the attempt before")
+os.environ |= {"RANK": "0", "TORCHELASTIC_RESTART_COUNT": "2"}
+
+
+def end_signal():
+    number = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG of linux/prctl.h
+    return number.value
+
+
+def of_a_child():
+    reading, writing = os.pipe()
+    if os.fork():
+        return int(os.read(reading, 9))
+    os.write(writing, str(end_signal()).encode())
+    os._exit(0)
+
+
+def run(words, *, evidence, rank_plugins, board, attempt, origin, expected):
+    told = {
+        "words": words,
+        "evidence": str(evidence.relative_to(directory)),
+        "attempt": attempt,
+        "of": [origin.case, expected.case],
+        "stale note": (directory / "rank0.failure").exists(),
+        "stops": [signal.getsignal(number) == signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)],
+        "ends with its parent by": [end_signal(), of_a_child()],
+        "scheduled": os.sched_getscheduler(0) == os.SCHED_BATCH,
+        "note": [board.rows()[0].step, board.rows()[0].activity],
+    }
+    (directory / "told.json").write_text(json.dumps(told))
+    raise ValueError("enough")
+
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)  # the agent's
+phase = launch.Phase(
+    words=("--seed",), directory=directory, world_size=1, device="cpu", steps=(51, 100),
+    origin=Origin(case="a", topology=None), expected=Origin(case="b", topology=None),
+    trainer=SimpleNamespace(program=lambda: run),
+)
+launch._rank_main(phase, ProgressBoard(1), os.getppid(), 3)
+"""
+
+
+def test_a_rank_is_told_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ONE_RANK, str(tmp_path)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    log = (tmp_path / "rank0.log").read_text()
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", ""), "what it says is in its log"
+    assert re.match(r"rank 0 attempt 5 process \d+\n", log), log
+    assert "ValueError: enough" in log
+    assert json.loads((tmp_path / "told.json").read_text()) == {
+        "words": ["--seed"],
+        "evidence": "evidence/attempt5",
+        "attempt": 5,
+        "of": ["a", "b"],
+        "stale note": False,
+        "stops": [True, True],
+        "ends with its parent by": [signal.SIGKILL, signal.SIGKILL],
+        "scheduled": True,
+        "note": [50, "starting"],
+    }
+    assert json.loads((tmp_path / "rank0.failure").read_text())["error"] == "ValueError: enough"
+
+
+LEAVING_PROCESSES = """
+import json, subprocess, sys, time
+from types import SimpleNamespace
+import psutil
+from tasks.launch import launch
+
+SLEEP = ["sleep", "60"]
+ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
+WITH_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '9']).pid, flush=True); time.sleep(9)"
+before, guard = subprocess.Popen(SLEEP), None
+daemon = SimpleNamespace(guard_id=None)
+try:
+    with launch._no_process_left_behind(daemon):
+        guard = subprocess.Popen(SLEEP)
+        daemon.guard_id = guard.pid
+        child = subprocess.Popen([sys.executable, "-c", WITH_CHILD], stdout=subprocess.PIPE, text=True)
+        grandchild = int(child.stdout.readline())
+        orphan = int(subprocess.run([sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE).stdout)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+
+
+def runs(number):
+    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+
+
+ids = {"before": before.pid, "guard": guard.pid, "child": child.pid}
+ids |= {"grandchild": grandchild, "orphan": orphan}
+print(json.dumps([name for name, number in ids.items() if runs(number)]))
+before.kill(), guard.kill()
+"""
+
+
+def test_what_was_started_ends_and_what_was_there_before_and_the_daemons_guard_stay() -> None:
+    assert answer_of(LEAVING_PROCESSES) == ["before", "guard"]

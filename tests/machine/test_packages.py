@@ -1,0 +1,163 @@
+"""tasks/environment.py and the pins: exact, complete for each Python, naming no machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tasks.machine import packages, platforms
+from tasks.machine.packages import GPU_PINS, PINS, differences, read_pins, wrong_build
+from tasks.util.exits import CannotRun, UsageError
+
+LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
+
+
+def pins_of(python: str, path: Path = PINS) -> dict[str, str]:
+    marker = {**LINUX, "python_version": python, "python_full_version": f"{python}.5"}
+    return {name: str(pin.specifier)[2:] for name, pin in read_pins(path, marker).items()}
+
+
+@pytest.mark.parametrize(
+    ("python", "torch", "core"),
+    [
+        ("3.10", "2.13.0", "0.16.1"),
+        ("3.11", "2.13.0", "0.16.1"),
+        ("3.12", "2.11.0", "0.19.2"),
+        ("3.13", "2.11.0", "0.19.2"),
+    ],
+)
+def test_each_python_gets_its_set(python: str, torch: str, core: str) -> None:
+    pins = pins_of(python)
+    assert (pins["torch"], pins["megatron-core"]) == (torch, core)
+    assert ("nvidia-cublas" in pins) == (core == "0.19.2")
+    assert ("tomli" in pins) == (python == "3.10")
+
+
+def test_the_pins_are_closed_under_what_the_packages_need() -> None:
+    """Nothing that an installed pin asks for, on this interpreter, is missing from the pins."""
+    import importlib.metadata
+
+    pins = read_pins(PINS)
+    for name in pins:
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            needed = pins.get(requirement.name.lower().replace("_", "-").replace(".", "-"))
+            assert needed, f"{name} needs {text}"
+            version = str(needed.specifier)[2:]
+            assert requirement.specifier.contains(version, prereleases=True), f"{name} needs {text}"
+
+
+@pytest.mark.parametrize("path", [PINS, GPU_PINS])
+def test_pins_name_no_host_and_no_place(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"https?:|file:|--find-links|--index|--extra|@ ", text)
+
+
+def test_gpu_pins_do_not_contradict_the_others() -> None:
+    dev, gpu = pins_of("3.12"), pins_of("3.12", GPU_PINS)
+    both = set(dev) & set(gpu) - {packages.BESIDE_TORCH}
+    assert not both
+    assert gpu["transformer-engine"] == gpu["transformer-engine-torch"] == "2.20.2"
+    assert gpu[packages.BESIDE_TORCH] == "2.31.2"
+
+
+@pytest.mark.parametrize(
+    "line", ["torch", "torch>=2", "torch==2.*", "torch==2.1,!=2.2", "torch @ file:///x", "==1"]
+)
+def test_a_line_that_pins_nothing_is_an_error(tmp_path: Path, line: str) -> None:
+    (tmp_path / "pins.txt").write_text(f"# comment\nnumpy==1.0\n{line}\n")
+    with pytest.raises(UsageError, match="line 3"):
+        read_pins(tmp_path / "pins.txt")
+
+
+def test_a_package_pinned_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pins.txt").write_text('Ruff==1.0\nruff==2.0 ; python_version < "3"\nruff==1.1\n')
+    with pytest.raises(UsageError, match="line 3: ruff is pinned twice"):
+        read_pins(tmp_path / "pins.txt")
+
+
+def test_differences_are_all_named() -> None:
+    pins = {name: Requirement(f"{name}==1.0") for name in ("same", "local", "other", "missing")}
+    installed = {"same": "1.0", "local": "1.0+cpu", "other": "1.0.1", "extra": "3", "pip": "23"}
+    assert differences(pins, installed) == [
+        "missing: not installed, pinned is ==1.0",
+        "other: 1.0.1 is installed, pinned is ==1.0",
+        "extra: 3 is installed, but not pinned",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "gpus", "wrong"),
+    [("lts", None, 0, False), ("lts", "13.0", 0, True), ("lts", "13.0", 1, False), ("dev", "13.0", 0, False)],
+)
+def test_a_cuda_build_is_wrong_for_lts_without_gpu(
+    name: str, cuda: str | None, gpus: int, wrong: bool
+) -> None:
+    assert (wrong_build(name, cuda, gpus=gpus) is not None) is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda"),
+    [
+        ("cuda: Optional[str] = None\n", None),
+        ("cuda: Optional[str] = '13.0'\nhip = None\n", "13.0"),
+        ("cuda = '12.8'", "12.8"),
+    ],
+)
+def test_the_build_of_torch_is_read_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cuda: str | None
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/version.py").write_text(f"__version__ = '2.13.0'\n{text}")
+    (tmp_path / "torch-2.13.0.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0.dist-info/METADATA").write_text("Name: torch\nVersion: 2.13.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packages.torch_cuda_version() == cuda
+
+
+def test_verify_tells_all_problems_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = packages.installed_versions()
+    versions.pop("tabulate")
+    versions["numpy"] = "1.0"
+    monkeypatch.setattr(packages, "installed_versions", lambda: versions)
+    monkeypatch.setattr(packages, "torch_cuda_version", lambda: "13.0")
+    monkeypatch.setattr(platforms, "environment", lambda: "lts")
+    monkeypatch.setattr(platforms, "query_gpus", lambda: ())
+    with pytest.raises(CannotRun) as caught:
+        packages.verify(gpu=False, dependencies=False)
+    message = str(caught.value)
+    assert "tabulate: not installed" in message
+    assert "numpy: 1.0 is installed" in message
+    assert "the lts environment needs the CPU build" in message
+
+
+def test_a_gpu_host_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "newer_nccl", lambda: None)
+    monkeypatch.setattr(packages, "installed_versions", dict)
+    with pytest.raises(CannotRun, match="transformer-engine-torch: not installed") as caught:
+        packages.verify(gpu=True, dependencies=False)
+    assert "the newer one is missing" in str(caught.value)
+
+
+def test_pip_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages.sys, "executable", "/bin/false")
+    assert packages._pip_check() == []  # a check that says nothing names nothing
+    broken = subprocess.CompletedProcess([], 1, "torch 2 requires jinja2, which is not installed.\n", "")
+    monkeypatch.setattr(packages.subprocess, "run", lambda *words, **options: broken)
+    assert packages._pip_check() == ["pip check: torch 2 requires jinja2, which is not installed."]
+
+
+def test_help_is_quick_and_an_unknown_action_is_bad_usage() -> None:
+    command = [sys.executable, "-m", "tasks.environment"]
+    assert (
+        "exits 5"
+        in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout.lower()
+    )
+    assert subprocess.run([*command, "verfy"], capture_output=True, check=False).returncode == 2

@@ -1,0 +1,290 @@
+"""Training tasks forked from one parent: which, how they end, and that torch is imported once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.launch import imports, trainer
+from tasks.launch.imports import Surroundings
+from tasks.launch.trainer import TrainerUnderTest
+from tasks.machine import platforms
+from tasks.suite import fork_server
+from tasks.suite.fork_server import SharedParent
+from tasks.suite.options import read_suite_options
+from tasks.suite.steps import Step
+from tasks.util.exits import SESSION_VARIABLE
+from tasks.util.files import REPOSITORY
+from tests.machine.test_platforms import ONE_H100, chosen
+from tests.short_run import SHORT
+from tests.util.test_exits import child_ends_with_its_killed_parent
+
+CASES = ["gpt3_pp4", "gpt3_pp4_resume"]
+TRAIN = Step(task="train", arguments=("gpt3_pp4", "--run-dir", "nowhere"))
+
+
+def options(*words: str) -> argparse.Namespace:
+    return read_suite_options(argparse.ArgumentParser(), words)
+
+
+# ---- which cases ----
+
+
+def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SharedParent(CASES, options()).cases == CASES
+    env_vars = {"gpt3_pp4": {"A": "1"}, "other": {"A": "2"}, "gpt3_pp4_resume": {"A": "1"}}
+    monkeypatch.setattr(fork_server, "load_case", lambda name, **_: SimpleNamespace(env_vars=env_vars[name]))
+    assert SharedParent(list(env_vars), options()).cases == CASES
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--retries", "1"],
+        ["--baseline", "."],
+        ["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "here:1", "--run-dir", "runs"],
+    ],
+)
+def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(words: list[str]) -> None:
+    assert SharedParent(CASES, options(*words)).cases == []
+
+
+def test_another_training_program_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "choose", lambda _: TrainerUnderTest(loop=trainer.MEGATRON, name="theirs"))
+    assert SharedParent(CASES, options("--megatron-lm", "somewhere")).cases == []
+
+
+def test_on_gpus_everything_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "detect", lambda: chosen(ONE_H100))
+    parent = SharedParent(CASES, options())
+    assert parent.cases == []
+    monkeypatch.setattr(fork_server, "preload", lambda wanted: pytest.fail("imported for nobody"))
+    parent.import_once()
+
+
+def test_a_case_that_cannot_be_read_is_left_to_its_task_to_tell() -> None:
+    assert SharedParent(["gpt3_pp4", "no_such_case"], options()).cases == ["gpt3_pp4"]
+
+
+def test_only_training_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "_Forked", lambda step, output: "forked")
+    monkeypatch.setattr(fork_server, "start_anew", lambda step, output: "anew")
+    parent = SharedParent(["gpt3_pp4"], options())
+    diff = Step(task="diff", arguments=("gpt3_pp4",))
+    assert [parent.start(*each, None) for each in (("gpt3_pp4", TRAIN), ("gpt3_pp4", diff))] == [
+        "forked",
+        "anew",
+    ]
+    assert parent.start("another", TRAIN, None) == "anew"
+
+
+# ---- what is imported ----
+
+
+def test_variables_are_in_force_for_the_import_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(fork_server, "preload", lambda wanted: seen.append(dict(os.environ)))
+    before = dict(os.environ)
+    SharedParent(CASES, options()).import_once()
+    assert seen[0]["OMP_NUM_THREADS"] == "1"
+    assert seen[0]["CUDA_DEVICE_MAX_CONNECTIONS"] == "1", "the case's own"
+    assert dict(os.environ) == before
+
+
+def test_where_the_import_fails_each_task_is_started_anew_and_tells_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_server, "preload", lambda wanted: 1 // 0)
+    before = dict(os.environ)
+    parent = SharedParent(CASES, options())
+    parent.import_once()
+    assert parent.cases == []
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert dict(os.environ) == before
+
+
+def test_a_process_imports_for_one_kind_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"})
+    monkeypatch.setattr(imports, "_done", [wanted])
+    monkeypatch.setattr(imports.gc, "freeze", lambda: pytest.fail("done a second time"))
+    imports.preload(Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"}))
+    for other in (Surroundings(device="cpu"), Surroundings(device="cuda", env_vars=wanted.env_vars)):
+        with pytest.raises(RuntimeError, match="has imported torch for"):
+            imports.preload(other)
+
+
+# ---- the forked process ----
+
+
+@pytest.fixture
+def fork(monkeypatch: pytest.MonkeyPatch) -> Callable[..., fork_server._Forked]:
+    """Forks a process that does this instead of a task."""
+
+    def forked(work: Callable[[], object], output: object = None) -> fork_server._Forked:
+        monkeypatch.setattr(runpy, "run_module", lambda *_, **__: work())
+        monkeypatch.setattr(fork_server, "new_random_state", lambda: None)  # it would import torch here
+        return fork_server._Forked(TRAIN, output)
+
+    return forked
+
+
+def leave(code: int) -> Callable[[], object]:
+    return lambda: sys.exit(code)
+
+
+def test_exit_codes_are_those_of_a_new_process(fork, capfd: pytest.CaptureFixture) -> None:
+    assert [fork(leave(code)).wait(20) for code in (0, 4)] == [0, 4]
+    assert fork(lambda: 1 // 0).wait(20) == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert fork(lambda: os.kill(os.getpid(), signal.SIGKILL)).wait(20) == -signal.SIGKILL
+
+
+def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None:
+    def say() -> None:
+        said = f"{sys.argv} {os.environ[SESSION_VARIABLE]} {os.getsid(0) == os.getpid()}"
+        os.write(1, f"{said}\n".encode())  # not sys.stdout, which is pytest's here
+        os.write(2, b"that\n")
+
+    with (tmp_path / "output").open("w") as file:
+        assert fork(say, file).wait(20) == 0
+    argv = ["tasks.train", *TRAIN.arguments]
+    assert (tmp_path / "output").read_text() == f"{argv} {os.getpid()} True\nthat\n"
+
+
+AS_PROGRAM = """
+from tasks.suite import shared_parent
+from tasks.suite.steps import Step
+shared_parent.new_random_state = lambda: None
+for argument in ("--help", "no_such"):
+    print(shared_parent._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
+"""
+
+
+def test_the_task_itself_is_run_as_a_program() -> None:
+    # In a process that has not imported it, as its parent in a family has not: runpy would warn.
+    command = [sys.executable, "-W", "error", "-c", AS_PROGRAM]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "usage: python -m tasks.train" in finished.stdout
+    assert re.findall(r"^\d$", finished.stdout, re.MULTILINE) == ["0", "2"], finished.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_it_although_its_parent_only_notes_stops(fork, number: int) -> None:
+    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        forked = fork(lambda: time.sleep(60))
+        with pytest.raises(subprocess.TimeoutExpired):
+            forked.wait(0.2)
+        assert forked.poll() is None
+        if number == signal.SIGTERM:
+            forked.terminate()
+        else:
+            os.kill(forked.pid, number)
+        assert forked.wait(20) == (-number if number == signal.SIGTERM else 1)  # 1: KeyboardInterrupt
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_a_stop_that_its_parent_ignores_it_ignores_too(fork) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert fork(lambda: sys.exit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)).wait(20) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+PARENT = """
+import os, runpy, signal, sys, time
+from tasks.suite import shared_parent
+from tasks.suite.steps import Step
+from tasks.util.exits import run_to_end
+shared_parent.new_random_state = lambda: None
+def fork(work):
+    runpy.run_module = lambda *_, **__: work()
+    return shared_parent._Forked(Step(task="train", arguments=()), None)
+"""
+KILLED = 'fork(lambda: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))).wait()\n'
+STOPPED_AT_ONCE = """
+signal.signal(signal.SIGTERM, lambda *_: None)
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+sys.exit(fork(lambda: time.sleep(60)).wait(20) != -signal.SIGTERM)
+"""
+
+
+def test_a_killed_parent_takes_it_along() -> None:
+    assert child_ends_with_its_killed_parent(PARENT + KILLED)
+
+
+def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
+    command = [sys.executable, "-c", PARENT + STOPPED_AT_ONCE]
+    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
+
+
+RANDOM = """
+import runpy
+from tasks.suite import shared_parent
+from tasks.suite.steps import Step
+import numpy, torch
+def draw(*_, **__):
+    print(torch.initial_seed(), numpy.random.random(), flush=True)
+runpy.run_module = draw
+torch.rand(1), numpy.random.random()  # both generators are there before anything is forked
+for _ in range(2):
+    shared_parent._Forked(Step(task="train", arguments=()), None).wait()
+"""
+
+
+@pytest.mark.training
+def test_what_nobody_seeds_is_not_the_same_in_two_phases() -> None:
+    command = [sys.executable, "-c", RANDOM]
+    drawn = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout
+    (seed, number), (other_seed, other_number) = (line.split() for line in drawn.splitlines())
+    assert seed != other_seed
+    assert number != other_number
+
+
+# ---- for real ----
+
+WHO_IMPORTS_TORCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            with open(os.environ["WHO"], "a") as file:
+                print(os.getpid(), file=file)
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.training
+def test_a_family_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WHO_IMPORTS_TORCH)
+    environment = {"CRASH_TEST_DEVICE": "cpu", "PYTHONPATH": str(tmp_path), "WHO": str(tmp_path / "who")}
+    words = ["--only", "gpt3_pp4", "--only", "gpt3_pp4_resume", "--run-dir", str(tmp_path / "runs"), *SHORT]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tasks.regress", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as family:
+        printed, _ = family.communicate(timeout=300)
+    assert family.returncode == 1, printed  # four steps are not what the cards hold
+    for case in CASES:
+        for number in (1, 2):
+            assert (tmp_path / f"runs/{case}/actual_phase{number}.json").is_file(), printed
+    assert set((tmp_path / "who").read_text().split()) == {str(family.pid)}

@@ -1,0 +1,152 @@
+"""How a task ends: its exit code, and with the session that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.util import exits
+from tasks.util.files import REPOSITORY
+
+
+def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
+    assert exits.run_to_end(lambda: 1 // 0) == 3
+    assert signal.getsignal(signal.SIGTERM) is not exits._stop
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_error_of_its_own_is_no_mismatch_either(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(lambda: 1 // 0)
+    assert ended.value.code == exits.USAGE
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_what_may_not_be_read_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def refused() -> int:
+        raise PermissionError(13, "Permission denied", "runs/r1/case.json")
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(refused)
+    assert ended.value.code == exits.USAGE
+    assert capsys.readouterr().err == "error: runs/r1/case.json: Permission denied\n"
+
+
+@pytest.mark.parametrize("error", [exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun])
+def test_an_error_ends_a_task_with_its_own_code(
+    capsys: pytest.CaptureFixture, error: type[exits.TaskError]
+) -> None:
+    def failing() -> int:
+        raise error("what happened")
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(lambda: exits.run_to_end(failing))
+    assert ended.value.code == error.exit_code
+    assert capsys.readouterr().err == "error: what happened\n"
+
+
+def test_exit_codes_are_those_of_the_readme() -> None:
+    errors = (exits.TaskError, exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun)
+    assert [error.exit_code for error in errors] == [2, 2, 3, 4, 5]
+    assert list(exits.MEANINGS) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_task_ends_with_the_session_that_started_it_and_with_no_other(
+    monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(exits, "end_with_parent", asked.append)
+    monkeypatch.setenv(exits.SESSION_VARIABLE, str(os.getppid() if own else os.getpid()))
+    assert exits.run_to_end(lambda: 0) == 0
+    assert asked == ([signal.SIGTERM] if own else [])
+
+
+def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        exits.exit_with(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped by Ctrl-C")]
+)
+def test_a_stop_before_there_are_ranks_is_told_in_a_line_too(
+    capsys: pytest.CaptureFixture, number: int, told: str
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert exits.run_to_end(lambda: os.kill(os.getpid(), number) or time.sleep(20)) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == f"error: {told}; the ranks have ended\n"
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+SESSION = '''
+import os, subprocess, sys
+task = """
+import time
+from tasks.util.exits import run_to_end
+run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
+"""
+subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESSION": str(os.getpid())})
+'''
+
+
+def child_ends_with_its_killed_parent(program: str) -> bool:
+    """Whether the one child that this parent has, once it said "ready", ends when the parent is killed."""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        psutil.wait_procs([child], timeout=10)
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_session_takes_its_task_along() -> None:
+    assert child_ends_with_its_killed_parent(SESSION)
+
+
+SLOW = """
+import subprocess, sys
+run = subprocess.run
+
+
+def slow(command, **options):
+    assert options["env"]["CRASH_TEST_SESSION"] == str(__import__("os").getpid())
+    print("ready", flush=True)
+    return run([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+
+if "tasks." in " ".join(sys.orig_argv):
+    subprocess.run = slow
+"""
+
+
+@pytest.mark.parametrize("words", [["record", "gpt3_pp4", "--reason", "x"], ["faults", "memory_leak"]])
+def test_what_trains_several_times_takes_its_training_along(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    work_dir = ["--work-dir", str(tmp_path / "work")] if words[0] == "faults" else []
+    command = [sys.executable, "-m", f"tasks.{words[0]}", *words[1:], *work_dir]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "CRASH_TEST_DEVICE": "cpu", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdout=subprocess.PIPE, text=True) as task:
+        assert "ready\n" in iter(task.stdout.readline, "")
+        while not (children := psutil.Process(task.pid).children()):
+            time.sleep(0.05)
+        task.send_signal(signal.SIGTERM)
+        assert task.wait(timeout=20) == exits.INTERRUPTED
+        assert psutil.wait_procs(children, timeout=10)[1] == []
