@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import frozen
 from tasks.cases.case import list_cases, load_case
 from tasks.judge.run import judge_run
 from tasks.records import kept_checkpoint, manifest
@@ -121,7 +122,7 @@ def test_only_a_whole_training_of_moderate_size_is_kept(
     with pytest.raises(UsageError, match="saved 2 checkpoints before its end"):
         kept_checkpoint.keep(run, tmp_path / "kept", "test")
     with pytest.raises(UsageError, match=f"holds a run of {CASE}"):
-        kept_checkpoint.main([FROZEN, "--from-run", str(run), "--reason", "test"])
+        frozen.main([FROZEN, "--from-run", str(run), "--reason", "test"])
     assert not (tmp_path / "kept").exists()
 
 
@@ -161,7 +162,7 @@ def test_only_for_a_case_that_goes_on_from_one_a_checkpoint_is_kept(
     run = trained(tmp_path)
     monkeypatch.setattr(kept_checkpoint, "keep", lambda *_: pytest.fail("it was kept"))
     with pytest.raises(UsageError, match="frozen-resume is wanted"):
-        kept_checkpoint.main([CASE, "--from-run", str(run), "--reason", "test"])
+        frozen.main([CASE, "--from-run", str(run), "--reason", "test"])
 
 
 def test_a_run_that_goes_on_is_compared_with_the_one_that_made_the_checkpoint(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tasks import train
-from tasks.launch import phase
 from tasks.records.card_store import read_card
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
@@ -175,7 +174,7 @@ def test_a_missing_rank_plugin_and_a_bad_timeout_are_refused(tmp_path: Path) -> 
 def test_a_text_with_another_digest_is_refused(tmp_path: Path) -> None:
     case = tmp_path / "changed" / "model_config.yaml"
     case.parent.mkdir()
-    original = Path(phase.__file__).parents[1] / "test_cases" / short_run.CASE / "model_config.yaml"
+    original = REPOSITORY / "test_cases" / short_run.CASE / "model_config.yaml"
     text = original.read_text()
     case.write_text(text.replace('sha256: "98', 'sha256: "99'))
     assert case.read_text() != text

@@ -6,7 +6,6 @@ appears in the cache under its own digest, all at once, and is checked before it
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -22,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.cases.case import Corpus, load_case
-from tasks.util.exits import CannotRun, UsageError, exit_with
+from tasks.cases.case import Corpus
+from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
 
 DEFAULT_CACHE = REPOSITORY / "data"
@@ -278,25 +277,3 @@ def _remove_leftovers(cache_dir: Path) -> None:
     """What killed builders left; the lock is held, so no builder is at work in them."""
     for folder in cache_dir.glob(".building-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def main() -> int:
-    """``python -m tasks.corpus CASE`` builds the case's dataset and prints where it is."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.corpus", description="Build the dataset of a case."
-    )
-    parser.add_argument("case", help="name of a case, or path of its folder")
-    parser.add_argument(
-        "--cache-dir", type=Path, default=DEFAULT_CACHE, help="where datasets are kept (default: data)"
-    )
-    arguments = parser.parse_args()
-    case = load_case(arguments.case, platform_name="")
-    if case.corpus is None:
-        raise UsageError(f"{case.path}: has no CORPUS; nothing to build")
-    built = build(case.corpus, arguments.cache_dir)
-    print(f"{built.prefix}: {built.documents} documents, {built.tokens} tokens, sha256 {built.sha256}")
-    return 0
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -1,15 +1,11 @@
-"""Checkpoints that are kept in the repository, so that old ones stay loadable: found, checked, made.
+"""Checkpoints kept in the repository, so that old ones stay loadable: find, check, keep one.
 
-A case of type ``frozen-resume`` goes on from one instead of training from its first iteration. Beside the
-checkpoint lie the digests of what was saved, and the values of the run that made it.
-
-``python -m tasks.frozen CASE --from-run DIR --reason TEXT`` keeps the checkpoint of a finished training:
-``python -m tasks.train CASE --from-start --run-dir DIR``.
+A case of type ``frozen-resume`` starts from one instead of training from its first iteration. The digests of
+what was saved, and the values of the run that made it, lie beside the checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,7 +17,7 @@ from tasks.records import manifest
 from tasks.records.card import Card
 from tasks.records.card_store import read_card, write_card
 from tasks.records.checkpoints import TRACKER, iteration_folder, write_tracker
-from tasks.util.exits import PASSED, CannotRun, UsageError, exit_with
+from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY, read_json_object, write_atomically
 
 TYPE = "frozen-resume"
@@ -145,36 +141,6 @@ def keep(run_dir: Path, folder: Path, reason: str) -> int:
     return size
 
 
-def main(words: list[str] | None = None) -> int:
-    """Keep a checkpoint.
-
-    Raises:
-        UsageError: see ``keep``; or a run of another case.
-    """
-    from tasks.cases.case import load_case
-
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.frozen", description="Keep the checkpoint of a training in the repository."
-    )
-    parser.add_argument("case", metavar="CASE", help="name of a case of type frozen-resume")
-    parser.add_argument(
-        "--from-run", type=Path, metavar="DIR", required=True, help="what tasks.train --from-start wrote"
-    )
-    parser.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept with the checkpoint")
-    arguments = parser.parse_args(words)
-    content = read_json_object(arguments.from_run / "case.json")
-    case = load_case(arguments.case, platform_name=str(content.get("platform")))
-    if case.test_type != TYPE or content.get("case_name") != case.name:
-        raise UsageError(f"{arguments.from_run}: holds a run of {content.get('case_name')}; {TYPE} is wanted")
-    size = keep(arguments.from_run, folder_of(case), arguments.reason)
-    print(f"kept: {folder_of(case)}, {size / 2**20:.1f} MiB; its golden cards are to be recorded anew")
-    return PASSED
-
-
 def _fingerprint(provenance: Mapping[str, object]) -> Mapping[str, object]:
     fingerprint = provenance.get("fingerprint")
     return fingerprint if isinstance(fingerprint, dict) else {}
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -47,7 +47,7 @@ def test_the_losses_of_all_must_be_the_same(
 
 
 def test_one_replica_has_nothing_to_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.preparation, "data_parallel_size", lambda name, platform: 1)
+    monkeypatch.setattr(benchmark.setup, "data_parallel_size", lambda name, platform: 1)
     with pytest.raises(CannotRun, match="one replica, which communicates with no other"):
         benchmark.run(["--work-dir", str(tmp_path)])
 

@@ -1,4 +1,4 @@
-"""tasks/strict_yaml.py: values that keep their kind, traps that stay text, errors with their line."""
+"""tasks/cases/yaml_reader.py: values that keep their kind, traps that stay text, errors with their line."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ ONE_RANK = """
 import ctypes, json, os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-from tasks.launch import launch
+from tasks.launch import agent
 from tasks.records.manifest import Origin
 from tasks.util.progress import ProgressBoard
 
@@ -135,12 +135,12 @@ def run(words, *, evidence, rank_plugins, board, attempt, origin, expected):
 
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)  # the agent's
-phase = launch.Phase(
+phase = agent.Phase(
     words=("--seed",), directory=directory, world_size=1, device="cpu", steps=(51, 100),
     origin=Origin(case="a", topology=None), expected=Origin(case="b", topology=None),
     trainer=SimpleNamespace(program=lambda: run),
 )
-launch._rank_main(phase, ProgressBoard(1), os.getppid(), 3)
+agent._rank_main(phase, ProgressBoard(1), os.getppid(), 3)
 """
 
 
@@ -169,7 +169,7 @@ LEAVING_PROCESSES = """
 import json, subprocess, sys, time
 from types import SimpleNamespace
 import psutil
-from tasks.launch import launch
+from tasks.launch import agent
 
 SLEEP = ["sleep", "60"]
 ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
@@ -177,7 +177,7 @@ WITH_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '9']).pi
 before, guard = subprocess.Popen(SLEEP), None
 daemon = SimpleNamespace(guard_id=None)
 try:
-    with launch._no_process_left_behind(daemon):
+    with agent._no_process_left_behind(daemon):
         guard = subprocess.Popen(SLEEP)
         daemon.guard_id = guard.pid
         child = subprocess.Popen([sys.executable, "-c", WITH_CHILD], stdout=subprocess.PIPE, text=True)

@@ -14,9 +14,9 @@ from tasks.util.files import REPOSITORY
 PRELOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tasks.launch import preload
-preload.IMPORT_TIMEOUT_S = 1.0
-preload.preload(preload.Surroundings(device="cpu"))
+from tasks.launch import imports
+imports.IMPORT_TIMEOUT_S = 1.0
+imports.preload(imports.Surroundings(device="cpu"))
 """
 
 

@@ -9,7 +9,7 @@ from tests.util.test_exits import child_ends_with_its_killed_parent
 
 IMPORTS = """
 import json, os, sys, tempfile, time
-from tasks.launch import bytecode, preload
+from tasks.launch import bytecode, imports
 
 seen = tempfile.TemporaryFile("w+")
 
@@ -20,14 +20,14 @@ def import_all(wanted):
 
 
 parent = os.getpid()
-preload._import_all = import_all
+imports._import_all = import_all
 bytecode.is_missing = lambda: {missing}
 bytecode.keep = lambda: None
 sys.dont_write_bytecode = {dont_write}
 """
 RUNS = """
 try:
-    preload.preload(preload.Surroundings(device={device!r}))
+    imports.preload(imports.Surroundings(device={device!r}))
 except ImportError as error:
     print(error, file=seen, flush=True)
 seen.seek(0)
@@ -36,12 +36,12 @@ print(json.dumps(seen.read().splitlines()))
 TWICE = """
 import gc
 for _ in range(2):
-    preload.preload(preload.Surroundings(device="cpu"))
+    imports.preload(imports.Surroundings(device="cpu"))
 seen.seek(0)
 print(json.dumps([seen.read().splitlines(), gc.get_freeze_count() > 1000]))
 """
 HANGS = """
-preload.preload(preload.Surroundings(device="cpu"))
+imports.preload(imports.Surroundings(device="cpu"))
 """
 
 
@@ -87,17 +87,17 @@ def test_a_killed_parent_takes_along_what_compiles() -> None:
 ON_A_GPU = """
 import json, sys, types
 from tasks.machine import cudnn, nccl
-from tasks.launch import preload
+from tasks.launch import imports
 
 initialized, calls = json.loads(sys.argv[1]), []
 nccl.put_in_front = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])
 cudnn.put_in_front = lambda: calls.append(["cudnn"])
 cuda = types.SimpleNamespace(is_initialized=lambda: initialized)
 sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
-preload._SHARED_MODULES = ()
+imports._SHARED_MODULES = ()
 subject = types.SimpleNamespace(own=False, preload=lambda device: calls.append([device]))
 try:
-    preload._import_all(preload.Surroundings(device="cuda", ranks_per_gpu=4, trainer=subject))
+    imports._import_all(imports.Surroundings(device="cuda", ranks_per_gpu=4, trainer=subject))
 except RuntimeError as error:
     calls.append(str(error))
 print(json.dumps(calls))

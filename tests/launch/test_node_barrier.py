@@ -52,14 +52,14 @@ def together(
 
 
 def starts(meeting: Meeting) -> int:
-    node_barrier.ready(FACTS)
+    meeting.ready(FACTS)
     return PASSED
 
 
 def raises(error: TaskError, *, ready: bool = True) -> Callable[[Meeting], int]:
     def work(meeting: Meeting) -> int:
         if ready:
-            node_barrier.ready(FACTS)
+            meeting.ready(FACTS)
         raise error
 
     return work
@@ -74,7 +74,7 @@ def test_nobody_starts_before_all_are_there(tmp_path: Path) -> None:
     late, started = threading.Event(), threading.Event()
 
     def waits(meeting: Meeting) -> int:
-        node_barrier.ready(FACTS)
+        meeting.ready(FACTS)
         assert late.is_set()
         started.set()
         return PASSED
@@ -104,7 +104,7 @@ def test_a_node_that_does_not_come_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("commit", "c"), ("case", "z"), ("torch", "2")])
 def test_a_node_that_would_train_something_else_is_refused(tmp_path: Path, name: str, value: str) -> None:
     def differs(meeting: Meeting) -> int:
-        node_barrier.ready({**FACTS, name: value, "cpu": "Xeon"})
+        meeting.ready({**FACTS, name: value, "cpu": "Xeon"})
         return PASSED
 
     outcomes = together(tmp_path, starts, differs)
@@ -114,7 +114,7 @@ def test_a_node_that_would_train_something_else_is_refused(tmp_path: Path, name:
 
 def test_processors_may_differ(tmp_path: Path) -> None:
     def other(meeting: Meeting) -> int:
-        node_barrier.ready({**FACTS, "cpu": "Xeon"})
+        meeting.ready({**FACTS, "cpu": "Xeon"})
         return PASSED
 
     assert together(tmp_path, starts, other) == [(PASSED, "")] * 2

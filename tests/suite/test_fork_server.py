@@ -164,11 +164,11 @@ def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None
 
 
 AS_PROGRAM = """
-from tasks.suite import shared_parent
+from tasks.suite import fork_server
 from tasks.suite.steps import Step
-shared_parent.new_random_state = lambda: None
+fork_server.new_random_state = lambda: None
 for argument in ("--help", "no_such"):
-    print(shared_parent._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
+    print(fork_server._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
 """
 
 
@@ -208,13 +208,13 @@ def test_a_stop_that_its_parent_ignores_it_ignores_too(fork) -> None:
 
 PARENT = """
 import os, runpy, signal, sys, time
-from tasks.suite import shared_parent
+from tasks.suite import fork_server
 from tasks.suite.steps import Step
 from tasks.util.exits import run_to_end
-shared_parent.new_random_state = lambda: None
+fork_server.new_random_state = lambda: None
 def fork(work):
     runpy.run_module = lambda *_, **__: work()
-    return shared_parent._Forked(Step(task="train", arguments=()), None)
+    return fork_server._Forked(Step(task="train", arguments=()), None)
 """
 KILLED = 'fork(lambda: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))).wait()\n'
 STOPPED_AT_ONCE = """
@@ -235,7 +235,7 @@ def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
 
 RANDOM = """
 import runpy
-from tasks.suite import shared_parent
+from tasks.suite import fork_server
 from tasks.suite.steps import Step
 import numpy, torch
 def draw(*_, **__):
@@ -243,7 +243,7 @@ def draw(*_, **__):
 runpy.run_module = draw
 torch.rand(1), numpy.random.random()  # both generators are there before anything is forked
 for _ in range(2):
-    shared_parent._Forked(Step(task="train", arguments=()), None).wait()
+    fork_server._Forked(Step(task="train", arguments=()), None).wait()
 """
 
 
