@@ -234,7 +234,7 @@ def parse_arguments(words: Sequence[str], *, world_size: int) -> argparse.Namesp
 
 def _describe_unknown(flag: str) -> str:
     nearest = difflib.get_close_matches(flag, known_flags(), n=1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]}?" if nearest else "see tasks/ranks/arguments.py for those it knows"
+    advice = f"did you mean {nearest[0]}?" if nearest else "see tasks/cases/flags.py for those it knows"
     return f"unknown Megatron flag {flag}: {advice}"
 
 
