@@ -1,5 +1,5 @@
-"""Imports between the packages of ``tasks`` go one way. Only ``tasks.ranks`` imports torch and megatron; in the
-process that forks the ranks, ``tasks.launch`` imports them and ``tasks.ranks`` inside functions.
+"""Imports between packages of ``tasks`` go one way. Only ``tasks.ranks`` imports torch and megatron;
+``tasks.launch`` imports these and ``tasks.ranks`` inside functions, in the process that forks the ranks.
 """
 
 from __future__ import annotations
@@ -11,21 +11,8 @@ from pathlib import Path
 import pytest
 
 from tasks.util.files import REPOSITORY
+from tests.packages import ALLOWED, COMMANDS
 
-COMMANDS = "commands"  # modules of tasks/ itself
-# Each package, and the others that it may import. docs/architecture.md draws the same.
-ALLOWED = {
-    "util": set(),
-    "cases": {"util"},
-    "machine": {"util"},
-    "records": {"cases", "machine", "util"},
-    "judge": {"records", "cases", "machine", "util"},
-    "reports": {"judge", "records", "cases", "machine", "util"},
-    "launch": {"records", "cases", "machine", "util"},
-    "suite": {"launch", "reports", "judge", "records", "cases", "machine", "util"},
-    "ranks": {"records", "cases", "machine", "util"},
-    COMMANDS: {"suite", "launch", "reports", "judge", "records", "cases", "machine", "util", COMMANDS},
-}
 RANK_LIBRARIES = {"torch", "megatron", "transformer_engine"}
 
 
