@@ -1,4 +1,4 @@
-"""Which cuDNN the ranks use, found and put in front of the system's without importing torch."""
+"""Find the cuDNN that ranks use, and load it before the system's is looked for. Torch is not imported."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ HOME_VARIABLES = ("CUDNN_HOME", "CUDNN_PATH")  # as Transformer Engine reads the
 
 
 def home() -> Path | None:
-    """The folder of the cuDNN that ranks use: what ``CUDNN_HOME`` or ``CUDNN_PATH`` says, else
-    ``torchs_own``, else None: the one that the system's loader finds.
+    """The folder of the cuDNN that ranks use: ``CUDNN_HOME`` or ``CUDNN_PATH``, else ``torchs_own``; None
+    where the system's loader finds one.
     """
     chosen = next(filter(None, map(os.environ.get, HOME_VARIABLES)), None)
     return Path(chosen) if chosen else torchs_own()
 
 
 def torchs_own() -> Path | None:
-    """The folder of the one that torch brings along; None where it was built with the system's, as in a
+    """The folder of the cuDNN installed with torch; None where torch was built with the system's, as in a
     container.
     """
     try:
@@ -33,15 +33,15 @@ def torchs_own() -> Path | None:
 
 
 def libraries(folder: Path) -> list[Path]:
-    """All of its libraries, the one that loads the others when they are needed first. Debian keeps them one
-    folder deeper.
+    """All libraries of a cuDNN, the one that loads the others on demand first. Debian keeps them one folder
+    deeper.
     """
     found = [path for place in ("lib*", "lib*/*") for path in folder.glob(f"{place}/libcudnn*.so.[0-9]*")]
     return sorted(found, key=lambda path: path.name)
 
 
 def version() -> str | None:
-    """``9.19.0``, as cuDNN itself says; None where there is none. Loads it."""
+    """The version that cuDNN itself reports, ``9.19.0``; None without cuDNN. Loads the library."""
     folder = home()
     found = libraries(folder) if folder else [Path("libcudnn.so.9")]
     try:
@@ -56,12 +56,13 @@ def version() -> str | None:
 def put_in_front() -> None:
     """Load every library of the cuDNN in ``home``, before torch and Transformer Engine are imported.
 
-    Transformer Engine needs each of them by its name alone, and looks for the system's cuDNN first
-    (``_load_cuda_library`` of its ``common/__init__.py``). Beside torch's own, a process then had parts of
-    two; torch refuses that at its first convolution, and attention is computed by another version than the
-    pinned one. What is loaded already is not looked for.
+    Transformer Engine loads each library by its bare name and looks for the system's cuDNN first
+    (``_load_cuda_library`` of its ``common/__init__.py``). Together with torch's own, a process would then
+    hold parts of two versions: torch refuses that at its first convolution, and attention runs on another
+    version than the pinned one. A library that is loaded already is not looked for.
 
-    Errors: ``CannotRun`` when the folder that the environment names holds no cuDNN.
+    Raises:
+        CannotRun: the folder that the environment variable names holds no cuDNN.
     """
     folder = home()
     if folder is None:

@@ -1,7 +1,7 @@
-"""Does a case fit on the GPUs? Sized from its arguments before any rank starts, held against what is free.
+"""Estimate a case's GPU memory from its arguments before any rank starts, and compare it with what is free.
 
-The estimate is for the rank that needs most, the last stage's, which holds the logits. It was checked against
-one H100 (``benchmarks/one_gpu.md``); it is meant to be above what is used, by less than a half.
+The estimate is for the rank that needs most, one of the last stage, which holds the logits. It was checked
+against one H100 (``benchmarks/one_gpu.md``) and is meant to exceed the memory used by less than a half.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BYTES_A_TOKEN_AND_LAYER = 34
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What one rank needs, in MiB."""
+    """Memory that one rank needs, in MiB."""
 
     parameters: float
     activations: float
@@ -33,11 +33,11 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts, in MiB."""
         return round(self.parameters + self.activations + self.logits + self.context)
 
     def of_a_step(self, *, last_stage: bool) -> int:
-        """What comes and goes with each step, as measured and no more; only the last stage has logits."""
+        """Memory that every step allocates and frees, in MiB; only the last stage has logits."""
         return round(self.activations + (_LOGITS_IN_USE * self.logits if last_stage else 0.0))
 
 
@@ -83,7 +83,8 @@ def free_mib(uuids: list[str]) -> dict[str, int]:
 def check(platform: Platform, args: argparse.Namespace) -> Need:
     """The need of one rank.
 
-    Errors: ``CannotRun`` naming the GPU whose free memory its ranks exceed.
+    Raises:
+        CannotRun: ranks need more than a GPU has free; the message names the GPU.
     """
     need = estimate(args)
     free = free_mib([gpu.uuid for gpu in platform.gpus])

@@ -1,4 +1,4 @@
-"""How much memory processes may take here: that of the machine, or what a container or a job may."""
+"""Memory that processes may use here: the machine's, or the limit of a container or a job."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""CUDA MPS for a run: a daemon of the run's own, so that ranks that share a GPU work on it at the same time.
+"""CUDA MPS for a run: the run starts its own daemon, so that ranks that share a GPU use it at the same time.
 
-A guard (this file, run as a program) owns the daemon. It sits in a session of its own, where no Ctrl-C
-reaches it, and ends the daemon when the launcher lets go of it or ends, however it ends: the kernel tells.
-A daemon that was there before is never touched: the guard's has a folder of its own. Only the standard
-library is imported, so that the guard starts in no time.
+A guard process (this file, run as a program) owns the daemon. It runs in its own session, where Ctrl-C does
+not reach it, and ends the daemon when the launcher releases it or ends in any way: the kernel signals that.
+A daemon that was running before is never touched: the guard's has its own folder. The guard imports the
+standard library only, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Daemon:
-    """What the launcher holds: a guard that is getting a daemon ready, or the reason why there is none."""
+    """The launcher's handle: a guard that starts a daemon, or the reason why there is none."""
 
     def __init__(self, guard: subprocess.Popen[str] | None, note: str | None) -> None:
         self._guard = guard
         self._note = note
 
     def join(self, say: Callable[[str], None]) -> bool:
-        """Wait until the daemon serves, point processes started from now on to it; false without one."""
+        """Wait until the daemon serves and direct later processes to it; False without a daemon."""
         if self._guard is not None and self._note is None:
             answer = self._guard.stdout.readline().strip()
             word, _, rest = answer.partition(" ")
@@ -59,10 +59,10 @@ class Daemon:
         return None if self._guard is None else self._guard.pid
 
     def renew(self, say: Callable[[str], None]) -> None:
-        """Another daemon for processes started from now on, after one that used this one was killed.
+        """Start another daemon for later processes, after a process that used this one was killed.
 
-        A killed process takes the server along: whoever comes after it is told that the device is busy, for
-        as long as the daemon lives (seen on an H100, for 60 s). The user's own daemon is left, not ended.
+        A killed process takes the MPS server with it: later ones get "device busy" for as long as the daemon
+        lives (seen on an H100, for 60 s). The user's own daemon is left running.
         """
         if self._guard is not None and self._note is None:
             self.stop()
@@ -85,7 +85,7 @@ class Daemon:
 
 
 def _point_nowhere() -> None:
-    """Processes started from now on know no daemon."""
+    """Later processes use no daemon."""
     for name in (PIPES, LOGS):
         os.environ.pop(name, None)
 
@@ -106,7 +106,7 @@ def daemon(*, wanted: bool) -> Iterator[Daemon]:
 
 
 def obstacle(environ: dict[str, str] | os._Environ[str]) -> str | None:
-    """Why no daemon of the run's own is started, or None."""
+    """The reason why the run starts no daemon, or None."""
     slower = "ranks take turns on their GPU, which is several times slower"
     if environ.get(SWITCH) == "off":
         return f"{SWITCH}=off: {slower}"
@@ -118,7 +118,7 @@ def obstacle(environ: dict[str, str] | os._Environ[str]) -> str | None:
 
 
 def _start_guard() -> subprocess.Popen[str]:
-    # Without LD_PRELOAD: what is put in front of the ranks' libraries has no business in the daemon.
+    # Without LD_PRELOAD: libraries preloaded for ranks do not belong in the daemon.
     environ = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(os.getpid())],

@@ -1,4 +1,4 @@
-"""Which NCCL the ranks use, found and put in front of torch's own without importing torch."""
+"""Find the NCCL that ranks use, and load it before torch loads its own. Torch is not imported."""
 
 from __future__ import annotations
 
@@ -49,17 +49,18 @@ def text(found: Version | None) -> str:
 
 
 def can_share(found: Version | None) -> bool:
-    """Whether this NCCL puts several ranks on one GPU."""
+    """True when this NCCL lets several ranks share one GPU."""
     return found is not None and found[:2] >= OLDEST_SHARING
 
 
 def put_in_front(*, ranks_per_gpu: int) -> None:
-    """Load the NCCL of ``library``, so that torch, imported later, calls it and not an older one of its own.
+    """Load the NCCL of ``library``, so that torch, imported later, calls it instead of its own older one.
 
-    A library loaded with its symbols open to all is asked before those that torch brings: what ``LD_PRELOAD``
-    does, without starting the process again.
+    Symbols of a library loaded with RTLD_GLOBAL take precedence over those that torch brings, as with
+    ``LD_PRELOAD``, but without starting the process again.
 
-    Errors: ``CannotRun`` when several ranks are to share a GPU and NCCL cannot do that.
+    Raises:
+        CannotRun: several ranks are to share a GPU and this NCCL cannot do that.
     """
     path = library()
     found = version(path)

@@ -1,4 +1,4 @@
-"""The machines that train together: how many, which of them this is, and where they meet.
+"""The nodes that train together: their number, this node's rank, and the rendezvous endpoint.
 
 Node 0 hosts torch's elastic rendezvous, judges the run and prints the verdict. All nodes see the same run
 directory. Only the standard library is imported, since the noxfile reads this too.
@@ -31,8 +31,9 @@ _KEEP_ALIVE_S = 3  # between two signs of life of an agent; after three missed o
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """``rank``: of this machine. ``endpoint``: host:port of node 0. ``timeout_s``: how long nodes wait for
-    one another."""
+    """The nodes of a run. ``rank``: this machine's. ``endpoint``: host:port of node 0. ``timeout_s``: limit
+    for nodes that wait for one another.
+    """
 
     count: int = 1
     rank: int = 0
@@ -51,7 +52,7 @@ class Nodes:
 ALONE = Nodes()
 
 
-# ---- what the user or Slurm says ----
+# ---- options and Slurm variables ----
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +113,11 @@ def read(options: argparse.Namespace, variables: Mapping[str, str] | None = None
 
 
 def refuse_alone_only(nodes: Nodes, *, retries: bool = False, go_on: bool = False) -> None:
-    """Raises ``UsageError`` for what one machine does by itself, and several would have to agree on."""
+    """Refuse options that only one machine supports.
+
+    Raises:
+        UsageError: several nodes, with ``--retries`` or ``--continue``.
+    """
     if nodes.several and (retries or go_on):
         raise UsageError(
             f"{'--retries' if retries else '--continue'}: not on several machines; --max-restarts N has them"
@@ -121,8 +126,9 @@ def refuse_alone_only(nodes: Nodes, *, retries: bool = False, go_on: bool = Fals
 
 
 def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
-    """From srun's variables of its step (https://slurm.schedmd.com/srun.html). Those of the job, which a
-    shell of salloc has too, say nothing about what was started where."""
+    """The nodes of the Slurm step, from srun's variables (https://slurm.schedmd.com/srun.html). Variables of
+    the job are set in a shell of salloc too, and say nothing about where tasks were started.
+    """
     count = _number(variables, "SLURM_STEP_NUM_NODES", "1")
     if count == 1:
         return ALONE
@@ -156,12 +162,12 @@ def first_host(hostlist: str) -> str:
     return re.sub(r"\[([^,\-\]]+)[^\]]*\]", r"\1", first.group())
 
 
-# ---- what follows from it ----
+# ---- settings that follow ----
 
 
 def spread(platform: Platform, nodes: Nodes) -> Platform:
-    """The platform of all nodes together. A CPU's eight ranks are shared out, and stay the platform that they
-    were: their results do not depend on where they run. GPUs add up.
+    """The platform of all nodes together. On CPUs the eight ranks are divided among the nodes and the
+    platform keeps its name: results do not depend on where ranks run. GPUs add up.
 
     Raises:
         UsageError: eight ranks cannot be shared out evenly.
@@ -177,7 +183,7 @@ def spread(platform: Platform, nodes: Nodes) -> Platform:
 
 
 def agent_settings(nodes: Nodes, phase_directory: Path) -> dict[str, Any]:
-    """What torch's ``LaunchConfig`` is told about where agents meet.
+    """Rendezvous settings for torch's ``LaunchConfig``.
 
     Raises:
         CannotRun: node 0 cannot be found, or not be reached.
@@ -202,7 +208,7 @@ def agent_settings(nodes: Nodes, phase_directory: Path) -> dict[str, Any]:
 
 
 def rendezvous_failure(nodes: Nodes, error: Exception, *, trained: bool) -> TaskError:
-    """What a failed rendezvous means, and what to do. ``trained``: whether ranks had run here before."""
+    """The error for a failed rendezvous, with its remedy. ``trained``: ranks had run here before."""
     name = type(error).__name__
     cause = (str(error.__cause__ or error).strip().splitlines() or [name])[0]
     if name == "RendezvousClosedError":
@@ -225,9 +231,9 @@ def rendezvous_failure(nodes: Nodes, error: Exception, *, trained: bool) -> Task
 def agent_variables(nodes: Nodes) -> dict[str, str]:
     """Environment variables for the agent and its ranks.
 
-    Gloo looks up the machine's own name otherwise, which on many a machine is the loopback interface. And
-    with a store shared by agent and ranks, the ranks of another node connect to an agent that may be forking
-    just then (see ``launch``), and a replaced node is told the address of the one before.
+    Without ``GLOO_SOCKET_IFNAME``, Gloo looks up the machine's own name, which on many machines resolves to
+    loopback. If agent and ranks shared a store, ranks of another node would connect to an agent that may be
+    forking at that moment (see ``launch.agent``), and a replaced node would get its predecessor's address.
     """
     if not nodes.several:
         return {"GLOO_SOCKET_IFNAME": "lo"}  # all ranks are here; no name has to be looked up
@@ -238,10 +244,10 @@ def agent_variables(nodes: Nodes) -> dict[str, str]:
 
 
 def own_address(nodes: Nodes) -> str:
-    """The numeric address of this machine on the way to node 0; nothing is sent.
+    """The numeric address of this machine on its route to node 0; nothing is sent.
 
     Raises:
-        CannotRun: there is no way.
+        CannotRun: node 0 cannot be reached.
     """
     host, port = _address(nodes)
     numeric = _numeric(host)

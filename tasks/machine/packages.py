@@ -1,8 +1,7 @@
-"""The pinned environment: are the installed versions the pinned ones, and is torch the right build?"""
+"""The pinned environment: compare installed versions with the pins, and check the build of torch."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import re
 import subprocess
@@ -14,7 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from tasks.machine import platforms
-from tasks.util.exits import CannotRun, UsageError, exit_with
+from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
 
 PINS = REPOSITORY / "requirements.txt"
@@ -60,7 +59,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def differences(pins: Mapping[str, Requirement], installed: Mapping[str, str]) -> list[str]:
-    """What is missing, of another version, or not pinned, a line each."""
+    """Packages that are missing, of another version, or not pinned, a line each."""
     lines = []
     for name, requirement in sorted(pins.items()):
         version = installed.get(name)
@@ -84,7 +83,7 @@ def torch_cuda_version() -> str | None:
 
 
 def wrong_build(environment_name: str, cuda_version: str | None, *, gpus: int) -> str | None:
-    """Why this build of torch is wrong, which it can be for lts without a GPU, or None."""
+    """The reason why this build of torch is wrong (lts without a GPU needs the CPU build), or None."""
     if environment_name != "lts" or cuda_version is None or gpus:
         return None
     return (
@@ -131,28 +130,10 @@ def _pip_check() -> list[str]:
 
 
 def broken_dependencies(pip_check: str) -> list[str]:
-    """What pip check complains of, a line each, without the packages that are left out on purpose."""
+    """Complaints of ``pip check``, a line each, without packages that are left out on purpose."""
     lines = []
     for line in filter(str.strip, pip_check.splitlines()):
         missing = re.search(r" requires (\S+), which is not installed", line)
         if missing is None or canonicalize_name(missing.group(1)) not in LEFT_OUT:
             lines.append(f"pip check: {line}")
     return lines
-
-
-def main() -> int:
-    """``python -m tasks.environment verify``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.environment",
-        description="Is this the pinned environment? Exits 5 when it is not.",
-    )
-    parser.add_argument("action", choices=["verify"])
-    parser.add_argument("--gpu", action="store_true", help="with requirements-gpu.txt on top")
-    parser.add_argument("--dependencies", action="store_true", help="ask pip check too (1 s)")
-    arguments = parser.parse_args()
-    print(verify(gpu=arguments.gpu, dependencies=arguments.dependencies))
-    return 0
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -1,4 +1,4 @@
-"""The machine: its name, how many ranks it gets and where, and the environment variables they need.
+"""The platform: its name, number and placement of ranks, and the environment variables they need.
 
 Facts come from files and from ``nvidia-smi``; CUDA is never initialised here, since ranks are forked later.
 """
@@ -25,7 +25,7 @@ DEVICE_VARIABLE = "CRASH_TEST_DEVICE"  # cpu or cuda: what to use where both cou
 # Ranks by the number of GPUs used. Four GPUs are one pipeline, without data parallelism.
 WORLD_SIZES = {8: 8, 4: 4, 2: 8, 1: 8}
 OLDEST_COMPUTE_CAPABILITY = 8.0  # bf16
-MIB_PER_RANK = 3900  # at full size (tasks/gpu_memory.py); on an H100 3.4 GiB a rank were in use
+MIB_PER_RANK = 3900  # at full size (tasks/machine/gpu_memory.py); on an H100 3.4 GiB a rank were in use
 
 # The same bits on every x86-64 processor with AVX2: no kernel is chosen by what one can do beyond it
 # (and tasks/ranks/portable_math.py for what these settings do not reach).
@@ -67,7 +67,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """What a run can count on. ``notes`` say why something that the machine has is not used."""
+    """A machine as a run uses it. ``notes`` give reasons why some of its hardware is not used."""
 
     name: str
     device: Device
@@ -78,7 +78,7 @@ class Platform:
     notes: tuple[str, ...] = ()
 
     def variables(self, of_case: dict[str, str]) -> dict[str, str]:
-        """What must be in force before anything of the ranks is imported: a case's own come last."""
+        """Environment variables to set before a rank imports anything; those of the case take precedence."""
         return {**self.env_vars, **of_case}
 
 
@@ -113,14 +113,14 @@ def detect() -> Platform:
 
 
 def _shows_only_its_own(platform: Platform) -> Platform:
-    """Ranks see the GPUs that were chosen and sized. By UUID: an MPS daemon numbers anew what it sees."""
+    """Show ranks only the GPUs that were chosen, by UUID: an MPS daemon renumbers the ones it sees."""
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in platform.gpus)}
     return dataclasses.replace(platform, env_vars=platform.env_vars | shown)
 
 
 @functools.cache
 def on_gpus() -> bool:
-    """Whether sessions train on GPUs here. A machine that can run nothing still lints and has a doctor."""
+    """True when sessions train on GPUs here; False also where nothing can train, so that lint and doctor run."""
     try:
         return detect().device == "cuda"
     except TaskError:
@@ -135,7 +135,7 @@ def choose(
     processor: Processor,
     problem: str | None = None,
 ) -> Platform:
-    """The GPUs when they can run the full-size case, else the CPU, with a note that says why."""
+    """The GPUs when they can run the full-size case, else the CPU with a note that gives the reason."""
     reason = gpu_obstacle(gpus, environment_name) if gpus else problem or "there is no NVIDIA GPU"
     if reason is None:
         return gpu_platform(gpus)
@@ -145,7 +145,7 @@ def choose(
 
 
 def gpu_obstacle(gpus: tuple[Gpu, ...], environment_name: str) -> str | None:
-    """Why these GPUs cannot run the full-size case, or None."""
+    """The reason why these GPUs cannot run the full-size case, or None."""
     used = usable(gpus)
     gpu = used[0]
     if any(each.partitioned for each in used):
@@ -204,8 +204,8 @@ def usable(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def visible(gpus: tuple[Gpu, ...], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
-    """What CUDA would show: the listed indices or beginnings of UUIDs, up to the first unknown or repeated
-    one.
+    """The GPUs that CUDA would show: the listed indices or prefixes of UUIDs, up to the first unknown or
+    repeated one.
     """
     if cuda_visible_devices is None:
         return gpus
@@ -220,7 +220,7 @@ def visible(gpus: tuple[Gpu, ...], cuda_visible_devices: str | None) -> tuple[Gp
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """nvidia-smi's CSV, one line a GPU, in the order of ``_QUERY``. Lines of a broken GPU are left out."""
+    """GPUs from nvidia-smi's CSV, one line each, fields as in ``_QUERY``. Lines of a broken GPU are skipped."""
     gpus = []
     for line in text.splitlines():
         fields = [entry.strip() for entry in line.split(",")]
@@ -248,7 +248,7 @@ def query_gpus() -> tuple[Gpu, ...]:
 
 @functools.cache
 def _ask_driver() -> tuple[str, str | None]:
-    """nvidia-smi's answer, and what is wrong with it. A machine without nvidia-smi simply has no GPU."""
+    """Output of nvidia-smi, and the error if it failed. A machine without nvidia-smi simply has no GPU."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -353,10 +353,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _unified_memory_mib() -> int:
-    """Of a GPU that reports no memory of its own: it shares the machine's."""
+    """Memory of a GPU that reports none of its own, in MiB: it shares the machine's."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
 def python_version() -> str:
-    """``3.11.7``"""
+    """The version of this interpreter: ``3.11.7``."""
     return ".".join(str(part) for part in sys.version_info[:3])
