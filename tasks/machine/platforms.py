@@ -120,7 +120,7 @@ def _shows_only_its_own(platform: Platform) -> Platform:
 
 @functools.cache
 def on_gpus() -> bool:
-    """True when sessions train on GPUs here; False also where nothing can train, so that lint and doctor run."""
+    """True when sessions train on GPUs here; False where nothing can train: lint and doctor still run."""
     try:
         return detect().device == "cuda"
     except TaskError:
@@ -220,7 +220,7 @@ def visible(gpus: tuple[Gpu, ...], cuda_visible_devices: str | None) -> tuple[Gp
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """GPUs from nvidia-smi's CSV, one line each, fields as in ``_QUERY``. Lines of a broken GPU are skipped."""
+    """GPUs from nvidia-smi's CSV, a line each, fields as in ``_QUERY``. Lines of a broken GPU are skipped."""
     gpus = []
     for line in text.splitlines():
         fields = [entry.strip() for entry in line.split(",")]
