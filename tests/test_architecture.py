@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 from tasks.util.files import REPOSITORY
 from tests.packages import ALLOWED, COMMANDS
@@ -50,3 +51,22 @@ def test_the_arrows_are_the_imports_that_are_allowed() -> None:
 def test_a_newcomers_questions_have_a_file_each() -> None:
     for question in QUESTIONS:
         assert re.search(rf"^\| {re.escape(question)} \| `tasks/\w+/\w+\.py`", TEXT, re.MULTILINE), question
+
+
+def test_every_module_that_documents_and_docstrings_name_exists() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md", "*.yaml", "*.yml", "*.txt"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    missing = []
+    for file in listed:
+        text = (REPOSITORY / file).read_text()
+        named = set(
+            re.findall(r"(?<![\w/<>.])(?:tasks|tests|benchmarks|docs)/[\w/]+\.(?:py|md|png|j2)\b", text)
+        )
+        missing += [f"{file} names {path}" for path in named if not (REPOSITORY / path).exists()]
+    assert len(listed) > 200
+    assert missing == []

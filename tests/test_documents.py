@@ -126,7 +126,7 @@ def test_every_command_of_a_document_works(document: Path, copy: Path, path: Pat
         "python -m tasks.no_such_task",
         "python benchmarks/main_job.py --no-such-option",
         "python -m benchmarks.no_such_benchmark",
-        "python tasks/exits.py",
+        "python tasks/util/exits.py",
         "make no-such-target",
         "sbatch slurm/no_such_file",
         "docker run anything",

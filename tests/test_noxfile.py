@@ -157,9 +157,9 @@ def test_the_help_of_record_is_shown_once(checkout: Path) -> None:
 
 def test_lint_takes_no_arguments(checkout: Path) -> None:
     """They were left out in silence."""
-    outcome = nox(checkout, "-s", "lint", "--", "tasks/menu.py")
+    outcome = nox(checkout, "-s", "lint", "--", "tasks/train.py")
     assert outcome.returncode == 2
-    assert "lint checks everything and takes no arguments: tasks/menu.py" in outcome.stdout
+    assert "lint checks everything and takes no arguments: tasks/train.py" in outcome.stdout
     assert not calls(checkout)
 
 

@@ -1,4 +1,4 @@
-"""tasks/case.py and its rules: reading, rules, overlays, substitution, digest."""
+"""tasks/cases/case.py and its rules: reading, rules, overlays, substitution, digest."""
 
 from __future__ import annotations
 

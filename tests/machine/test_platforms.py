@@ -1,4 +1,4 @@
-"""tasks/platforms.py, from captured facts: no GPU is needed here."""
+"""tasks/machine/platforms.py, from captured facts: no GPU is needed here."""
 
 from __future__ import annotations
 
