@@ -1,4 +1,4 @@
-"""Remove old run directories, the newest kept, and never one that a process still works in."""
+"""Remove old run directories; keep the newest, and any that a process still uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tasks.records.run_lock import _is_locked, is_running, lock_file
+from tasks.records.run_lock import is_locked, is_running, lock_file
 from tasks.util.exits import UsageError, exit_with
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
@@ -15,7 +15,8 @@ RUNS = Path(__file__).resolve().parent.parent / "runs"
 def prunable(runs: Path, keep: int) -> list[Path]:
     """Run directories of every case beyond its ``keep`` newest, oldest first, without those still running.
 
-    What lies in ``runs`` itself is not of a case: a run (``--run-dir runs/mine``), or those of a regress.
+    A folder directly below ``runs`` that is itself a run (``--run-dir runs/mine``) or holds a regress is not
+    a case's, and stays.
     """
     found = []
     for case_dir in sorted(path for path in runs.glob("*") if path.is_dir() and not _is_no_case(path)):
@@ -26,9 +27,7 @@ def prunable(runs: Path, keep: int) -> list[Path]:
 
 
 def _is_no_case(path: Path) -> bool:
-    return any((path / name).exists() for name in ("case.json", "regress.json")) or _is_locked(
-        lock_file(path)
-    )
+    return any((path / name).exists() for name in ("case.json", "regress.json")) or is_locked(lock_file(path))
 
 
 def main() -> int:

@@ -94,7 +94,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 def same_file(first: Path, second: Path) -> bool:
-    """Whether both are there, and one."""
+    """True when both exist and are the same file."""
     return first.exists() and second.exists() and first.samefile(second)
 
 

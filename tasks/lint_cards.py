@@ -1,6 +1,4 @@
-"""Check the golden cards of a repository: ``python -m tasks.lint_cards [ROOT]``. Exit code 2 when one has a
-fault.
-"""
+"""Check the golden cards of a repository: ``python -m tasks.lint_cards [ROOT]``; exit code 2 on a problem."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ from tasks.util.files import REPOSITORY
 PROVENANCE_KEYS = ("reason", "recorded", "environment")
 
 
-def faults(root: Path) -> list[str]:
-    """One line a fault, for all cards under ``<root>/goldens``."""
+def problems(root: Path) -> list[str]:
+    """One line a problem, for all cards under ``<root>/goldens``."""
     found = _cards_of_no_case(root)
     for path in sorted((root / "goldens").glob("*/*")):
         if path.name.endswith(".provenance.json"):
             card = path.with_name(path.name.replace(".provenance.json", ".json"))
             found += [] if card.exists() else [f"{path}: its card {card.name} is missing"]
         elif re.fullmatch(r"golden_values_[A-Za-z0-9]+(_[A-Za-z0-9_-]+)?\.json", path.name):
-            found += card_faults(path)
+            found += card_problems(path)
         else:
             found.append(
                 f"{path}: is no golden_values_<environment>[_<platform>].json and no provenance of one"
@@ -32,7 +30,7 @@ def faults(root: Path) -> list[str]:
 
 
 def _cards_of_no_case(root: Path) -> list[str]:
-    """Cards stay where the case went, or where its file is called otherwise and nothing runs it any more."""
+    """Folders of cards whose case was removed, or whose case file was renamed so that nothing runs it."""
     known = names.case_names(root)
     folders = [path for path in sorted((root / "goldens").iterdir()) if path.is_dir()]
     return [
@@ -42,8 +40,8 @@ def _cards_of_no_case(root: Path) -> list[str]:
     ]
 
 
-def card_faults(path: Path) -> list[str]:
-    """Values finite, no step missing, precision marked, provenance there and of this very file."""
+def card_problems(path: Path) -> list[str]:
+    """Check that values are finite, no step is missing, precision is marked, and the provenance fits."""
     import numpy as np
 
     from tasks.records.card import DECIMALS, header_fault
@@ -92,10 +90,10 @@ def main(words: list[str] | None = None) -> int:
     root = parser.parse_args(words).root
     if not (root / "goldens").is_dir():
         raise UsageError(f"{root}: has no goldens folder")
-    found = faults(root)
+    found = problems(root)
     if not found and not any((root / "goldens").glob("*/golden_values_*.json")):
         raise UsageError(f"{root / 'goldens'}: holds no golden card; nothing was checked")
-    print("\n".join(found) if found else "golden cards: no fault")
+    print("\n".join(found) if found else "golden cards: no problem")
     return USAGE if found else PASSED
 
 

@@ -1,7 +1,7 @@
-"""What of Megatron-LM's functional tests could run on this machine: ``python -m tasks.survey PATH``.
+"""List which of Megatron-LM's functional tests can run on this machine: ``python -m tasks.survey PATH``.
 
-Reads every case file of a checkout and says of each whether it runs here, needs more GPUs, needs a checkout
-(``--megatron-lm``), needs data, or is no training case. Nothing is trained.
+Reads every case file of a checkout and classifies it: runs here, needs more GPUs, needs a checkout
+(``--megatron-lm``), needs data, or is not a training case. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a case is measured against. ``memory_bytes``: of all devices that the ranks share."""
+    """The machine that cases are classified for. ``memory_bytes``: sum over all devices that ranks share."""
 
     platform: str
     device: str

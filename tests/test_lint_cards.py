@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.lint_cards import faults, main
+from tasks.lint_cards import main, problems
 from tasks.records.card_store import provenance_path, write_card, write_provenance
 from tasks.util.exits import UsageError
 from tests.fake_run import CASE, card, write_golden
@@ -34,12 +34,12 @@ def path(tmp_path):
 def test_cards_of_this_repository_have_no_fault():
     root = Path(__file__).resolve().parent.parent
     assert len(list((root / "goldens").glob("*/golden_values_*.provenance.json"))) >= 2
-    assert faults(root) == []
+    assert problems(root) == []
 
 
 def test_sound_card(path, tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "golden cards: no fault\n"
+    assert capsys.readouterr().out == "golden cards: no problem\n"
 
 
 def lossy(value):
@@ -57,8 +57,8 @@ def lossy(value):
 def test_faults_of_values(path, tmp_path, broken, fault):
     write_card(path, broken)
     write_provenance(path, PROVENANCE)
-    assert any(fault in line for line in faults(tmp_path))
-    assert all(str(path) in line for line in faults(tmp_path))
+    assert any(fault in line for line in problems(tmp_path))
+    assert all(str(path) in line for line in problems(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_faults_of_values(path, tmp_path, broken, fault):
 )
 def test_faults_of_provenance(path, tmp_path, change, fault):
     write_provenance(path, {**PROVENANCE, **change})
-    (line,) = faults(tmp_path)
+    (line,) = problems(tmp_path)
     assert fault in line
 
 
@@ -85,26 +85,26 @@ def test_edited_card(path, tmp_path, capsys):
 
 def test_lonely_files(path, tmp_path):
     provenance_path(path).unlink()
-    assert "no golden_values_lts_cpu_x86_64.provenance.json" in faults(tmp_path)[0]
+    assert "no golden_values_lts_cpu_x86_64.provenance.json" in problems(tmp_path)[0]
     write_provenance(path, PROVENANCE)
     path.unlink()
-    assert "its card golden_values_lts_cpu_x86_64.json is missing" in faults(tmp_path)[0]
+    assert "its card golden_values_lts_cpu_x86_64.json is missing" in problems(tmp_path)[0]
     (path.parent / "notes.txt").write_text("x")
-    assert any("notes.txt" in line for line in faults(tmp_path))
+    assert any("notes.txt" in line for line in problems(tmp_path))
 
 
 def test_malformed_card_is_a_fault_like_others(path, tmp_path):
     path.write_text(json.dumps([]))
-    assert "must be a JSON object" in faults(tmp_path)[0]
+    assert "must be a JSON object" in problems(tmp_path)[0]
 
 
 def test_cards_whose_case_is_gone_are_told(path, tmp_path):
     """A case whose file was renamed is run by nothing, and nothing said so."""
     path.parent.rename(path.parent.with_name(f"{CASE}@a_subject"))
-    assert [line for line in faults(tmp_path) if "there is no case" in line] == []
+    assert [line for line in problems(tmp_path) if "there is no case" in line] == []
     file = tmp_path / "test_cases" / CASE / "model_config.yaml"
     file.rename(file.with_suffix(".yml"))
-    (fault,) = [line for line in faults(tmp_path) if "there is no case" in line]
+    (fault,) = [line for line in problems(tmp_path) if "there is no case" in line]
     assert fault.endswith(f"{CASE}: remove it, or put test_cases/{CASE}/model_config.yaml back")
 
 

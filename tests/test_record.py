@@ -12,7 +12,7 @@ import pytest
 
 from tasks.cases.case import load_case
 from tasks.judge.run import judge_run
-from tasks.lint_cards import faults
+from tasks.lint_cards import problems
 from tasks.record import changes, main
 from tasks.records.card import metric_from
 from tasks.records.card_store import card_path, provenance_path, read_card, read_provenance, write_card
@@ -45,7 +45,7 @@ def test_recorded_card_passes_its_own_run_and_the_linter(tmp_path):
     assert record(tmp_path, *runs) == 0
     assert judge_run(runs[0], root=tmp_path).passed
     add_case(tmp_path, CASE)
-    assert faults(tmp_path) == []
+    assert problems(tmp_path) == []
     recorded = read_card(path_in(tmp_path)).metrics
     assert recorded["lm loss"].values.tolist() == card().metrics["lm loss"].values.tolist()
     expected = card().metrics["iteration-time"].values * 1.1

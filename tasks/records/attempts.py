@@ -1,8 +1,7 @@
-"""What the attempts of a phase left. When a rank has failed, the elastic agent starts all of them again: a
-new attempt.
+"""Attempts of a phase: when a rank fails, the elastic agent starts all ranks again, a new attempt.
 
-An attempt's evidence lies in ``evidence/attempt<N>/``, its TensorBoard events in files named after it, and
-each rank's log has a line that begins it.
+An attempt writes its evidence to ``evidence/attempt<N>/``, its TensorBoard events to files with its number
+in their name, and a line that marks its begin to each rank's log.
 """
 
 from __future__ import annotations
@@ -38,15 +37,16 @@ def processes(directory: Path) -> dict[int, dict[int, int]]:
 
 
 def evidence_folder(directory: Path, attempt: int) -> Path:
-    """Where the ranks of an attempt write their digests and times."""
+    """The folder where ranks of an attempt write their digests and times."""
     return directory / "evidence" / f"attempt{attempt}"
 
 
 def records(directory: Path, logged: Mapping[int, Card], world_size: int) -> list[dict[str, object]]:
-    """A record an attempt: its ranks' process ids, what it loaded, the steps it logged, its ranks' digests.
+    """One record an attempt: process ids, loaded iteration, logged steps and digests of its ranks.
 
-    Errors: ``TrainingFailed`` when a rank of the last attempt, which was not ended from outside, left less
-    than the others.
+    Raises:
+        TrainingFailed: a rank of the last attempt, which was not ended from outside, recorded less than the
+            others.
     """
     begun = processes(directory)
     if not begun:
@@ -69,10 +69,11 @@ def records(directory: Path, logged: Mapping[int, Card], world_size: int) -> lis
 def evidence(folder: Path, world_size: int, *, whole: bool = True) -> dict[str, object]:
     """The digests and times of an attempt's ranks, gathered.
 
-    ``whole``: the attempt came to its end. One that was killed may have been killed while it wrote: an
-    iteration that not all ranks recorded is left out, and proves nothing.
+    ``whole``: the attempt came to its end. A killed attempt may have been killed while it wrote: an
+    iteration that not all ranks recorded is skipped, since it proves nothing.
 
-    Errors: ``TrainingFailed`` when a rank of a whole attempt wrote less than the others.
+    Raises:
+        TrainingFailed: a rank of a whole attempt recorded less than the others.
     """
     state: dict[str, dict[str, object]] = {}
     loaded: set[int] = set()

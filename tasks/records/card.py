@@ -26,8 +26,8 @@ class Metric:
             ("nan") is +inf here, as Megatron-LM takes it; its text is in ``texts``. A real NaN is NaN. No
             other infinity occurs.
         texts: step to string, for the values that are strings.
-        start_step, end_step, step_interval: what the card's header says; it need not agree with ``steps``.
-        full_precision: whether values are kept as measured, not rounded to 5 decimals.
+        start_step, end_step, step_interval: as in the card's header; they need not agree with ``steps``.
+        full_precision: values are kept as measured, not rounded to 5 decimals.
     """
 
     steps: np.ndarray
@@ -122,8 +122,8 @@ def interval_of(steps: np.ndarray) -> int:
 
 
 def header_fault(metric: Metric) -> str | None:
-    """What the header promises and the values do not keep, or None. Megatron-LM never looks; the strict
-    policy does.
+    """The contradiction between a metric's header and its values, or None. Megatron-LM never checks this; the
+    strict policy does.
     """
     if metric.steps.size == 0:
         return "has no values"

@@ -1,7 +1,7 @@
 """A folder of checkpoints: ``iter_<N>/`` for iteration N, a tracker that names the newest, as in Megatron.
 
-Automatic resume takes the newest complete one. Whether it is complete, its manifest says; the tracker, which
-is written after that, only tells what ought to be there.
+Automatic resume takes the newest complete checkpoint. The manifest proves that one is complete; the tracker,
+written after it, only names the checkpoint that should be there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FOLDER = re.compile(r"iter_([0-9]{7}|[1-9][0-9]{7,})")  # seven digits or, with
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What lies in a folder of checkpoints. ``iterations``: newest first, complete or not.
+    """Content of a folder of checkpoints. ``iterations``: newest first, complete or not.
 
-    ``tracked``: the iteration that the tracker names. ``tracker_fault``: why it cannot be believed, or "".
+    ``tracked``: the iteration that the tracker names. ``tracker_fault``: the reason to distrust it, or "".
     """
 
     root: Path
@@ -41,7 +41,7 @@ class Choice:
     skipped: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """What to tell when newer ones are not used; nothing otherwise."""
+        """Lines to print when newer checkpoints are not used; empty otherwise."""
         if not self.skipped:
             return []
         begin = "the beginning" if self.iteration is None else f"iteration {self.iteration}"
@@ -49,12 +49,16 @@ class Choice:
 
 
 def iteration_folder(root: str | Path, iteration: int) -> Path:
-    """Where the checkpoint of ``iteration`` lies, as Megatron names it."""
+    """The folder of the checkpoint of ``iteration``, named as in Megatron."""
     return Path(root) / f"iter_{iteration:07d}"
 
 
 def write_tracker(root: str | Path, iteration: int) -> None:
-    """Name ``iteration`` as the newest complete checkpoint. Errors: ``OSError``."""
+    """Name ``iteration`` as the newest complete checkpoint.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     manifest.replace_file(Path(root) / TRACKER, str(iteration))
 
 
@@ -86,9 +90,10 @@ def _read_tracker(root: Path) -> tuple[int | None, str]:
 
 
 def check(root: str | Path, iteration: int, expected: Origin = ANY_ORIGIN) -> None:
-    """All of a named checkpoint that is checked before a rank starts, and the tracker beside it.
+    """Check a checkpoint and its tracker as far as possible before a rank starts.
 
-    Errors: ``DamagedCheckpoint``.
+    Raises:
+        DamagedCheckpoint: missing, incomplete, damaged, or of another training.
     """
     listing = list_checkpoints(root)
     if not listing.root.is_dir():
@@ -104,9 +109,10 @@ def check(root: str | Path, iteration: int, expected: Origin = ANY_ORIGIN) -> No
 
 
 def check_of_megatron_lm(root: str | Path, iteration: int) -> None:
-    """That Megatron-LM's own program left this checkpoint. It writes no manifest; ``.metadata`` comes last.
+    """Check that Megatron-LM's own loop saved this checkpoint: it writes no manifest, and ``.metadata`` last.
 
-    Errors: ``UsageError`` when it is not there.
+    Raises:
+        UsageError: there is no ``.metadata``.
     """
     folder = iteration_folder(root, iteration)
     if not (folder / ".metadata").is_file():
@@ -114,9 +120,10 @@ def check_of_megatron_lm(root: str | Path, iteration: int) -> None:
 
 
 def newest_complete(root: str | Path, expected: Origin = ANY_ORIGIN) -> Choice:
-    """The newest checkpoint that may be loaded, every byte of it checked by this process.
+    """The newest checkpoint that may be loaded; this process checks every byte of it.
 
-    Errors: as ``choose``.
+    Raises:
+        DamagedCheckpoint: as in ``choose``.
     """
     return choose(
         list_checkpoints(root), lambda folder, n: manifest.verify(folder, iteration=n, expected=expected)
@@ -126,9 +133,11 @@ def newest_complete(root: str | Path, expected: Origin = ANY_ORIGIN) -> Choice:
 def choose(listing: Listing, verify: Callable[[Path, int], object]) -> Choice:
     """The newest checkpoint for which ``verify`` raises no ``DamagedCheckpoint``.
 
-    An interrupted save (no manifest, and not yet named by the tracker) is nothing to resume from. Errors:
-    ``DamagedCheckpoint`` when checkpoints are damaged or lost, and none is left: whether to begin anew is for
-    the user to decide.
+    An interrupted save (no manifest, and not yet named by the tracker) is skipped.
+
+    Raises:
+        DamagedCheckpoint: checkpoints are damaged or lost and none is left. The user decides whether to start
+            from the beginning.
     """
     lost = [listing.tracker_fault] if listing.tracker_fault else []
     skipped = list(lost)

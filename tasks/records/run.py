@@ -1,6 +1,4 @@
-"""The files of a run directory, read and checked: what was run, what each phase recorded, and its actual
-values.
-"""
+"""Read and check a run directory: the case that ran, the record of each phase, and its actual values."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ _ATTEMPT = re.compile(r"actual_phase1_attempt(\d{1,6})\.json")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A finished run. ``record2`` and ``actual2`` are None when there was no phase 2; ``attempts``: what each
-    attempt of phase 1 logged, where there were several; ``kills``: those that the case asks for;
-    ``failed_tries``: of phases that failed by their surroundings and were tried again (``--retries``).
+    """A finished run. ``record2`` and ``actual2`` are None without a phase 2. ``attempts``: values logged by
+    each attempt of phase 1, where there were several. ``kills``: those that the case asks for.
+    ``failed_tries``: phases that ended in an infrastructure failure and were retried (``--retries``).
     """
 
     directory: Path
@@ -63,7 +61,7 @@ class Run:
 
     @property
     def deterministic(self) -> bool:
-        """Whether equality may be asked for."""
+        """True when identical values may be demanded."""
         return bool(self.model_args.get("--deterministic-mode"))
 
     @property
@@ -72,12 +70,12 @@ class Run:
 
     @property
     def changes_layout(self) -> bool:
-        """Whether the restart runs with other flags or on fewer ranks than the training before it."""
+        """True when the restart uses other flags or fewer ranks than the training before it."""
         return bool(self.restart)
 
     @property
     def goes_on_from_kept(self) -> bool:
-        """Whether phase 1 itself has to be a restart, from a checkpoint that is kept in the repository."""
+        """True when phase 1 itself is a restart, from a checkpoint that is kept in the repository."""
         return self.test_type == kept_checkpoint.TYPE
 
     @property
@@ -149,7 +147,11 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
 
 
 def _refuse_contradictions(content: Mapping[str, object], path: Path) -> None:
-    """Errors: ``UsageError`` when the file does not say what was run, or says it twice, and differently."""
+    """Refuse a file that does not identify the run, or contradicts itself.
+
+    Raises:
+        UsageError: all contradictions in one line.
+    """
     case, facts = (
         content[name] if isinstance(content.get(name), dict) else {} for name in ("case", "fingerprint")
     )

@@ -1,4 +1,4 @@
-"""The lock of a run directory, and whether something still works in it."""
+"""The lock of a run directory, and the check that no process uses the directory any more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.util.exits import CannotRun
 
 
 def lock_file(run_dir: Path) -> Path:
-    """Beside the run directory: a session holds it locked from its first step to its last."""
+    """The lock file beside the run directory: a session holds it from its first step to its last."""
     run_dir = run_dir.absolute()  # "." has no name
     return run_dir.with_name(f".{run_dir.name}.lock")
 
@@ -48,13 +48,13 @@ def _locked(path: Path) -> IO[str]:
 
 
 def is_running(run_dir: Path, processes: Path = Path("/proc")) -> bool:
-    """Whether a session holds the run's lock, or a process has one of its files open."""
-    return _is_locked(lock_file(run_dir)) or any(
+    """True when a session holds the run's lock, or a process has one of its files open."""
+    return is_locked(lock_file(run_dir)) or any(
         path.is_relative_to(run_dir.resolve()) for path in _open_files(processes)
     )
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,4 @@
-"""A verdict as table, JSON, JUnit, Markdown and HTML; as a task, draws the curves of a run.
-
-``python -m tasks.report --run-dir DIR`` writes report.html and curves.png beside the reports of
-``tasks.diff``.
-"""
+"""A verdict as table, JSON, JUnit and Markdown: the reports that ``tasks.diff`` writes into a run."""
 
 from __future__ import annotations
 
@@ -58,10 +54,10 @@ def write_reports(verdict: Verdict, directory: Path) -> None:
 
 
 def forget_reports(directory: Path, names: Sequence[str] = (*REPORTS, *PICTURES)) -> None:
-    """Take away what an earlier comparison of a run wrote: where the next one fails, or finds bad input, it
-    would still stand.
+    """Remove the reports of an earlier comparison: if the next one fails, they would still show a verdict.
 
-    Errors: ``UsageError`` where that cannot be done.
+    Raises:
+        UsageError: a report cannot be removed.
     """
     for name in names if (directory / "case.json").is_file() else ():
         path = directory / name
@@ -101,7 +97,7 @@ def as_markdown(verdict: Verdict) -> str:
 
 
 def as_json(verdict: Verdict) -> str:
-    """All of it. Numbers have ``repr`` precision; what is no finite number is a string or null."""
+    """The whole verdict. Numbers have ``repr`` precision; a value that is not finite is a string or null."""
     content = {
         "passed": verdict.passed,
         "exit_code": verdict.exit_code,

@@ -76,8 +76,8 @@ def log_excerpt(path: Path) -> str:
 
 
 def _as_judged(run_dir: Path) -> tuple[Options, Path | None]:
-    """How the last ``tasks.diff`` judged this run, and with which card if one was given, so that picture and
-    table agree.
+    """Options of the last ``tasks.diff`` of this run, and the card that it was given, if any: picture and
+    table have to agree.
     """
     from tasks.judge.run import MEGATRON, Options
     from tasks.util.files import read_json_object
