@@ -18,7 +18,7 @@ from tasks.util.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
     from tasks.judge.run import Verdict
-    from tasks.launch.node_barrier import Meeting
+    from tasks.launch.node_barrier import NodeBarrier
 
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
@@ -33,12 +33,12 @@ def main(words: list[str] | None = None) -> int:
     _refuse_half_a_pair(arguments)
     among = nodes.read(arguments)
     if arguments.run_dir and among.several:
-        from tasks.launch.node_barrier import LAST_STEP, attend
+        from tasks.launch.node_barrier import FINAL_TASK, run_on_all_nodes
 
-        def compare_on_node_0(meeting: Meeting) -> int:
-            return _compare(arguments) if meeting.first else PASSED
+        def compare_on_node_0(barrier: NodeBarrier) -> int:
+            return _compare(arguments) if barrier.first else PASSED
 
-        code = attend(among, arguments.run_dir, LAST_STEP, compare_on_node_0)
+        code = run_on_all_nodes(among, arguments.run_dir, FINAL_TASK, compare_on_node_0)
         if not among.first:
             print(f"node 0 judged the run and prints the table: exit code {code}")
         return code

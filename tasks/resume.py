@@ -11,7 +11,7 @@ import functools
 import sys
 
 from tasks.launch import phase, retries
-from tasks.launch.node_barrier import Meeting, attend
+from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
 from tasks.launch.setup import add_options, check_space, prepare
 from tasks.machine import nodes
 from tasks.records import checkpoints
@@ -31,18 +31,18 @@ def main(words: list[str] | None = None) -> int:
         return retries.supervise(
             "resume", words or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
         )
-    return attend(among, options.run_dir, "resume", functools.partial(_resume, options))
+    return run_on_all_nodes(among, options.run_dir, "resume", functools.partial(_resume, options))
 
 
-def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
+def _resume(options: argparse.Namespace, barrier: NodeBarrier) -> int:
     case_file = options.run_dir / "case.json"
     if not case_file.is_file():
         raise UsageError(
             f"{options.run_dir} holds no run to restart: run python -m tasks.train with it first"
         )
-    if meeting.first and (options.run_dir / "phase2").exists():
+    if barrier.first and (options.run_dir / "phase2").exists():
         raise UsageError(f"{options.run_dir} was already restarted: remove its phase2 folder to do it again")
-    setup = prepare(options, meeting.nodes)
+    setup = prepare(options, barrier.nodes)
     if setup.case.test_type != "ckpt-resume":
         print(f"{setup.case.name} is of type {setup.case.test_type}: there is nothing to restart")
         return PASSED
@@ -54,7 +54,7 @@ def _resume(options: argparse.Namespace, meeting: Meeting) -> int:
     else:
         checkpoints.check_of_megatron_lm(setup.run_dir / "checkpoints", iteration)
     check_space(setup.run_dir)
-    phase.run_phase(setup.restarted(), 2, meeting, load_iteration=iteration, expected=saved)
+    phase.run_phase(setup.restarted(), 2, barrier, load_iteration=iteration, expected=saved)
     return PASSED
 
 

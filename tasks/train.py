@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tasks.launch import phase, retries
-from tasks.launch.node_barrier import Meeting, attend
+from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
 from tasks.launch.setup import add_options, check_space, prepare
 from tasks.machine import nodes
 from tasks.records import kept_checkpoint
@@ -50,11 +50,11 @@ def main(words: list[str] | None = None) -> int:
         return retries.supervise(
             "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
         )
-    return attend(among, options.run_dir, "train", functools.partial(_train, options))
+    return run_on_all_nodes(among, options.run_dir, "train", functools.partial(_train, options))
 
 
-def _train(options: argparse.Namespace, meeting: Meeting) -> int:
-    setup = prepare(options, meeting.nodes)
+def _train(options: argparse.Namespace, barrier: NodeBarrier) -> int:
+    setup = prepare(options, barrier.nodes)
     if options.from_start and setup.case.test_type != kept_checkpoint.TYPE:
         raise UsageError(
             f"--from-start: {setup.case.name} begins at its first iteration as it is: leave it out"
@@ -67,11 +67,11 @@ def _train(options: argparse.Namespace, meeting: Meeting) -> int:
     check_space(setup.run_dir)
     if options.go_on:
         phase.check_same_run(setup)
-    elif meeting.first:
+    elif barrier.first:
         if setup.load_from:
             kept_checkpoint.take_along(setup.load_from, setup.run_dir)
         phase.write_case_file(setup)
-    phase.run_phase(setup, 1, meeting, load_iteration=load_iteration)
+    phase.run_phase(setup, 1, barrier, load_iteration=load_iteration)
     return PASSED
 
 

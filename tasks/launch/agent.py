@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.cases.case import Kill
-from tasks.launch import collectives, failures, infrastructure
-from tasks.launch.imports import Surroundings, preload
+from tasks.launch import collectives, failures
+from tasks.launch.imports import ImportSettings, preload
 from tasks.launch.killer import Killed, Killer
 from tasks.launch.rank_exits import all_exit_codes
 from tasks.launch.trainer import OURS, TrainerUnderTest
@@ -61,9 +61,9 @@ class Phase:
     nodes: Nodes = ALONE
 
     @property
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> ImportSettings:
         """What its ranks find imported."""
-        return Surroundings(
+        return ImportSettings(
             device=self.device,
             ranks_per_gpu=self.ranks_per_gpu,
             trainer=self.trainer,
@@ -77,7 +77,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class PhaseResult:
     """How a launched phase went."""
 
     kills: tuple[Killed, ...]
@@ -85,7 +85,7 @@ class Outcome:
     total_s: float
 
 
-def launch(phase: Phase) -> Outcome:
+def launch(phase: Phase) -> PhaseResult:
     """Run all ranks of ``phase`` to their end.
 
     Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log, or
@@ -109,10 +109,10 @@ def launch(phase: Phase) -> Outcome:
             several_nodes=phase.nodes.several,
         )
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
-        with failures.told_by_kind(phase.directory), _no_process_left_behind(daemon), dog, killer:
+        with failures.classify_agent_errors(phase.directory), _no_process_left_behind(daemon), dog, killer:
             _run_agent(phase, board, dog, daemon)
     first_note = dog.first_note_s
-    return Outcome(
+    return PhaseResult(
         kills=tuple(killer.done),
         start_s=(first_note or time.monotonic()) - begin,
         total_s=time.monotonic() - begin,
@@ -142,7 +142,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=None),
     )
-    memory_kills = infrastructure.memory_kills()
+    memory_kills = failures.memory_kills()
     first_attempt = len(attempts.processes(phase.directory))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -162,7 +162,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
             exit_codes | {rank: failure.exitcode for rank, failure in error.failures.items()},
             max_restarts=phase.max_restarts,
             kills_wanted=bool(phase.kills),
-            killed_for_memory=infrastructure.memory_kills() > memory_kills,
+            killed_for_memory=failures.memory_kills() > memory_kills,
         ) from None
     except RendezvousError as error:
         trained = dog.first_note_s is not None

@@ -1,4 +1,4 @@
-"""Who waits for whom in a hang: the collectives that ranks have begun, compared with those of their peers."""
+"""Find the collectives in which ranks wait during a hang, and the peers that never entered them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Waiting:
 
 
 def record_file(directory: Path, rank: int) -> Path:
-    """Where a rank writes its record when it is asked."""
+    """The file to which a rank writes its record on SIGUSR2."""
     return directory / f"rank{rank}.collectives.json"
 
 

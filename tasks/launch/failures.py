@@ -1,4 +1,9 @@
-"""Why a phase failed: what its ranks noted when they failed, how they ended, and what that comes to."""
+"""Classify a failed phase as infrastructure (network, port, disk, memory, SIGKILL) or training.
+
+The evidence is what ranks noted when they failed, and how their processes ended. A failed transport, a port
+taken, a full disk, no memory, a killed process: none of them is a regression, and none ends with "does not
+match". Whatever is not surely one of these counts as failed training.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +11,178 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.launch.infrastructure import (
-    KILLED_RANK,
-    TRANSPORT,
-    InfrastructureFailure,
-    Kind,
-    RankFailure,
-    kind_of,
-    kind_of_error,
-    kind_of_failures,
-)
 from tasks.records.attempts import rank_log
-from tasks.util.exits import CannotRun, TaskError, TrainingFailed, UsageError
+from tasks.util.exits import CANNOT_RUN, TRAINING_FAILED, CannotRun, TaskError, TrainingFailed, UsageError
 from tasks.util.files import disk_is_full, write_atomically
 
 FAILURE_FILE = "failure.json"  # in a phase's folder
 
 
+# ---- kinds of failure ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of infrastructure failure. ``retry``: a retry cannot hide a regression."""
+
+    name: str
+    exit_code: int
+    retry: bool
+    cure: str
+
+
+TRANSPORT = Kind(
+    name="transport",
+    exit_code=TRAINING_FAILED,
+    retry=True,
+    cure="a connection between ranks broke while all of them were alive: try again (--retries 1)",
+)
+PORT_TAKEN = Kind(
+    name="port taken",
+    exit_code=CANNOT_RUN,
+    retry=True,
+    cure="another process took the port: try again (--retries 1), another one is chosen then",
+)
+NO_SPACE = Kind(
+    name="no space",
+    exit_code=CANNOT_RUN,
+    retry=False,
+    cure="make space (nox -s clean -- --keep 5) or choose another --run-dir",
+)
+# Not retried: a training that needs more memory than before is a regression, which need not always show.
+OUT_OF_MEMORY = Kind(
+    name="out of memory",
+    exit_code=TRAINING_FAILED,
+    retry=False,
+    cure="free memory, or find out why the training needs more than it did (mem-growth-bytes)",
+)
+KILLED_RANK = Kind(
+    name="killed rank",
+    exit_code=TRAINING_FAILED,
+    retry=True,
+    cure="a SIGKILL comes from outside the training: find out who sent it, or try again (--retries 1)",
+)
+KILLED_AGENT = Kind(
+    name="killed agent",
+    exit_code=TRAINING_FAILED,
+    retry=True,
+    cure="a SIGKILL comes from outside the training: find out who sent it, or try again (--retries 1)",
+)
+KINDS = (TRANSPORT, PORT_TAKEN, NO_SPACE, OUT_OF_MEMORY, KILLED_RANK, KILLED_AGENT)
+
+# In this order: a full disk or lack of memory may break a connection, never the other way round. A timeout of
+# a collective is not listed: a training that hangs ends that way.
+_SIGNS = (
+    (NO_SPACE, r"\[Errno 28\]|No space left on device|Disk quota exceeded"),
+    (
+        OUT_OF_MEMORY,
+        r"CUDA out of memory|CUDA error: out of memory|[Cc]an(?:'t|not) allocate memory|^MemoryError\b",
+    ),
+    (PORT_TAKEN, r"EADDRINUSE|[Aa]ddress already in use"),
+    (
+        TRANSPORT,
+        r"gloo/\S+\] (?:Connection closed by peer|Read error|Write error|Socket closed|connect|writev|recv)"
+        r"|Connection (?:reset|closed) by (?:remote )?peer|connectFullMesh failed"
+        r"|ncclRemoteError|ncclSystemError|remote process exited or there was a network error"
+        r"|DistNetworkError|Broken pipe",
+    ),
+)
+
+
+# Python's own pipe or socket, to a process that the rank started: its checkpoint worker may have failed.
+_LOCAL = re.compile(r"(?:BrokenPipe|ConnectionReset|ConnectionAborted)Error: ")
+
+
+class InfrastructureFailure(TaskError):
+    """A phase ended by an infrastructure failure."""
+
+    def __init__(self, message: str, kind: Kind) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.exit_code = kind.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailure:
+    """The end of a rank: its error, if it noted one, the time (seconds), and its exit code (negative: the
+    signal that ended it; None: unknown, since the agent looked before the rank had ended). ``usage_error``:
+    the message of an error in the input.
+    """
+
+    error: str | None = None
+    seconds: float = 0.0
+    exit_code: int | None = None
+    usage_error: str | None = None
+
+
+def kind_of(message: str) -> Kind | None:
+    """The kind of failure that a message shows; None: not an infrastructure failure."""
+    found = next((kind for kind, sign in _SIGNS if re.search(sign, message)), None)
+    return None if found is TRANSPORT and _LOCAL.match(message) else found
+
+
+def kind_of_error(error: BaseException) -> Kind | None:
+    """The kind of an error of this process, or of an error that caused it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        kind = kind_of(f"{type(seen).__name__}: {seen}")
+        if kind is not None:
+            return kind
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def kind_of_failures(failures: Mapping[int, RankFailure], *, killed_for_memory: bool = False) -> Kind | None:
+    """The kind of a failed phase, from the ends of its ranks; None: the training itself failed.
+
+    When one rank fails, the others lose their connections to it. So the kind is ``TRANSPORT`` only when no
+    rank noted any other error.
+    """
+    for failure in failures.values():
+        code = failure.exit_code
+        if failure.error is None and code is not None and code not in (-signal.SIGTERM, -signal.SIGKILL):
+            return None  # it ended without noting an error: the cause is unknown
+    named = sorted((one for one in failures.values() if one.error is not None), key=lambda one: one.seconds)
+    kinds = [kind_of(one.error or "") for one in named]
+    others = [kind for kind in kinds if kind is not TRANSPORT]
+    if others:
+        return others[0]
+    if any(failure.exit_code == -signal.SIGKILL for failure in failures.values()):
+        return OUT_OF_MEMORY if killed_for_memory else KILLED_RANK
+    return TRANSPORT if kinds else None
+
+
+def memory_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Number of processes of this control group that the kernel killed for lack of memory; 0 if unknown."""
+    for name in ("memory.events", "memory/memory.oom_control"):
+        path = root / name
+        text = path.read_text() if path.is_file() else ""
+        found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+        if found:
+            return int(found[1])
+    return 0
+
+
+# ---- the failure of a phase ----
+
+
 def note_file(directory: Path, rank: int) -> Path:
-    """Where a rank notes its failure."""
+    """The file in which a rank notes its failure."""
     return directory / f"rank{rank}.failure"
 
 
 def note(directory: Path, rank: int, error: BaseException) -> None:
-    """Say when and why this rank failed. The agent's own times are whole seconds: too coarse to tell the
-    rank that failed from those that lost their connection to it."""
+    """Note time and error of this rank. The agent's own times are whole seconds: too coarse to separate the
+    rank that failed first from those that lost their connection to it.
+    """
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
     if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
         content["usage_error"] = str(error)
@@ -51,11 +197,11 @@ def failure_of(
     kills_wanted: bool = False,
     killed_for_memory: bool = False,
 ) -> TaskError:
-    """The error that says which rank failed first, and why; ``failure.json`` says it, too.
+    """The error that names the rank that failed first, and its cause; also written to ``failure.json``.
 
     ``exit_codes``: of the ranks that had ended when the agent looked; negative: the signal that killed it;
     0: it left without finishing.
-    ``kills_wanted``: the case kills ranks, so that a killed one is no failure of the surroundings.
+    ``kills_wanted``: the case kills ranks, so a killed rank is not an infrastructure failure.
     """
     failures = {rank: RankFailure(exit_code=code) for rank, code in exit_codes.items()}
     for path in directory.glob("rank*.failure"):
@@ -69,12 +215,16 @@ def failure_of(
     kind = kind_of_failures(failures, killed_for_memory=killed_for_memory)
     kind = None if kills_wanted and kind is KILLED_RANK else kind
     log = rank_log(directory, rank)
-    return _told(directory, f"rank {rank} {reason}", f"; its log: {log}; last lines:\n{_tail(log)}", kind)
+    return _recorded(directory, f"rank {rank} {reason}", f"; its log: {log}; last lines:\n{_tail(log)}", kind)
 
 
 @contextlib.contextmanager
-def told_by_kind(directory: Path) -> Iterator[None]:
-    """Errors: ``InfrastructureFailure`` for an error of the elastic agent itself that is of a known kind."""
+def classify_agent_errors(directory: Path) -> Iterator[None]:
+    """Turn errors of the elastic agent itself that are of a known kind into infrastructure failures.
+
+    Raises:
+        InfrastructureFailure: in the place of such an error.
+    """
     try:
         yield
     except TaskError:
@@ -84,10 +234,10 @@ def told_by_kind(directory: Path) -> Iterator[None]:
         if kind is None:
             raise
         message = f"the elastic agent failed: {type(error).__name__}: {error}"
-        raise _told(directory, message, "", kind) from error
+        raise _recorded(directory, message, "", kind) from error
 
 
-def _told(directory: Path, message: str, details: str, kind: Kind | None) -> TaskError:
+def _recorded(directory: Path, message: str, details: str, kind: Kind | None) -> TaskError:
     content = {"kind": kind.name if kind else None, "message": message.splitlines()[0]}
     with contextlib.suppress(CannotRun):  # on a full disk the message says it
         write_atomically(directory / FAILURE_FILE, json.dumps(content, indent=1))
@@ -97,7 +247,7 @@ def _told(directory: Path, message: str, details: str, kind: Kind | None) -> Tas
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    """What a rank noted; on a full disk it could not."""
+    """The note of a rank; on a full disk there is none."""
     with contextlib.suppress(ValueError):
         return json.loads(path.read_text())
     why = os.strerror(errno.ENOSPC) if disk_is_full(path) else "killed on the way"
@@ -105,7 +255,7 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
-    """The rank that failed first, and why; those that were killed or left at once said nothing themselves."""
+    """The rank that failed first, and its cause; a rank that was killed or left at once noted none."""
     noted = {rank: failure for rank, failure in failures.items() if failure.error is not None}
     ended = [
         rank
@@ -113,7 +263,7 @@ def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
         if rank not in noted and failure.exit_code not in (None, -signal.SIGTERM)
     ]
     if noted and not ended:
-        # what all others say when one has failed is no cause
+        # a lost connection is a consequence when another rank has failed
         causes = {rank: one for rank, one in noted.items() if kind_of(one.error or "") is not TRANSPORT}
         rank = min(causes or noted, key=lambda rank: noted[rank].seconds)
         return rank, f"failed: {(noted[rank].error or '').strip().splitlines()[0]}"

@@ -1,7 +1,7 @@
-"""What all ranks share, imported once in the process that forks them: torch, megatron, the training program.
+"""Import once what all ranks share, in the process that forks them: torch, megatron, the training program.
 
-Importing costs seconds in every process; a fork shares what its parent imported. CUDA is never initialised
-here: a forked process cannot use the CUDA of its parent.
+Importing costs seconds in every process; a fork shares its parent's modules. CUDA is never initialised here:
+a forked process cannot use the CUDA of its parent.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import importlib
 import logging
 import os
 import sys
+import threading
+import traceback
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tasks.launch import bytecode
-from tasks.launch.import_watch import no_longer_than
 from tasks.launch.trainer import OURS, TrainerUnderTest
 from tasks.util.exits import HANG
 from tasks.util.processes import end_with_parent
@@ -32,8 +34,8 @@ _SHARED_MODULES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What an import depends on. ``env_vars`` must be in force before it begins: torch reads them once."""
+class ImportSettings:
+    """Settings that imports depend on. ``env_vars`` must be set before they begin: torch reads them once."""
 
     device: str  # "cpu" or "cuda"
     ranks_per_gpu: int = 0
@@ -42,15 +44,15 @@ class Surroundings:
 
 
 IMPORT_TIMEOUT_S = 600.0  # cold, from a slow disk, it takes a minute
-_done: list[Surroundings] = []
+_done: list[ImportSettings] = []
 
 
-def preload(wanted: Surroundings) -> None:
+def preload(wanted: ImportSettings) -> None:
     """Import everything; on a CPU, put the stand-in for CUDA in force. A second time, nothing is left to do.
 
     Raises:
-        CannotRun: a library of the GPU's is missing or too old.
-        RuntimeError: this process has done so for other surroundings, which cannot be taken back.
+        CannotRun: a library for the GPU is missing or too old.
+        RuntimeError: this process has already imported for other settings, which cannot be undone.
     """
     if _done:
         if _done[0] != wanted:
@@ -65,11 +67,11 @@ def preload(wanted: Surroundings) -> None:
     gc.freeze()  # keeps the collector from touching, and so copying, the pages shared with the ranks
 
 
-def _compile_elsewhere(wanted: Surroundings) -> None:
+def _compile_elsewhere(wanted: ImportSettings) -> None:
     """Import everything in a process of its own, for the bytecode that this leaves behind.
 
-    What compiling needs stays with a process, and on a CPU a rank's memory counts what it shares with the one
-    that forked it: in the first ``regress`` of an environment it was 6 to 8 % more than in the next ones.
+    Memory used for compiling stays with a process, and on a CPU a rank's memory includes pages shared with
+    the process that forked it: the first ``regress`` of an environment had 6 to 8 % more than later ones.
     """
     parent, child = os.getpid(), os.fork()
     if child:
@@ -83,12 +85,12 @@ def _compile_elsewhere(wanted: Surroundings) -> None:
     os._exit(0)
 
 
-def _import_in_time(wanted: Surroundings) -> None:
-    with no_longer_than(IMPORT_TIMEOUT_S, "importing torch and megatron"):
+def _import_in_time(wanted: ImportSettings) -> None:
+    with time_limit(IMPORT_TIMEOUT_S, "importing torch and megatron"):
         _import_all(wanted)
 
 
-def _import_all(wanted: Surroundings) -> None:
+def _import_all(wanted: ImportSettings) -> None:
     warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine)\b.*")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that a CPU host lacks CUDA
     if wanted.device == "cpu":
@@ -114,9 +116,34 @@ def _import_all(wanted: Surroundings) -> None:
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
 
 
+@contextlib.contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """End the process with ``HANG`` when the block takes longer, and print where this thread stands.
+
+    No rank exists yet, so the watchdog has nothing to watch.
+    """
+    timer = threading.Timer(seconds, _end, (seconds, what, threading.get_ident()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(seconds: float, what: str, thread: int) -> None:
+    stack = "".join(traceback.format_stack(sys._current_frames()[thread]))
+    print(
+        f"error: {what} has not ended after {seconds:.0f} s; it stands at\n{stack}",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(HANG)
+
+
 def new_random_state() -> None:
-    """Seed anew what a process draws from that nobody seeds: a fork would draw what its siblings draw, and
-    two phases that ought to be seeded and are not would look alike.
+    """Reseed the default generators: a fork would draw the same numbers as its siblings, and two phases that
+    should be seeded and are not would look identical.
     """
     import numpy
     import torch

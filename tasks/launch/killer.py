@@ -1,7 +1,7 @@
-"""Kills ranks from outside, as a case of type ``crash-resume`` asks for.
+"""Kill ranks from outside, as a case of type ``crash-resume`` demands.
 
-The ranks know nothing of it: a thread beside the elastic agent reads the progress board and sends SIGKILL.
-That the ranks go on afterwards is the elastic agent's work.
+A thread beside the elastic agent reads the progress board and sends SIGKILL; ranks have no part in it. The
+elastic agent starts them again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.cases.case import Kill
-from tasks.util.progress import ACTIVITIES, ProgressBoard, Row, say
+from tasks.util.progress import ACTIVITIES, ProgressBoard, RankProgress, say
 
 _POLL_S = 0.005
 _DEATH_WITHIN_S = 10.0
@@ -24,9 +24,8 @@ _LOGGED = ACTIVITIES.index("logging")
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """A kill that was carried out. ``processes``: process ids by rank, as the board named them; ``ended``:
-    whether the kernel reported the end of all of them; ``newest_checkpoint``: the newest complete one just
-    before.
+    """A kill that was carried out. ``processes``: process ids by rank, from the board; ``ended``: True when
+    the kernel reported the end of all of them; ``newest_checkpoint``: the newest complete one just before.
     """
 
     after_step: int
@@ -93,8 +92,8 @@ class Killer:
         return Killed(after_step=kill.after_step, processes=processes, ended=ended, newest_checkpoint=newest)
 
 
-def has_logged(row: Row, step: int) -> bool:
-    """Whether the rank has completed ``step`` and written down what it measured there."""
+def has_logged(row: RankProgress, step: int) -> bool:
+    """True when the rank has completed ``step`` and logged its measurements."""
     return row.step > step or (row.step == step and ACTIVITIES.index(row.activity) > _LOGGED)
 
 

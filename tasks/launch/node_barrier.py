@@ -1,7 +1,7 @@
-"""A step of a run as several nodes take it: begun together, ended together, with one outcome.
+"""Synchronise a step across nodes: common start, common end, one exit code.
 
-Nodes tell each other through small files in the run directory, ``nodes/<step>.<what><node>.json``. Ranks talk
-through torch; this is for what is before and after them: a node that cannot even start says so to all.
+Nodes exchange small files in the run directory, ``nodes/<step>.<kind><node>.json``. Ranks communicate through
+torch; this covers the time before and after them, so that a node that cannot start stops all others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tasks.machine.nodes import Nodes
 from tasks.util.exits import HANG, PASSED, TRAINING_FAILED, CannotRun, TaskError, UsageError
 
 _POLL_S = 0.2
-GRACE_S = 20.0  # for what other nodes have to say once this one has failed
-LAST_STEP = "diff"
-# What may differ between nodes: the same bits come from every processor.
+GRACE_S = 20.0  # for the results of other nodes once this one has failed
+FINAL_TASK = "diff"
+# Facts that may differ between nodes: every processor gives the same bits.
 _OF_A_MACHINE = frozenset({"cpu"})
 _BEGIN, _END, _OUTCOME = "begin", "end", "outcome"
 
 
-class Meeting:
-    """This node's part in a step. Alone, it does nothing."""
+class NodeBarrier:
+    """One node's side of a synchronised step. With a single node it does nothing."""
 
     def __init__(self, nodes: Nodes, run_dir: Path, step: str) -> None:
         self.nodes = nodes
@@ -34,14 +34,14 @@ class Meeting:
 
     @property
     def first(self) -> bool:
-        """Whether this node writes what belongs to the whole run."""
+        """True on the node that writes the files of the whole run."""
         return self.nodes.first
 
     def ready(self, facts: Mapping[str, str]) -> None:
         """Wait until all nodes can start. ``facts``: the fingerprint, which must be that of node 0.
 
         Raises:
-            TaskError: what a node said that cannot start, with its exit code.
+            TaskError: a node cannot start; message and exit code are that node's.
             UsageError: a node would train something else.
             CannotRun: a node did not come.
         """
@@ -52,26 +52,26 @@ class Meeting:
         while (entries := self._all(_BEGIN)) and None in entries.values():
             for rank, ended in self._all(_END).items():
                 if ended and ended["code"]:
-                    raise _error(ended["code"], _said_by(rank, ended["message"]))
+                    raise _error(ended["code"], _from_node(rank, ended["message"]))
             if time.monotonic() > deadline:
                 raise CannotRun(self._absent(entries))
             self._wait()
         _refuse_differences(entries)
 
     def refresh(self, *folders: Path) -> None:
-        """Have a network file system look again at folders that other nodes write into."""
+        """Make a network file system reread folders that other nodes write into."""
         for folder in folders if self.nodes.several else ():
             with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
-                pass  # a change of one's own is what makes a client drop what it remembers of a folder
+                pass  # a client drops its cache of a folder when it changes the folder itself
 
     def begin(self) -> tuple[int, str] | None:
-        """Forget what an earlier process of this node said; the outcome, where the step is already over.
+        """Remove results of an earlier process of this node; return the outcome if the step is already over.
 
         Raises:
             UsageError: the run is over.
         """
-        judged = Meeting(self.nodes, self._folder.parent, LAST_STEP)._read(_OUTCOME)
-        if judged and self._step != LAST_STEP:
+        judged = NodeBarrier(self.nodes, self._folder.parent, FINAL_TASK)._read(_OUTCOME)
+        if judged and self._step != FINAL_TASK:
             raise UsageError(
                 f"{self._folder.parent}: the run in it is over (exit code {judged['code']}): choose another"
                 " --run-dir on all nodes"
@@ -80,30 +80,32 @@ class Meeting:
         over = self._read(_OUTCOME)
         return (over["code"], over["message"]) if over else None
 
-    def settle(self, code: int, message: str) -> tuple[int, str]:
-        """Say how the step went here; wait for and return how it went: node 0 decides when all have ended."""
+    def publish_and_wait(self, code: int, message: str) -> tuple[int, str]:
+        """Publish this node's result, then wait for and return the outcome; node 0 decides when all have
+        ended.
+        """
         self._write(f"{_END}{self.nodes.rank}", {"code": code, "message": message})
         if not self.first:
-            return self._hear(code, message)
+            return self._wait_for_result(code, message)
         deadline = time.monotonic() + (min(GRACE_S, self.nodes.timeout_s) if code else self.nodes.timeout_s)
-        while None in (entries := self._heard_of(code)).values() and time.monotonic() < deadline:
+        while None in (entries := self._results(code)).values() and time.monotonic() < deadline:
             self._wait()
         outcome = decide(entries)
         self._write(_OUTCOME, {"code": outcome[0], "message": outcome[1]})
         return outcome
 
-    def _heard_of(self, code: int) -> dict[int, dict | None]:
-        """What nodes said at the end; after a failure, of those that came at all."""
+    def _results(self, code: int) -> dict[int, dict | None]:
+        """Results by node; after a failure, only of nodes that had started."""
         began = self._all(_BEGIN)
         ended = self._all(_END)
         return {rank: entry for rank, entry in ended.items() if entry or began[rank] or not code}
 
-    def leave(self, message: str) -> None:
-        """Say that this node has been stopped, and wait for nobody."""
+    def abort(self, message: str) -> None:
+        """Publish that this node was stopped, without waiting for the others."""
         for what in [f"{_END}{self.nodes.rank}", *([_OUTCOME] if self.first else [])]:
             self._write(what, {"code": TRAINING_FAILED, "message": message})
 
-    def _hear(self, code: int, message: str) -> tuple[int, str]:
+    def _wait_for_result(self, code: int, message: str) -> tuple[int, str]:
         deadline = time.monotonic() + (2 * GRACE_S if code else self.nodes.timeout_s)
         while (heard := self._read(_OUTCOME)) is None:
             if time.monotonic() > deadline:
@@ -112,7 +114,7 @@ class Meeting:
                 )
                 return code or TRAINING_FAILED, f"{message}\n{silent}" if message else silent
             self._wait()
-        return heard["code"], message or _said_by(0, heard["message"])
+        return heard["code"], message or _from_node(0, heard["message"])
 
     def _absent(self, entries: Mapping[int, object]) -> str:
         absent = ", ".join(str(rank) for rank, entry in entries.items() if entry is None)
@@ -144,35 +146,35 @@ class Meeting:
         time.sleep(_POLL_S)
 
 
-def attend(nodes: Nodes, run_dir: Path, step: str, work: Callable[[Meeting], int]) -> int:
-    """Do ``work`` as this node's part of ``step``; return or raise how the step went on all nodes."""
-    meeting = Meeting(nodes, run_dir, step)
+def run_on_all_nodes(nodes: Nodes, run_dir: Path, step: str, work: Callable[[NodeBarrier], int]) -> int:
+    """Run ``work`` as this node's part of ``step``; return or raise the result of all nodes together."""
+    barrier = NodeBarrier(nodes, run_dir, step)
     if not nodes.several:
-        return work(meeting)
-    if (outcome := meeting.begin()) is not None:  # a node that comes late, or comes back
+        return work(barrier)
+    if (outcome := barrier.begin()) is not None:  # a node that comes late, or comes back
         print(f"{step}: has ended on the other nodes with exit code {outcome[0]}")
-        return _told(*outcome)
+        return _raise_or_return(*outcome)
     try:
-        code, message = work(meeting), ""
+        code, message = work(barrier), ""
     except TaskError as error:
         code, message = error.exit_code, str(error)
     except BaseException as error:  # a Ctrl-C, or a defect: the others must not wait for this node
-        meeting.leave(f"{type(error).__name__}: {error}")
+        barrier.abort(f"{type(error).__name__}: {error}")
         raise
-    return _told(*meeting.settle(code, message))
+    return _raise_or_return(*barrier.publish_and_wait(code, message))
 
 
-def _told(code: int, message: str) -> int:
+def _raise_or_return(code: int, message: str) -> int:
     if message:
         raise _error(code, message)
     return code
 
 
 def decide(entries: Mapping[int, dict | None]) -> tuple[int, str]:
-    """Exit code and message of all nodes together, from what each said; None is a node that said nothing.
+    """Exit code and message of all nodes together, from each node's result; None: a node without a result.
 
-    The silence of a hang ends all nodes, and one of them may see only the connections that others closed: a
-    hang is therefore said before any other failure.
+    A hang ends all nodes, and some see only connections that others closed: a hang therefore takes precedence
+    over any other failure.
     """
     codes = {rank: TRAINING_FAILED if entry is None else entry["code"] for rank, entry in entries.items()}
     failed = {rank: code for rank, code in codes.items() if code != PASSED}
@@ -181,11 +183,11 @@ def decide(entries: Mapping[int, dict | None]) -> tuple[int, str]:
     code = HANG if HANG in failed.values() else next(iter(failed.values()))
     lost = "said nothing: its process has ended, or the machine is gone"
     texts = {rank: lost if entries[rank] is None else entries[rank]["message"] for rank in failed}
-    lines = dict.fromkeys(_said_by(rank, text) for rank, text in texts.items() if text)  # each once
+    lines = dict.fromkeys(_from_node(rank, text) for rank, text in texts.items() if text)  # each once
     return code, "\n".join(lines)
 
 
-def _said_by(rank: int, message: str) -> str:
+def _from_node(rank: int, message: str) -> str:
     return message if not message or message.startswith("node ") else f"node {rank}: {message}"
 
 

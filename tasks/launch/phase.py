@@ -12,8 +12,8 @@ from pathlib import Path
 from tasks.cases.case import Case
 from tasks.cases.flags import parse_arguments
 from tasks.cases.metrics import interval
-from tasks.launch.agent import Outcome, Phase, launch
-from tasks.launch.node_barrier import Meeting
+from tasks.launch.agent import Phase, PhaseResult, launch
+from tasks.launch.node_barrier import NodeBarrier
 from tasks.launch.setup import Setup
 from tasks.machine import platforms
 from tasks.records import attempts, fingerprint
@@ -56,7 +56,7 @@ def origin_of(setup: Setup) -> Origin:
 def run_phase(
     setup: Setup,
     number: int,
-    meeting: Meeting,
+    barrier: NodeBarrier,
     *,
     load_iteration: int | None = None,
     expected: Origin | None = None,
@@ -73,9 +73,9 @@ def run_phase(
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     origin = origin_of(setup)
     facts = setup.fingerprint  # now: a commit may follow while it trains
-    if meeting.first:
+    if barrier.first:
         _forget_results(setup.run_dir, number)
-    meeting.ready(facts)
+    barrier.ready(facts)
     on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
@@ -102,9 +102,9 @@ def run_phase(
             nodes=setup.nodes,
         )
     )
-    if meeting.first:
+    if barrier.first:
         folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
-        meeting.refresh(directory, directory / "evidence", *folders)
+        barrier.refresh(directory, directory / "evidence", *folders)
         collect(setup, number, outcome, facts)
 
 
@@ -131,7 +131,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
     return words
 
 
-def collect(setup: Setup, number: int, outcome: Outcome, facts: dict[str, str]) -> None:
+def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, str]) -> None:
     """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
     ``actual_phase<N>_attempt<M>.json``, what each attempt logged. ``facts``: the phase's fingerprint.
     """

@@ -1,7 +1,7 @@
-"""How every rank of an attempt ended, which torch's elastic agent does not tell by itself.
+"""Exit codes of all ranks of an attempt, which torch's elastic agent does not report by itself.
 
-It names one of the ranks that had ended when it looked. Exit code 0 is no news to it: when a rank leaves at
-once (``os._exit(0)``, or a library that does so), the agent waits for it without end.
+The agent names one of the ranks that had ended when it looked, and ignores exit code 0: when a rank leaves
+early (``os._exit(0)``, or a library that does so), the agent waits forever.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 def all_exit_codes(
     first_rank: int, *, restarts: int, before_restart: Callable[[], object]
 ) -> Iterator[dict[int, int]]:
-    """The exit codes of all ranks that failed by themselves in the last attempt, once it has ended; 0 is that
-    of a rank which left without finishing. Inside, such a rank fails the attempt.
+    """Yield the exit codes of all ranks that failed by themselves in the last attempt, once it has ended; 0
+    is the code of a rank that left without finishing. Inside the context, such a rank fails the attempt.
 
-    A rank that was killed can say nothing itself: when another one is reported, that lost its connection to
-    it, the connection is taken for the cause. ``first_rank``: the first on this node. ``before_restart`` is
-    called once for each attempt that failed, when ``restarts`` allow another one.
+    A killed rank cannot report itself: if the agent reports another one, which lost its connection to it, the
+    connection looks like the cause. ``first_rank``: the first on this node. ``before_restart`` is called once
+    for each attempt that failed, when ``restarts`` allow another one.
     """
     from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
@@ -63,7 +63,7 @@ def _ended_by_themselves(context: Any) -> dict[int, int]:
 
 
 def _failed_without_finishing(context: Any) -> Any:
-    """As torch answers for a rank that failed; ends the others."""
+    """The result that torch returns for a rank that failed; the other ranks are ended."""
     from torch.distributed.elastic.multiprocessing.api import RunProcsResult
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 

@@ -1,8 +1,7 @@
-"""``--retries N``: a phase that failed by its surroundings is tried again, in a new process.
+"""``--retries N``: retry a phase, in a new process, after an infrastructure failure.
 
-Only what ``tasks.infrastructure`` is sure of and calls honest is tried again. What a failed try left is kept
-in ``phase<N>.failed<M>/``, and ``retries.json`` names each, so that the report can. A comparison is never
-repeated.
+Only kinds of ``tasks.launch.failures`` with ``retry`` are retried. Files of a failed try are kept in
+``phase<N>.failed<M>/`` and named in ``retries.json``, which the report shows. A comparison is never repeated.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.launch.failures import FAILURE_FILE
-from tasks.launch.infrastructure import KILLED_AGENT, KINDS, Kind
+from tasks.launch.failures import FAILURE_FILE, KILLED_AGENT, KINDS, Kind
 from tasks.records import kept_checkpoint
 from tasks.records.run import RETRIES_FILE, read_retries
 from tasks.util.exits import TRAINING_FAILED
@@ -29,16 +27,16 @@ _CLOCK_S = 0.1  # by which the clock of a file system lags
 
 
 def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
-    """Run ``python -m tasks.<task>`` with ``words`` until it succeeds or fails by itself, and at most
-    ``retries`` times more than once. Returns its exit code; a task that was killed counts as failed training.
+    """Run ``python -m tasks.<task>`` with ``words`` until it succeeds or the training itself fails, with at
+    most ``retries`` retries. Returns its exit code; a task that was killed counts as failed training.
     """
     for attempt in range(1, retries + 2):
         begun = time.time()
         code = _run([sys.executable, "-m", f"tasks.{task}", *words, "--retries", "0"])
         kind, message = _why(run_dir / f"phase{phase}", code, begun)
-        if kind is None:  # it succeeded, or failed by itself
+        if kind is None:  # it succeeded, or the training itself failed
             break
-        print(f"phase {phase} failed by its surroundings ({kind.name}): {message}", file=sys.stderr)
+        print(f"infrastructure failure in phase {phase} ({kind.name}): {message}", file=sys.stderr)
         kept = _next_free(run_dir, phase)
         again = kind.retry and attempt <= retries
         _note(
@@ -50,17 +48,15 @@ def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, ret
             kept=kept.name if again else "",
         )
         if not again:
-            print(f"not tried again: {kind.cure}", file=sys.stderr)
+            print(f"not retried: {kind.cure}", file=sys.stderr)
             break
         _move_aside(run_dir, phase, kept)
-        print(
-            f"phase {phase}: try {attempt + 1} of {retries + 1}; what the last one left: {kept}", flush=True
-        )
+        print(f"phase {phase}: try {attempt + 1} of {retries + 1}; files of the last one: {kept}", flush=True)
     return code if code >= 0 else TRAINING_FAILED
 
 
 def _run(command: Sequence[str]) -> int:
-    """A child that ends with this process, and gets its SIGINT and SIGTERM."""
+    """Run a child that ends with this process and gets its SIGINT and SIGTERM."""
     child: subprocess.Popen | None = None
     early: list[int] = []
 
@@ -82,8 +78,8 @@ def _run(command: Sequence[str]) -> int:
 
 
 def _why(directory: Path, code: int, begun: float) -> tuple[Kind | None, str]:
-    """The kind of failure that the try ended with, which began at ``begun`` (seconds of the clock): what lies
-    there from an earlier one, or came before another end, tells nothing of it.
+    """The kind of failure and its message for the try that began at ``begun`` (seconds since 1970). A failure
+    file of an earlier try, or one with another exit code, is ignored.
     """
     if code == -signal.SIGKILL:
         return KILLED_AGENT, "the elastic agent was killed by SIGKILL"
@@ -106,7 +102,7 @@ def _note(run_dir: Path, **failed: object) -> None:
 
 
 def _move_aside(run_dir: Path, phase: int, kept: Path) -> None:
-    """All that the phase wrote: nothing of it may be taken for the next try's."""
+    """Move all files of the phase: none may be taken for the next try's."""
     if (run_dir / f"phase{phase}").exists():
         (run_dir / f"phase{phase}").rename(kept)
     kept.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Where the processes of a phase that hangs stand: Python's stacks; native frames where py-spy is installed.
+"""Stacks of the processes of a phase that hangs: Python's, and native frames where py-spy is installed.
 
-A rank, and every process that it forked, writes its own stacks into ``rank<N>.stack`` when SIGUSR1 asks it to
-(``faulthandler``); what its flight recorder has, when SIGUSR2 does. A stopped process cannot; py-spy reads
-those, too, from outside: ``rank<N>.native-stack``.
+On SIGUSR1 a rank, and every process that it forked, writes its stacks to ``rank<N>.stack``
+(``faulthandler``); on SIGUSR2 it writes its flight recorder. A stopped process cannot do that; py-spy reads
+its stack from outside: ``rank<N>.native-stack``.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def collect_native(directory: Path, processes: Mapping[int, int]) -> bool:
 
 
 def is_stopped(process_id: int) -> bool:
-    """Whether a signal (SIGSTOP) or a debugger has stopped the process."""
+    """True when a signal (SIGSTOP) or a debugger has stopped the process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
     return False
 
 
 def _ask(process_id: int, number: int = signal.SIGUSR1) -> bool:
-    """Only a process that has a handler: the others would end. Whether it was asked."""
+    """Send the signal, only to a process that handles it: others would end. True when it was sent."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{process_id}/status").read_text()
         caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)

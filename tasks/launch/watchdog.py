@@ -1,7 +1,7 @@
-"""Watches the board of a phase: shows progress, and ends a phase in which no rank makes any.
+"""Watch the progress board of a phase: show progress, and end a phase in which no rank makes any.
 
-A hang in a pipeline is seen as silence: every rank waits for another. The report says which rank is behind,
-in which step and activity, and where each rank's Python code stands.
+In a pipeline a hang shows as silence: every rank waits for another. The report names the rank that is behind,
+its step and activity, and where each rank's Python code stands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tasks.launch import stacks
-from tasks.util.progress import ProgressBoard, Row, say
+from tasks.util.progress import ProgressBoard, RankProgress, say
 
 FIRST_STEP_TIMEOUT_S = 60.0  # imports, groups, first allocations, compilation
 SLOWEST_STEP_FACTOR = 10.0
@@ -91,7 +91,7 @@ class Watchdog:
             return self._hang_timeout_s
         return max(FIRST_STEP_TIMEOUT_S, SLOWEST_STEP_FACTOR * self._pace.slowest_step_s)
 
-    def _end_hang(self, rows: list[Row], silence_s: float) -> None:
+    def _end_hang(self, rows: list[RankProgress], silence_s: float) -> None:
         alive = {row.rank: row.process_id for row in rows if row.process_id}
         said = stacks.collect(self._directory, alive)
         native = stacks.collect_native(self._directory, alive)
@@ -110,7 +110,7 @@ class Watchdog:
         self.hang_report = "\n".join(lines)
         self._kill(rows)
 
-    def _kill(self, rows: list[Row]) -> None:
+    def _kill(self, rows: list[RankProgress]) -> None:
         for process_id in {row.process_id for row in rows} - {0, *self._killed}:
             self._killed.add(process_id)
             with contextlib.suppress(ProcessLookupError):
@@ -118,14 +118,14 @@ class Watchdog:
 
 
 class Pace:
-    """How long steps take: the slowest so far, without the very first, in which all that is new is made."""
+    """Duration of steps: the slowest so far, without the first step, which allocates and compiles."""
 
     def __init__(self, now: float) -> None:
         self.slowest_step_s = 0.0
         self._step, self._since = -1, now
 
     def note(self, step: int, now: float) -> None:
-        """Tell which step is done at ``now`` (seconds); often, and the same one again and again."""
+        """Note the step completed at ``now`` (seconds); call often, also with the same step again."""
         if step == self._step:
             return
         if step > self._step > 0:  # else all ranks were started again, and go on from a checkpoint
@@ -133,8 +133,8 @@ class Pace:
         self._step, self._since = step, now
 
 
-def _are_gone(rows: list[Row]) -> bool:
-    """Whether all ranks have ended: the agent waits for another node before it starts them again."""
+def _are_gone(rows: list[RankProgress]) -> bool:
+    """True when all ranks have ended: the agent waits for another node before it starts them again."""
     noted = [row for row in rows if row.process_id]
     return bool(noted) and not any(Path(f"/proc/{row.process_id}").exists() for row in noted)
 
@@ -165,7 +165,7 @@ class _Display:
             self._task = self._bar.add_task(f"steps {self._first}-{self._last}", total=total, loss="-")
             self._bar.start()
 
-    def update(self, rows: list[Row]) -> None:
+    def update(self, rows: list[RankProgress]) -> None:
         step, loss = max(row.step for row in rows), rows[-1].loss
         if self._begin is not None and step < self._shown:
             say(f"all ranks were started again; the last step before was {self._shown}")
@@ -182,7 +182,7 @@ class _Display:
             self._next_line_s = now + _PLAIN_LINE_EVERY_S
             self._print_line(step, rows[-1], now)
 
-    def _print_line(self, step: int, last_rank: Row, now: float) -> None:
+    def _print_line(self, step: int, last_rank: RankProgress, now: float) -> None:
         done = step - self._begin_step
         line = f"step {step}/{self._last}"
         if last_rank.loss == last_rank.loss:
@@ -192,7 +192,7 @@ class _Display:
             line += f"  {step_s:.3f} s a step  {step_s * (self._last - step):.0f} s left"
         say(line)
 
-    def close(self, rows: list[Row]) -> None:
+    def close(self, rows: list[RankProgress]) -> None:
         if self._bar is not None:
             self.update(rows)
             self._bar.stop()

@@ -27,7 +27,7 @@ LARGEST_BYTES = 8 * 2**20  # a repository is no store for checkpoints
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Origin:
+class SourceRun:
     """The run that made a kept checkpoint: its record of phase 1, its values and its fingerprint."""
 
     record: Mapping[str, object]
@@ -64,7 +64,7 @@ def check(case: Case, platform_name: str, root: Path = REPOSITORY) -> Path:
     """
     folder = folder_of(case, root)
     iteration_of(folder)
-    made = _origin_in(folder).fingerprint
+    made = _source_run_in(folder).fingerprint
     made_on = str(made.get("platform"))
     if made_on.split("_")[0] != platform_name.split("_")[0]:
         raise CannotRun(f"{case.name}: its checkpoint, made on {made_on}, cannot go on on {platform_name}")
@@ -84,7 +84,7 @@ def take_along(folder: Path, run_dir: Path) -> None:
         shutil.copyfile(folder / name, target / name)
 
 
-def read_origin(run_dir: Path) -> Origin | None:
+def read_source_run(run_dir: Path) -> SourceRun | None:
     """What a run brought along of its checkpoint's origin; None when it did not go on from one.
 
     Raises:
@@ -93,11 +93,11 @@ def read_origin(run_dir: Path) -> Origin | None:
     folder = run_dir / IN_RUN
     if not folder.is_dir():
         return None
-    return _origin_in(folder)
+    return _source_run_in(folder)
 
 
-def _origin_in(folder: Path) -> Origin:
-    return Origin(
+def _source_run_in(folder: Path) -> SourceRun:
+    return SourceRun(
         record=read_json_object(folder / RECORD),
         values=read_card(folder / VALUES),
         fingerprint=_fingerprint(read_json_object(folder / PROVENANCE)),

@@ -43,7 +43,7 @@ class Run:
     attempts: Mapping[int, Card] = field(default_factory=dict)
     failed_tries: tuple[Mapping[str, object], ...] = ()
     restart: Mapping[str, object] = field(default_factory=dict)
-    origin: kept_checkpoint.Origin | None = None
+    origin: kept_checkpoint.SourceRun | None = None
     started: str = ""
     subject: str = ""  # of Megatron-LM; empty: our own training program
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
@@ -136,7 +136,7 @@ def read_run(directory: Path, *, case_name: str | None = None) -> Run:
         actual1=read_card(actual1),
         actual2=_optional(directory / "actual_phase2.json", read_card),
         restart=restart if isinstance(restart, dict) else {},
-        origin=kept_checkpoint.read_origin(directory),
+        origin=kept_checkpoint.read_source_run(directory),
         golden_case=_text({"golden_case": name} | content, "golden_case", case_file),
         kills=_kills(case),
         attempts=_attempts(directory),

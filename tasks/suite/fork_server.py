@@ -21,7 +21,7 @@ from typing import IO
 
 from tasks.cases.case import load_case
 from tasks.launch import trainer
-from tasks.launch.imports import Surroundings, new_random_state, preload
+from tasks.launch.imports import ImportSettings, new_random_state, preload
 from tasks.machine import platforms
 from tasks.machine.platforms import Platform
 from tasks.suite.step_process import StepProcess, start_anew
@@ -64,13 +64,13 @@ class SharedParent:
         return start_anew(step, output)
 
 
-def _surroundings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, Surroundings]:
+def _surroundings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, ImportSettings]:
     """What the ranks of each case are to find imported; without those that cannot be forked from here."""
     platform, found = _platform_to_share(options), {}
     for case in cases if platform else ():
         with contextlib.suppress(TaskError):  # its task says what is wrong
             loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
-            found[case] = Surroundings(device=platform.device, env_vars=platform.variables(loaded.env_vars))
+            found[case] = ImportSettings(device=platform.device, env_vars=platform.variables(loaded.env_vars))
     return found
 
 

@@ -33,7 +33,7 @@ def say(line: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class RankProgress:
     """What a rank last noted. ``rank`` counts all of the job; ``step`` completed steps. ``seconds`` is on
     ``time.monotonic``'s clock, the same in every process of this node.
     """
@@ -70,7 +70,7 @@ class ProgressBoard:
         row = (process_id, step, ACTIVITIES.index(activity), time.monotonic(), loss, rank)
         _ROW.pack_into(self._memory, rank % self.world_size * _ROW.size, *row)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RankProgress]:
         """All rows, in the order of ranks; a rank that noted nothing yet has process id 0."""
         rows = []
         for index in range(self.world_size):
@@ -78,7 +78,7 @@ class ProgressBoard:
                 self._memory, index * _ROW.size
             )
             rows.append(
-                Row(
+                RankProgress(
                     rank=rank if process_id else index,
                     process_id=process_id,
                     step=step,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tasks.launch import bytecode, imports
-from tasks.launch.imports import Surroundings
+from tasks.launch.imports import ImportSettings
 from tasks.machine import cudnn, nccl, packages
 from tasks.machine.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
 from tasks.util.files import REPOSITORY
@@ -45,13 +45,13 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_nccl_and_cudnn_are_in_front_before_torch_is_imported(preloaded: list[str]) -> None:
-    imports.preload(Surroundings(device="cuda", ranks_per_gpu=8))
+    imports.preload(ImportSettings(device="cuda", ranks_per_gpu=8))
     assert preloaded[:2] == ["nccl 8", "cudnn"]
     assert preloaded[-1] == "compilers"
 
 
 def test_the_stand_in_for_the_cpu_is_nowhere_in_sight(preloaded: list[str]) -> None:
-    imports.preload(Surroundings(device="cuda", ranks_per_gpu=1))
+    imports.preload(ImportSettings(device="cuda", ranks_per_gpu=1))
     assert "tasks.ranks.cuda_on_cpu" not in sys.modules
     assert not [name for name in preloaded if "cuda_on_cpu" in name]
 
@@ -70,7 +70,7 @@ def test_cuda_in_the_forking_process_is_an_error(
 ) -> None:
     monkeypatch.setattr(sys.modules["torch"].cuda, "is_initialized", lambda: True)
     with pytest.raises(RuntimeError, match="CUDA was initialised"):
-        imports.preload(Surroundings(device="cuda", ranks_per_gpu=8))
+        imports.preload(ImportSettings(device="cuda", ranks_per_gpu=8))
 
 
 def test_variables_of_one_gpu() -> None:

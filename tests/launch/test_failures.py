@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.launch import failures
-from tasks.launch.failures import failure_of, told_by_kind
-from tasks.launch.infrastructure import InfrastructureFailure
+from tasks.launch.failures import InfrastructureFailure, failure_of, classify_agent_errors
 from tasks.util.exits import Hang, TrainingFailed, UsageError
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:50835: Connection reset by peer"
@@ -54,7 +53,7 @@ def test_the_first_that_failed_is_named_with_the_end_of_its_log(tmp_path: Path) 
     )
 
 
-def test_a_kill_that_the_case_asks_for_is_no_failure_of_the_surroundings(tmp_path: Path) -> None:
+def test_a_kill_that_the_case_asks_for_is_no_infrastructure_failure(tmp_path: Path) -> None:
     failure = failure_of(tmp_path, {2: -9}, kills_wanted=True, max_restarts=1)
     assert type(failure) is TrainingFailed
     assert "rank 2 was killed by SIGKILL; given up after 1 restarts (--max-restarts 1)" in str(failure)
@@ -112,17 +111,17 @@ def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> N
             raise RuntimeError("the connection to the store has failed") from cause
 
     with pytest.raises(InfrastructureFailure, match="port taken: the elastic agent") as told:  # noqa: SIM117
-        with told_by_kind(tmp_path):
+        with classify_agent_errors(tmp_path):
             failing()
     assert told.value.exit_code == 5
     assert json.loads((tmp_path / "failure.json").read_text())["kind"] == "port taken"
-    with pytest.raises(ValueError, match="anything else"), told_by_kind(tmp_path):
+    with pytest.raises(ValueError, match="anything else"), classify_agent_errors(tmp_path):
         raise ValueError("anything else")
 
 
 def test_an_error_that_has_been_told_is_none_of_the_agent(tmp_path: Path) -> None:
     """A hang's report has what ranks said in it: it is not to be tried again."""
-    with pytest.raises(Hang, match=r"^RuntimeError: "), told_by_kind(tmp_path):
+    with pytest.raises(Hang, match=r"^RuntimeError: "), classify_agent_errors(tmp_path):
         raise Hang(LOST)
     assert not (tmp_path / "failure.json").exists()
 
@@ -134,5 +133,5 @@ def test_an_error_that_another_one_led_to_is_of_its_kind(tmp_path: Path) -> None
         finally:
             raise ValueError("while that was handled")
 
-    with pytest.raises(InfrastructureFailure, match="no space"), told_by_kind(tmp_path):
+    with pytest.raises(InfrastructureFailure, match="no space"), classify_agent_errors(tmp_path):
         failing()

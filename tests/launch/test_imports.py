@@ -27,7 +27,7 @@ sys.dont_write_bytecode = {dont_write}
 """
 RUNS = """
 try:
-    imports.preload(imports.Surroundings(device={device!r}))
+    imports.preload(imports.ImportSettings(device={device!r}))
 except ImportError as error:
     print(error, file=seen, flush=True)
 seen.seek(0)
@@ -36,12 +36,12 @@ print(json.dumps(seen.read().splitlines()))
 TWICE = """
 import gc
 for _ in range(2):
-    imports.preload(imports.Surroundings(device="cpu"))
+    imports.preload(imports.ImportSettings(device="cpu"))
 seen.seek(0)
 print(json.dumps([seen.read().splitlines(), gc.get_freeze_count() > 1000]))
 """
 HANGS = """
-imports.preload(imports.Surroundings(device="cpu"))
+imports.preload(imports.ImportSettings(device="cpu"))
 """
 
 
@@ -97,7 +97,7 @@ sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
 imports._SHARED_MODULES = ()
 subject = types.SimpleNamespace(own=False, preload=lambda device: calls.append([device]))
 try:
-    imports._import_all(imports.Surroundings(device="cuda", ranks_per_gpu=4, trainer=subject))
+    imports._import_all(imports.ImportSettings(device="cuda", ranks_per_gpu=4, trainer=subject))
 except RuntimeError as error:
     calls.append(str(error))
 print(json.dumps(calls))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.launch import node_barrier
-from tasks.launch.node_barrier import Meeting, attend, decide
+from tasks.launch.node_barrier import NodeBarrier, decide, run_on_all_nodes
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.util.exits import (
     CANNOT_RUN,
@@ -31,7 +31,7 @@ def node(rank: int, *, timeout_s: float = 30, count: int = 2) -> Nodes:
 
 
 def together(
-    run_dir: Path, *works: Callable[[Meeting], int], step: str = "train", timeout_s: float = 30
+    run_dir: Path, *works: Callable[[NodeBarrier], int], step: str = "train", timeout_s: float = 30
 ) -> list[tuple[int, str]]:
     """Every work as a node of its own; exit code and message of each."""
     outcomes: list[tuple[int, str]] = [(-1, "")] * len(works)
@@ -39,7 +39,7 @@ def together(
     def run(rank: int) -> None:
         try:
             among = node(rank, count=len(works), timeout_s=timeout_s)
-            outcomes[rank] = (attend(among, run_dir, step, works[rank]), "")
+            outcomes[rank] = (run_on_all_nodes(among, run_dir, step, works[rank]), "")
         except TaskError as error:
             outcomes[rank] = (error.exit_code, str(error))
 
@@ -51,38 +51,38 @@ def together(
     return outcomes
 
 
-def starts(meeting: Meeting) -> int:
-    meeting.ready(FACTS)
+def starts(barrier: NodeBarrier) -> int:
+    barrier.ready(FACTS)
     return PASSED
 
 
-def raises(error: TaskError, *, ready: bool = True) -> Callable[[Meeting], int]:
-    def work(meeting: Meeting) -> int:
+def raises(error: TaskError, *, ready: bool = True) -> Callable[[NodeBarrier], int]:
+    def work(barrier: NodeBarrier) -> int:
         if ready:
-            meeting.ready(FACTS)
+            barrier.ready(FACTS)
         raise error
 
     return work
 
 
 def test_a_machine_alone_meets_nobody(tmp_path: Path) -> None:
-    assert attend(ALONE, tmp_path, "train", starts) == PASSED
+    assert run_on_all_nodes(ALONE, tmp_path, "train", starts) == PASSED
     assert not list(tmp_path.iterdir())
 
 
 def test_nobody_starts_before_all_are_there(tmp_path: Path) -> None:
     late, started = threading.Event(), threading.Event()
 
-    def waits(meeting: Meeting) -> int:
-        meeting.ready(FACTS)
+    def waits(barrier: NodeBarrier) -> int:
+        barrier.ready(FACTS)
         assert late.is_set()
         started.set()
         return PASSED
 
-    def comes_late(meeting: Meeting) -> int:
+    def comes_late(barrier: NodeBarrier) -> int:
         assert not started.wait(1)
         late.set()
-        return starts(meeting)
+        return starts(barrier)
 
     assert together(tmp_path, waits, comes_late) == [(PASSED, "")] * 2
     assert started.is_set()
@@ -97,14 +97,14 @@ def test_a_node_that_cannot_start_keeps_all_from_starting(tmp_path: Path) -> Non
 def test_a_node_that_does_not_come_is_named(tmp_path: Path) -> None:
     named = r"^node 1 of 2 did not come within 0 s: .*folder that all nodes see"
     with pytest.raises(TaskError, match=named) as failed:
-        attend(node(0, timeout_s=0.4), tmp_path, "train", starts)
+        run_on_all_nodes(node(0, timeout_s=0.4), tmp_path, "train", starts)
     assert failed.value.exit_code == CANNOT_RUN
 
 
 @pytest.mark.parametrize(("name", "value"), [("commit", "c"), ("case", "z"), ("torch", "2")])
 def test_a_node_that_would_train_something_else_is_refused(tmp_path: Path, name: str, value: str) -> None:
-    def differs(meeting: Meeting) -> int:
-        meeting.ready({**FACTS, name: value, "cpu": "Xeon"})
+    def differs(barrier: NodeBarrier) -> int:
+        barrier.ready({**FACTS, name: value, "cpu": "Xeon"})
         return PASSED
 
     outcomes = together(tmp_path, starts, differs)
@@ -113,8 +113,8 @@ def test_a_node_that_would_train_something_else_is_refused(tmp_path: Path, name:
 
 
 def test_processors_may_differ(tmp_path: Path) -> None:
-    def other(meeting: Meeting) -> int:
-        meeting.ready({**FACTS, "cpu": "Xeon"})
+    def other(barrier: NodeBarrier) -> int:
+        barrier.ready({**FACTS, "cpu": "Xeon"})
         return PASSED
 
     assert together(tmp_path, starts, other) == [(PASSED, "")] * 2
@@ -137,11 +137,11 @@ def test_a_node_that_says_nothing_is_not_waited_for_forever(
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/train.begin1.json").write_text(json.dumps(FACTS))
     with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: said nothing") as failed:
-        attend(node(0), tmp_path, "train", raises(_failed("a rank failed")))
+        run_on_all_nodes(node(0), tmp_path, "train", raises(_failed("a rank failed")))
     assert failed.value.exit_code == TRAINING_FAILED
     run_dir = tmp_path / "other"
     with pytest.raises(TaskError, match="node 0 did not say how it went") as failed:
-        attend(node(1), run_dir, "train", raises(_failed("connection closed"), ready=False))
+        run_on_all_nodes(node(1), run_dir, "train", raises(_failed("connection closed"), ready=False))
     assert failed.value.exit_code == TRAINING_FAILED
 
 
@@ -164,18 +164,20 @@ def test_once_a_node_has_failed_those_that_came_have_a_moment_and_the_others_non
     clock = Clock()
     monkeypatch.setattr(node_barrier, "time", clock)
     with pytest.raises(TaskError, match=r"^node 0: a rank failed$"):
-        attend(
+        run_on_all_nodes(
             node(0, timeout_s=600), tmp_path / "alone", "train", raises(_failed("a rank failed"), ready=False)
         )
     assert clock.now == 0
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/train.begin1.json").write_text(json.dumps(FACTS))
     with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: said nothing"):
-        attend(node(0, timeout_s=600), tmp_path, "train", raises(_failed("a rank failed"), ready=False))
+        run_on_all_nodes(
+            node(0, timeout_s=600), tmp_path, "train", raises(_failed("a rank failed"), ready=False)
+        )
     assert node_barrier.GRACE_S <= clock.now < node_barrier.GRACE_S + 1
     clock.now = 0.0
     with pytest.raises(TaskError, match="node 1: said nothing"):
-        attend(node(0, timeout_s=600), tmp_path, "diff", lambda _: PASSED)
+        run_on_all_nodes(node(0, timeout_s=600), tmp_path, "diff", lambda _: PASSED)
     assert 600 <= clock.now < 601, "it may be far behind, and all went well so far"
 
 
@@ -184,7 +186,7 @@ def test_a_node_that_does_not_hear_from_node_0_has_not_passed(
 ) -> None:
     monkeypatch.setattr(node_barrier, "time", Clock())
     with pytest.raises(TaskError, match="node 0 did not say how it went") as failed:
-        attend(node(1), tmp_path, "train", lambda _: PASSED)
+        run_on_all_nodes(node(1), tmp_path, "train", lambda _: PASSED)
     assert failed.value.exit_code == TRAINING_FAILED
 
 
@@ -196,11 +198,11 @@ def test_a_hang_is_said_before_the_connections_that_it_closed() -> None:
 
 
 def test_a_node_that_is_stopped_says_so_and_waits_for_nobody(tmp_path: Path) -> None:
-    def stopped(_: Meeting) -> int:
+    def stopped(_: NodeBarrier) -> int:
         raise KeyboardInterrupt("stopped by signal SIGTERM")
 
     with pytest.raises(KeyboardInterrupt):
-        attend(node(0), tmp_path, "train", stopped)
+        run_on_all_nodes(node(0), tmp_path, "train", stopped)
     outcome = json.loads((tmp_path / "nodes/train.outcome.json").read_text())
     assert outcome["code"] == TRAINING_FAILED
     assert "SIGTERM" in outcome["message"]
@@ -209,24 +211,26 @@ def test_a_node_that_is_stopped_says_so_and_waits_for_nobody(tmp_path: Path) -> 
 def test_a_node_that_comes_back_goes_on_where_the_others_are(tmp_path: Path) -> None:
     together(tmp_path, starts, starts)
 
-    def never(_: Meeting) -> int:
+    def never(_: NodeBarrier) -> int:
         raise AssertionError("this step is over")
 
-    assert attend(node(1), tmp_path, "train", never) == PASSED
+    assert run_on_all_nodes(node(1), tmp_path, "train", never) == PASSED
 
 
 def test_what_a_node_said_before_it_came_back_is_forgotten(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        attend(node(1), tmp_path, "train", _interrupted)
+        run_on_all_nodes(node(1), tmp_path, "train", _interrupted)
     back = threading.Event()
 
-    def waits(meeting: Meeting) -> int:  # until then it would rightly be told that node 1 has been stopped
+    def waits(
+        barrier: NodeBarrier,
+    ) -> int:  # until then node 1 counts as stopped
         assert back.wait(20)
-        return starts(meeting)
+        return starts(barrier)
 
-    def comes_back(meeting: Meeting) -> int:
+    def comes_back(barrier: NodeBarrier) -> int:
         back.set()
-        return starts(meeting)
+        return starts(barrier)
 
     assert together(tmp_path, waits, comes_back) == [(PASSED, "")] * 2
 
@@ -234,17 +238,17 @@ def test_what_a_node_said_before_it_came_back_is_forgotten(tmp_path: Path) -> No
 @pytest.mark.parametrize("code", [PASSED, MISMATCH])
 def test_a_node_that_comes_late_hears_how_it_went(tmp_path: Path, code: int) -> None:
     together(tmp_path, lambda _: code, lambda _: PASSED, step="diff")
-    assert attend(node(1), tmp_path, "diff", raises(_failed("not again"))) == code
+    assert run_on_all_nodes(node(1), tmp_path, "diff", raises(_failed("not again"))) == code
     together(tmp_path / "failed", raises(_failed("x")), starts)
     with pytest.raises(TaskError, match="node 0: x") as failed:
-        attend(node(1), tmp_path / "failed", "train", starts)
+        run_on_all_nodes(node(1), tmp_path / "failed", "train", starts)
     assert failed.value.exit_code == TRAINING_FAILED
 
 
 def test_a_run_that_was_judged_is_not_joined(tmp_path: Path) -> None:
     together(tmp_path, lambda _: MISMATCH, lambda _: PASSED, step="diff")
     with pytest.raises(UsageError, match=r"is over \(exit code 1\): choose another --run-dir"):
-        attend(node(1), tmp_path, "train", starts)
+        run_on_all_nodes(node(1), tmp_path, "train", starts)
 
 
 def _failed(message: str) -> TaskError:
@@ -253,5 +257,5 @@ def _failed(message: str) -> TaskError:
     return error
 
 
-def _interrupted(_: Meeting) -> int:
+def _interrupted(_: NodeBarrier) -> int:
     raise KeyboardInterrupt

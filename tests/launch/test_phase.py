@@ -13,9 +13,9 @@ import pytest
 from tasks.cases import corpus
 from tasks.cases.case import load_case
 from tasks.launch import phase
-from tasks.launch.agent import Outcome
+from tasks.launch.agent import PhaseResult
 from tasks.launch.killer import Killed
-from tasks.launch.node_barrier import Meeting
+from tasks.launch.node_barrier import NodeBarrier
 from tasks.launch.setup import Setup
 from tasks.launch.trainer import MEGATRON, OURS, TrainerUnderTest
 from tasks.machine import nodes
@@ -117,18 +117,18 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     launched, results, meets = [], [], []
-    outcome = Outcome(kills=(), start_s=1.0, total_s=2.0)
+    outcome = PhaseResult(kills=(), start_s=1.0, total_s=2.0)
     monkeypatch.setattr(phase, "launch", lambda what: launched.append(what) or outcome)
     monkeypatch.setattr(phase, "collect", lambda *what: results.append(what))
-    monkeypatch.setattr(Meeting, "ready", lambda _, facts: meets.append(facts))
+    monkeypatch.setattr(NodeBarrier, "ready", lambda _, facts: meets.append(facts))
     among = nodes.Nodes(count=2, rank=rank, endpoint="127.0.0.1:29400")
     made = dataclasses.replace(
         setup_of("gpt3_pp4_resume"), run_dir=tmp_path, hang_timeout_s=8.0, max_restarts=2, nodes=among
     )
     (tmp_path / "phase2.json").touch()
     other = Origin(case=None, topology=None)
-    phase.run_phase(made, 2, Meeting(among, tmp_path, "resume"), load_iteration=50)
-    phase.run_phase(made, 2, Meeting(among, tmp_path, "resume"), load_iteration=50, expected=other)
+    phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50)
+    phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50, expected=other)
     first, second = launched
     assert (first.steps, first.directory, first.checkpoints) == (
         (51, 100),
@@ -174,7 +174,7 @@ def left(tmp_path: Path, *attempts: tuple[int, int, int | None]) -> Setup:
 
 
 def collected(made: Setup, *kills: Killed) -> dict:
-    phase.collect(made, 1, Outcome(kills=kills, start_s=1.5, total_s=9.0), FACTS)
+    phase.collect(made, 1, PhaseResult(kills=kills, start_s=1.5, total_s=9.0), FACTS)
     return json.loads((made.run_dir / "phase1.json").read_text())
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.judge.run import judge_run
 from tasks.launch import retries
-from tasks.launch.infrastructure import NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
+from tasks.launch.failures import NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
 from tasks.records.card_store import read_card
 from tasks.reports.formats import as_junit, as_text
 from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tasks.launch.infrastructure import NO_SPACE, kind_of
+from tasks.launch.failures import NO_SPACE, kind_of
 from tasks.util.files import REPOSITORY
 from tests.program import answer_of
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.launch import imports, trainer
-from tasks.launch.imports import Surroundings
+from tasks.launch.imports import ImportSettings
 from tasks.launch.trainer import TrainerUnderTest
 from tasks.machine import platforms
 from tasks.suite import fork_server
@@ -116,11 +116,11 @@ def test_where_the_import_fails_each_task_is_started_anew_and_tells_why(
 
 
 def test_a_process_imports_for_one_kind_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"})
+    wanted = ImportSettings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"})
     monkeypatch.setattr(imports, "_done", [wanted])
     monkeypatch.setattr(imports.gc, "freeze", lambda: pytest.fail("done a second time"))
-    imports.preload(Surroundings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"}))
-    for other in (Surroundings(device="cpu"), Surroundings(device="cuda", env_vars=wanted.env_vars)):
+    imports.preload(ImportSettings(device="cpu", env_vars={"OMP_NUM_THREADS": "1"}))
+    for other in (ImportSettings(device="cpu"), ImportSettings(device="cuda", env_vars=wanted.env_vars)):
         with pytest.raises(RuntimeError, match="has imported torch for"):
             imports.preload(other)
 

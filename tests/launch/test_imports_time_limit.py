@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tasks.launch.import_watch import no_longer_than
+from tasks.launch.imports import time_limit
 from tasks.util.exits import HANG
 from tasks.util.files import REPOSITORY
 
@@ -16,7 +16,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tasks.launch import imports
 imports.IMPORT_TIMEOUT_S = 1.0
-imports.preload(imports.Surroundings(device="cpu"))
+imports.preload(imports.ImportSettings(device="cpu"))
 """
 
 
@@ -31,7 +31,7 @@ def test_importing_a_torch_that_hangs_ends_and_says_where(tmp_path: Path) -> Non
 
 
 def test_what_ends_in_time_goes_on() -> None:
-    with no_longer_than(60, "nothing"):
+    with time_limit(60, "nothing"):
         (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     timer.join(5)
     assert not timer.is_alive()

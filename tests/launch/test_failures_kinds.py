@@ -1,4 +1,4 @@
-"""Real messages of failed surroundings are recognised; what a training says of itself never is."""
+"""Real messages of infrastructure failures are recognised; errors of a training never are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.launch.infrastructure import (
+from tasks.launch.failures import (
     KILLED_RANK,
     KINDS,
     NO_SPACE,
@@ -90,7 +90,7 @@ LOST = RankFailure(error=MESSAGES[0][0], seconds=2.0)
 
 
 @pytest.mark.parametrize(("message", "kind"), MESSAGES)
-def test_what_the_surroundings_made_fail_is_recognised(message: str, kind: object) -> None:
+def test_an_infrastructure_failure_is_recognised(message: str, kind: object) -> None:
     assert kind_of(message) is kind
 
 
