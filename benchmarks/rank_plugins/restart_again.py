@@ -82,7 +82,7 @@ class Restarts:
 
     def restart_and_step(self) -> None:
         if self.write is None:  # each step is logged once, that of the last restart
-            self.write, self.trainer.scalars.write = self.trainer.scalars.write, self.write_the_last
+            self.write, self.trainer.writer.write = self.trainer.writer.write, self.write_the_last
         if self.trainer.iteration == self.loaded + STEPS and not self.ended:
             self.compare()
             if self.made <= RESTARTS:
@@ -108,7 +108,7 @@ class Restarts:
 
     def restart(self) -> None:
         trainer = self.trainer
-        trainer.sums.take()
+        trainer.measurements.sums()
         trainer._disable_gather_hooks(param_sync=True)
         trainer.config.param_sync_func = None
         torch.cuda.empty_cache()  # a new process, too, asks for all its memory

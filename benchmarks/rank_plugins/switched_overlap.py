@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from megatron.core.distributed import param_and_grad_buffer
 
 from tasks.ranks import overlap
@@ -14,12 +17,13 @@ plain_manager = param_and_grad_buffer._coalescing_manager
 class SwitchedOverlap(overlap.Overlap):
     """In the place of ``overlap.Overlap``; where it is off, megatron-core's own methods are in force."""
 
-    def __init__(self, chunks: overlap.Chunks) -> None:
-        super().__init__(chunks)
-        self._manager = param_and_grad_buffer._coalescing_manager
-        groups = overlap.bucket_groups(chunks)
-        self._starts = [(group, {name: vars(group)[name] for name in STARTS}) for group in groups]
-        self._watches = True
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        with super().installed():
+            self._manager = param_and_grad_buffer._coalescing_manager
+            self._starts = [(group, {name: vars(group)[name] for name in STARTS}) for group in self._groups]
+            self._watches = True
+            yield
 
     def switch(self, on: bool) -> None:
         """Gather it from now on, or no longer; between two steps."""

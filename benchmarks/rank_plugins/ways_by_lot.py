@@ -73,7 +73,7 @@ def set_switches(trainer: pretrain.Trainer, on: set[str]) -> None:
     torch.compiler.set_stance("default", skip_guard_eval_unsafe="no-guards" in on)
     sys.setswitchinterval(0.2 if "long-turns" in on else 0.005)
     batches.Batches.read_ahead = read_on_demand if "read-on-demand" in on else read_ahead
-    trainer.overlap.switch("no-overlap-evidence" not in on)
+    trainer.measurements.overlap.switch("no-overlap-evidence" not in on)
     time_passes("no-pass-times" not in on)
     always = "pass-times" in on
     resources.Resources._passes_are_due = (lambda _: True) if always else passes_are_due

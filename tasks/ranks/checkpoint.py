@@ -1,8 +1,8 @@
 """torch_dist checkpoints with megatron-core's strategies: saved asynchronously, loaded completely.
 
-A checkpoint of iteration N lies in ``iter_<N>/`` below the save folder (``tasks.checkpoints``). When every
-rank has written its part, rank 0 writes the manifest (``tasks.manifest``) and then the tracker, never before.
-Nothing is loaded that does not match its manifest.
+A checkpoint of iteration N lies in ``iter_<N>/`` below the save folder (``records.checkpoints``). When every
+rank has written its part, rank 0 writes the manifest (``records.manifest``) and then the tracker, never
+before. Nothing is loaded that does not match its manifest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import inspect
 import os
 import shutil
 import time
@@ -22,24 +21,23 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, PersistentAsyncCaller
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
-from megatron.core.dist_checkpointing.utils import _clean_metadata_for_serialization
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from tasks.ranks import integrity
+from tasks.ranks import integrity, mcore_compat
 from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
 from tasks.records import manifest
 from tasks.records.checkpoints import Choice, iteration_folder, write_tracker
+from tasks.records.manifest import ANY_ORIGIN, Origin
 from tasks.util.files import disk_is_full
 
 RANDOM_STATES = "rng_state"
@@ -73,11 +71,10 @@ def start_worker(args: argparse.Namespace) -> None:
     Neither can it be told how to start the process that its results pass through. Spawned, that one imports
     torch when the first results reach it: on an H100's host a rank's first save took 0.7 s, and 6.3 s more.
     """
-    start = getattr(AsyncCallsQueue, "warmup_persistent_caller", None)
-    if start is not None and args.save and args.use_persistent_ckpt_worker:
-        start(args.rank, mp_mode="fork")
-        filesystem_async.get_write_results_queue(mp_mode="fork")
-        _give_access(PersistentAsyncCaller._persistent_process.pid)
+    if args.save and args.use_persistent_ckpt_worker:
+        worker = mcore_compat.fork_checkpoint_worker(args.rank)
+        if worker is not None:
+            _give_access(worker)
 
 
 def _give_access(worker: int) -> None:
@@ -91,9 +88,7 @@ def _give_access(worker: int) -> None:
 
 def _refuse_dead_worker(queue: AsyncCallsQueue, folder: str | None) -> None:
     """A save handed to a worker that has ended, or that ended it, would be waited for without end."""
-    worker = getattr(PersistentAsyncCaller, "_persistent_process", None)
-    if worker is None:  # megatron-core 0.16 keeps it elsewhere
-        worker = getattr(getattr(queue, "persistent_caller", None), "process", None)
+    worker = mcore_compat.checkpoint_worker(queue)
     if worker is not None and not worker.is_alive():
         full = folder and os.path.isdir(folder) and disk_is_full(folder)
         why = f", {os.strerror(errno.ENOSPC)}: {folder}" if full else ""
@@ -112,8 +107,13 @@ class Checkpoints:
         chunks: Chunks,
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
+        *,
+        identity: Origin = ANY_ORIGIN,
+        expected: Origin = ANY_ORIGIN,
     ) -> None:
+        """``identity``: written into the checkpoints saved here; ``expected``: required of a loaded one."""
         self.args = args
+        self._identity, self._expected = identity, expected
         self.chunks = chunks
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -194,19 +194,14 @@ class Checkpoints:
             "consumed_train_samples": consumed_samples,
             "opt_param_scheduler": self.scheduler.state_dict(),
         }
-        options: dict[str, Any] = {}
-        if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
-            options["async_strategy"] = (
-                "mcore"  # megatron-core 0.19: its own writer, not nvidia-resiliency-ext
-            )
         request = dist_checkpointing.save(
             state,
             str(folder),
             self._save_strategy,
             async_sharded_save=True,
             validate_access_integrity=not (self._saved_before and self.args.ckpt_assume_constant_structure),
-            content_metadata=_clean_metadata_for_serialization(metadata),
-            **options,
+            content_metadata=mcore_compat.serializable_metadata(metadata),
+            **mcore_compat.save_options(),
         )
         self._saved_before = True
         if request.async_fn is not None:
@@ -223,7 +218,7 @@ class Checkpoints:
         if self.args.rank == 0:
             begin = time.monotonic()
             folder = iteration_folder(self.args.save, iteration)
-            manifest.complete(folder, iteration=iteration, origin=self.args.checkpoint_origin)
+            manifest.complete(folder, iteration=iteration, origin=self._identity)
             write_tracker(self.args.save, iteration)
             self.manifest_s += time.monotonic() - begin
 
@@ -257,7 +252,7 @@ class Checkpoints:
         if not self.args.load:
             return Choice(iteration=None)
         if self.args.ckpt_step is None:
-            choice = integrity.choose_newest(self.args.load, self.args.checkpoint_expected)
+            choice = integrity.choose_newest(self.args.load, self._expected)
         else:
             choice = Choice(iteration=self.args.ckpt_step)
             self._verify(self.args.ckpt_step)
@@ -266,7 +261,7 @@ class Checkpoints:
 
     def _verify(self, iteration: int) -> None:
         folder = iteration_folder(self.args.load, iteration)
-        integrity.verify(folder, iteration, self.args.checkpoint_expected)
+        integrity.verify(folder, iteration, self._expected)
 
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.

@@ -7,7 +7,6 @@ import functools
 import random
 from collections.abc import Callable
 
-import megatron.core
 import numpy
 import torch
 import torch.nn.functional
@@ -30,11 +29,9 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
-Chunks = list[DistributedDataParallel]
+from tasks.ranks import mcore_compat
 
-# Megatron frees what a stage has sent on. The interleaved schedule of megatron-core 0.16 does so without
-# waiting for the overlapped send, which may still read it: the next stage then computes with something else.
-SENDS_ARE_WAITED_FOR = tuple(map(int, megatron.core.__version__.split(".")[:2])) >= (0, 19)
+Chunks = list[DistributedDataParallel]
 
 
 def seed_everything(args: argparse.Namespace) -> None:
@@ -85,7 +82,7 @@ def transformer_config(args: argparse.Namespace) -> TransformerConfig:
         overlap_p2p_comm=args.overlap_p2p_communication and _interleaved(args),
         batch_p2p_comm=not (args.overlap_p2p_communication and _interleaved(args)),
         overlap_p2p_comm_warmup_flush=args.overlap_p2p_communication_warmup_flush,
-        deallocate_pipeline_outputs=SENDS_ARE_WAITED_FOR,
+        deallocate_pipeline_outputs=mcore_compat.SENDS_ARE_WAITED_FOR,
         microbatch_group_size_per_vp_stage=args.microbatch_group_size_per_vp_stage,
     )
 

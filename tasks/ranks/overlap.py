@@ -14,13 +14,14 @@ from typing import Any
 
 from megatron.core.distributed import param_and_grad_buffer
 
-from tasks.ranks.event_pool import EventPool
+from tasks.ranks.device import EventPool
 from tasks.ranks.model import Chunks
 
 GRAD_BUCKETS = "overlap-grad-buckets"
 PARAM_GATHERS = "overlap-param-gathers"
 HIDDEN_TIME = "overlap-hidden-time"
 EXPOSED_TIME = "overlap-exposed-time"
+_WATCHED_METHODS = ("start_grad_sync", "start_param_sync", "register_grad_ready", "finish_param_sync")
 
 
 def bucket_groups(chunks: Chunks) -> list[Any]:
@@ -29,22 +30,37 @@ def bucket_groups(chunks: Chunks) -> list[Any]:
 
 
 class Overlap:
-    """Watches this rank's bucket groups.
+    """Counts and times of this rank's overlapped communication, while ``installed``.
 
     Two of megatron-core's methods are called for each parameter and micro-batch. They are watched only as
-    long as a call can tell something; watched always, the evidence cost about 1 % of a step on a CPU.
+    long as a call can change a count; watched always, they cost about 1 % of a step on a CPU.
     """
 
     def __init__(self, chunks: Chunks) -> None:
+        self._groups = bucket_groups(chunks)
         self._finishing: Any = None  # the group whose gather is needed now
-        self._of_a_step = True  # not, while parameters are gathered for a check or a checkpoint
+        self._of_a_step = True  # False while parameters are gathered for a check or a checkpoint
         self._events = EventPool()
-        param_and_grad_buffer._coalescing_manager = self._watching(param_and_grad_buffer._coalescing_manager)
         self._registers: list[tuple[Any, Callable[..., None]]] = []
         self._finishes: list[tuple[Any, Callable[..., None]]] = []
-        for group in bucket_groups(chunks):
+        self._reset()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, megatron-core's communication of the bucket groups is watched."""
+        original = param_and_grad_buffer._coalescing_manager
+        param_and_grad_buffer._coalescing_manager = self._watching(original)
+        for group in self._groups:
             self._watch(group)
         self._reset()
+        try:
+            yield
+        finally:
+            param_and_grad_buffer._coalescing_manager = original
+            for group in self._groups:
+                for name in _WATCHED_METHODS:
+                    vars(group).pop(name, None)
+            self._registers, self._finishes = [], []
 
     def _reset(self) -> None:
         self._begun = self._early = self._ahead = 0
@@ -181,5 +197,5 @@ class _WatchedHandle:
 
 
 def _is_under_way(handle: Any, outstanding: Any) -> bool:
-    """Whether a call began a communication and did not wait for it at once, which is a synchronous one."""
+    """True when a call began a communication without waiting for it at once, as a synchronous one does."""
     return handle is not None and handle is not outstanding and not getattr(handle, "was_waited_for", False)

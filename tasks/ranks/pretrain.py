@@ -8,23 +8,25 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import math
 import os
 import runpy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import init_num_microbatches_calculator
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer import TransformerConfig
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
 from tasks.cases.flags import parse_arguments
-from tasks.ranks import batches, checkpoint, model, overlap, resources, scalars, state
-from tasks.ranks.event_pool import EventPool
+from tasks.ranks import batches, checkpoint, model, scalars, state
+from tasks.ranks.measurements import StepMeasurements
 from tasks.ranks.warm_up import reserve_memory, warm_up
 from tasks.ranks.whole_state import whole_state_digests
 from tasks.records.checkpoints import FALLBACKS
@@ -46,25 +48,25 @@ def run(
 ) -> None:
     """Train as the Megatron command line ``words`` says, as one rank of an elastic agent's group.
 
-    ``evidence``: folder for this rank's digests of what was saved and loaded.
+    ``evidence``: folder for this rank's digests of the saved and the loaded state.
     ``rank_plugins``: Python files executed here before the model is built.
-    ``attempt``: how often the ranks of this phase were started before.
-    ``origin``: what the checkpoints saved here are of; ``expected``: what a loaded one must be of.
+    ``attempt``: number of times that the ranks of this phase were started before.
+    ``origin``: identity of the checkpoints saved here; ``expected``: required of a loaded one.
     """
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    args = parse_arguments(words, world_size=world_size)
-    args.rank, args.attempt = rank, attempt
-    args.checkpoint_origin, args.checkpoint_expected = origin, expected
+    args = parse_arguments(words, world_size=int(os.environ["WORLD_SIZE"]))
+    args.rank = int(os.environ["RANK"])  # as Megatron does
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
     begin = time.monotonic()
-    _start_groups(args)
-    trainer = Trainer(args, evidence, board)
+    _start_groups(args, attempt)
+    trainer = build_trainer(args, evidence, board, attempt=attempt, identity=origin, expected=expected)
     trainer.seconds["build"] = time.monotonic() - begin
     try:
         trainer.load()
         trainer.reserve()
-        trainer.train()
+        trainer.connect()
+        with trainer.measurements.installed():
+            trainer.train()
     except BaseException:
         trainer.checkpoints.abort()
         raise
@@ -72,7 +74,7 @@ def run(
     torch.distributed.destroy_process_group()
 
 
-def _start_groups(args: argparse.Namespace) -> None:
+def _start_groups(args: argparse.Namespace, attempt: int) -> None:
     on_gpus = args.distributed_backend == "nccl"
     if args.deterministic_mode:
         torch.use_deterministic_algorithms(True)
@@ -84,9 +86,9 @@ def _start_groups(args: argparse.Namespace) -> None:
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=args.distributed_timeout_minutes)
     store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
-    # The agent's store outlives an attempt: without a prefix, a restarted rank reads the addresses that ranks
-    # of the attempt before left there, and is refused.
-    store = torch.distributed.PrefixStore(f"attempt{args.attempt}", store)
+    # The agent's store outlives an attempt: without a prefix, a restarted rank would read addresses that
+    # ranks of the previous attempt left there, and be refused.
+    store = torch.distributed.PrefixStore(f"attempt{attempt}", store)
     torch.distributed.init_process_group(
         args.distributed_backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
@@ -107,7 +109,7 @@ def _start_groups(args: argparse.Namespace) -> None:
 
 
 def loss_sum(loss_mask: torch.Tensor, token_losses: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What megatron's schedule asks for: loss sum, token count, and both as a pair for the report."""
+    """The return values that megatron's schedule expects: loss sum, token count, and both as a pair."""
     mask = loss_mask.view(-1).float()
     total = torch.sum(token_losses.float().view(-1) * mask)
     tokens = mask.sum()
@@ -131,28 +133,86 @@ def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Te
     return output, functools.partial(loss_sum, batch.get("loss_mask"))
 
 
+def build_trainer(
+    args: argparse.Namespace,
+    evidence: Path,
+    board: ProgressBoard | None,
+    *,
+    attempt: int,
+    identity: Origin,
+    expected: Origin,
+) -> Trainer:
+    """This rank's model, optimizer, scheduler and checkpoints, as a ``Trainer``."""
+    note_progress(board, args.rank, 0, "starting")
+    chunks = model.build_model(args)
+    optimizer = model.build_optimizer(args, chunks)
+    scheduler = model.build_scheduler(args, optimizer)
+    checkpoints = checkpoint.Checkpoints(
+        args, chunks, optimizer, scheduler, identity=identity, expected=expected
+    )
+    return Trainer(
+        args,
+        chunks=chunks,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        checkpoints=checkpoints,
+        evidence=evidence,
+        board=board,
+        attempt=attempt,
+    )
+
+
+def note_progress(
+    board: ProgressBoard | None, rank: int, step: int, activity: str, loss: float = float("nan")
+) -> None:
+    """Write this rank's row of the board, where there is one."""
+    if board is not None:
+        board.note(rank, process_id=os.getpid(), step=step, activity=activity, loss=loss)
+
+
 class Trainer:
     """One rank's part of the training job."""
 
-    def __init__(self, args: argparse.Namespace, evidence: Path, board: ProgressBoard | None) -> None:
+    args: argparse.Namespace
+    chunks: model.Chunks
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+    checkpoints: checkpoint.Checkpoints
+    evidence: Path
+    board: ProgressBoard | None
+    attempt: int
+    iteration: int  # completed
+    consumed_samples: int
+    seconds: dict[str, float]  # by part of the run, for the evidence
+    peak_bytes: int  # of the device, before its record was reset
+    iterators: list[batches.Batches]  # from ``begin`` on, one a chunk
+    # From ``connect`` on:
+    config: TransformerConfig
+    run_schedule: Callable[..., list]
+    measurements: StepMeasurements
+    writer: scalars.Scalars
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        *,
+        chunks: model.Chunks,
+        optimizer: MegatronOptimizer,
+        scheduler: OptimizerParamScheduler,
+        checkpoints: checkpoint.Checkpoints,
+        evidence: Path,
+        board: ProgressBoard | None = None,
+        attempt: int = 0,
+    ) -> None:
         self.args = args
-        self.evidence = evidence
-        self.board = board
-        self.iteration = 0
-        self.consumed_samples = 0
-        self._note("starting")
-        self.chunks = model.build_model(args)
-        self.optimizer = model.build_optimizer(args, self.chunks)
-        self.scheduler = model.build_scheduler(args, self.optimizer)
-        self.checkpoints = checkpoint.Checkpoints(args, self.chunks, self.optimizer, self.scheduler)
-        self.seconds: dict[str, float] = {"load": 0.0, "save": 0.0, "finish": 0.0}
-        self.peak_bytes = 0  # of the device, before its peak was forgotten
+        self.chunks, self.optimizer, self.scheduler = chunks, optimizer, scheduler
+        self.checkpoints = checkpoints
+        self.evidence, self.board, self.attempt = evidence, board, attempt
+        self.iteration = self.consumed_samples = self.peak_bytes = 0
+        self.seconds = {"load": 0.0, "save": 0.0, "finish": 0.0}
 
     def _note(self, activity: str, loss: float = float("nan")) -> None:
-        if self.board is not None:
-            self.board.note(
-                self.args.rank, process_id=os.getpid(), step=self.iteration, activity=activity, loss=loss
-            )
+        note_progress(self.board, self.args.rank, self.iteration, activity, loss)
 
     def load(self) -> None:
         """Resume from ``--load`` where there is a checkpoint."""
@@ -194,9 +254,21 @@ class Trainer:
         state.write_evidence(self.evidence, kind, self.iteration, self.args, digests)
 
     def reserve(self) -> None:
-        """On GPUs: ask for what a step needs, on all ranks, before one begins; after loading."""
+        """On GPUs, allocate what a step needs, on all ranks, after loading and before the first step."""
         if self.args.distributed_backend == "nccl":
             self.peak_bytes = max(self.peak_bytes, reserve_memory(self.args))
+
+    def connect(self) -> None:
+        """Connect the pipeline schedule, and prepare measurements and scalars; once, before ``train``."""
+        args = self.args
+        self.config = model.connect_schedule(args, self.chunks, self.optimizer, self._read_on_first_stage)
+        self.run_schedule = get_forward_backward_func()
+        self.writer = scalars.Scalars(args, self.iteration, attempt=self.attempt)
+        self.measurements = StepMeasurements(
+            args, self.chunks, self.optimizer, earlier_peak_bytes=self.peak_bytes
+        )
+        for chunk in self.chunks:
+            chunk.train()
 
     def train(self) -> None:
         """All steps from here to ``--train-iters``, or to a multiple of ``--exit-interval``.
@@ -205,17 +277,8 @@ class Trainer:
         read that checkpoint, so it is not written.
         """
         args = self.args
-        self.config = model.connect_schedule(args, self.chunks, self.optimizer, self._read_on_first_stage)
-        self.run_schedule = get_forward_backward_func()
-        self.scalars = scalars.Scalars(args, self.iteration)
-        self.sums = scalars.SumsOverRanks()
-        self.overlap = overlap.Overlap(self.chunks)
-        self.resources = resources.Resources(args)
-        self.events = EventPool()
-        for chunk in self.chunks:
-            chunk.train()
-        # Errors of initialisation or loading must not be hidden by the first gather: Megatron, too, runs the
-        # first step on what each replica holds.
+        # The first gather must not hide errors of initialisation or loading: as in Megatron, the first step
+        # runs on the parameters that each replica holds.
         param_sync_func, self.config.param_sync_func = self.config.param_sync_func, None
         self._disable_gather_hooks(param_sync=False)
         self._check_weight_hashes()
@@ -223,7 +286,7 @@ class Trainer:
         while self.iteration < args.train_iters:
             self.checkpoints.finish_saves(blocking=False)
             self.step()
-            if self.iteration == first + 1:  # before what gathers: without hooks it takes all for gathered
+            if self.iteration == first + 1:  # before anything gathers: without hooks, all counts as gathered
                 self.seconds["first step"] = time.monotonic() - begin
                 self._enable_gather_hooks()
                 self.config.param_sync_func = param_sync_func
@@ -263,8 +326,7 @@ class Trainer:
         """One iteration: forward and backward over all micro-batches, optimizer, schedule, scalars."""
         args = self.args
         self._note("forward and backward")
-        begin = self.events.record()
-        self.resources.begin_step()
+        self.measurements.begin_step()
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -283,65 +345,40 @@ class Trainer:
         successful, grad_norm, num_zeros = self.optimizer.step()
         if successful:
             self.scheduler.step(increment=args.global_batch_size)
-        self.resources.end_step()
+        self.measurements.end_step()
         self.iteration += 1
         self.consumed_samples += args.global_batch_size
-        self._log(losses, grad_norm, num_zeros, begin)
-        self.events.take_back([begin])
-        self.resources.compute_piece()
+        self._log(losses, grad_norm, num_zeros)
 
     def _read_on_first_stage(self) -> None:
-        """It waits for its device next, which checks gradients for NaN: the time to read what comes next.
+        """Prefetch here: the first stage is about to block on the device, which checks gradients for NaN.
 
-        Read where the next step begins, that was 3 to 4 % of a step on one H100.
+        Reading at the beginning of the next step instead cost 3 to 4 % of a step on one H100.
         """
         if parallel_state.is_pipeline_first_stage(ignore_virtual=True):
             self.iterators[0].read_ahead(self.args.num_microbatches)
 
     def _read_on_last_stage(self) -> None:
-        """It is done first; until the others are, it reads what it would read while they wait for it.
+        """Prefetch on the last stage, which finishes first and would otherwise wait for the others.
 
-        With NCCL: on a CPU it has waited by now.
+        With NCCL: on a CPU it has waited already.
         """
         if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
             self.iterators[-1].read_ahead(self.args.num_microbatches)
 
-    def _log(self, losses: list, grad_norm: Any, num_zeros: Any, begin: Any) -> None:
+    def _log(self, losses: list, grad_norm: Any, num_zeros: Any) -> None:
         self._note("logging")
-        self._keep_for_sums()
-        if not losses:
-            return
-        loss = float(scalars.mean_loss(losses))
-        end = self.events.record()
-        end.synchronize()
-        values = {
-            "lm loss": loss,
-            "grad-norm": grad_norm,
-            "iteration-time": begin.elapsed_time(end) / 1000.0,
-        } | model.learning_rates(self.args, self.optimizer)
-        if self.args.log_num_zeros_in_grad:
-            values["num-zeros"] = num_zeros
-        if self.args.log_memory_to_tensorboard:
-            values |= scalars.memory_scalars(self.peak_bytes)
-        self.events.take_back([end])
-        self.scalars.write(self.iteration, values)
-        self._note("logging", loss)
-        scalars.refuse_bad_loss(loss, self.iteration)
-
-    def _keep_for_sums(self) -> None:
-        values = self.overlap.take() | self.resources.take(self.iteration)
-        if self.args.log_params_norm:
-            values["params-norm"] = scalars.parameters_square(self.chunks)
-        self.sums.add(self.iteration, values)
+        values = self.measurements.scalars(self.iteration, losses, grad_norm, num_zeros)
+        if values:
+            self.writer.write(self.iteration, values)
+            self._note("logging", values["lm loss"])
+            scalars.refuse_bad_loss(values["lm loss"], self.iteration)
+        self.measurements.compute_piece()
 
     def _write_sums(self) -> None:
-        """Record what all ranks measured together since the last time; every rank must come here."""
-        for iteration, sums in self.sums.take():
-            if "params-norm" in sums:
-                sums["params-norm"] = math.sqrt(sums["params-norm"])
-            for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
-                sums[name] /= self.args.world_size
-            self.scalars.write(iteration, sums | resources.scalars_from(sums))
+        """Write what all ranks measured together since the last call; a collective of all ranks."""
+        for iteration, sums in self.measurements.sums():
+            self.writer.write(iteration, sums)
 
     def _save(self) -> None:
         self._note("saving checkpoint")
@@ -358,6 +395,6 @@ class Trainer:
         self.checkpoints.close()
         self.seconds["finish"] = time.monotonic() - begin
         self.seconds["manifest"] = self.checkpoints.manifest_s
-        self.scalars.close()
+        self.writer.close()
         state.write_evidence(self.evidence, "seconds", self.iteration, self.args, self.seconds)
         self._note("finished")

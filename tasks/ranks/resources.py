@@ -1,25 +1,25 @@
-"""What training costs: memory that grows, and computing time in multiples of a fixed piece of work.
+"""Cost of training: growth of memory, and computing time in multiples of a fixed piece of work.
 
-An absolute time says little on a machine that others use too. Every rank therefore computes a fixed piece of
-the same kind of work between the steps; how many of them a forward pass takes depends on the program alone.
-On a CPU the processor's time is taken, not the clock's: waiting for others does not count.
+An absolute time says little on a shared machine. Every rank therefore computes a fixed piece of similar work
+between the steps; the number of pieces that a forward pass takes depends on the program alone. On a CPU the
+processor's time is measured, not the clock's: waiting for others does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional
 from megatron.core.pipeline_parallel import schedules
 
-from tasks.ranks.device_memory import allocated_bytes
-from tasks.ranks.event_pool import EventPool
+from tasks.ranks.cuda_on_cpu import resident_bytes
+from tasks.ranks.device import EventPool, allocated_bytes
 
 MEMORY_GROWTH = "mem-growth-bytes"
 RELATIVE_FORWARD_TIME = "relative-forward-time"
@@ -34,7 +34,7 @@ _FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
 class _Stopwatch:
     """Seconds of computing between ``start`` and ``stop``, over all pairs of them since ``take``.
 
-    ``on``: whether this step is measured; where it is not, the seconds are those of the last one that was.
+    ``on``: this step is measured; otherwise the seconds are those of the last step that was.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,9 @@ class _Stopwatch:
         self._pairs[-1].append(self._now())
 
     def take(self) -> float:
-        """The device must have done all of it: the gradient norm, of which the host waits, comes after."""
+        """The seconds; the device must have finished: the gradient norm, for which the host waits, comes
+        after.
+        """
         pairs, self._pairs = self._pairs, []
         if self.on:
             self._seconds = sum(self._between(*pair) for pair in pairs)
@@ -66,7 +68,7 @@ class _Stopwatch:
 
 
 class Resources:
-    """Measures one rank; what it returns is summed over all ranks and then given to ``scalars_from``."""
+    """Measurements of one rank, while ``installed``; sums over all ranks are given to ``scalars_from``."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
@@ -76,10 +78,20 @@ class Resources:
         self._work = _piece_of_work(args)
         self._timed_every = TIMED_EVERY_ON_CUDA if torch.cuda.is_available() else 1
         self._steps = 0
-        schedules.forward_step = _timed(schedules.forward_step, self._watches[_FORWARD])
-        schedules.backward_step = _timed(schedules.backward_step, self._watches[_BACKWARD])
+        self._step_begin = self._step_s = 0.0
         self._work()  # kernels are loaded by the first one: 70 times the time of the next, on an H100
         self.compute_piece()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, the forward and backward passes of megatron-core's schedules are timed."""
+        forward, backward = schedules.forward_step, schedules.backward_step
+        schedules.forward_step = _timed(forward, self._watches[_FORWARD])
+        schedules.backward_step = _timed(backward, self._watches[_BACKWARD])
+        try:
+            yield
+        finally:
+            schedules.forward_step, schedules.backward_step = forward, backward
 
     def begin_step(self) -> None:
         """Call it before the first forward pass of a step."""
@@ -124,7 +136,9 @@ class Resources:
 
 
 def scalars_from(sums: dict[str, Any]) -> dict[str, float]:
-    """The scalars of the job, from the sums of what ``Resources.take`` returned on all ranks (taken out)."""
+    """The scalars of the job, from sums over all ranks of ``Resources.take``, which are removed from
+    ``sums``.
+    """
     seconds = {name: sums.pop(name) for name in (_FORWARD, _BACKWARD, _PIECE, _STEP)}
     return {
         MEMORY_GROWTH: max(sums.pop(MEMORY_GROWTH)),
@@ -148,10 +162,8 @@ def _timed(function: Callable[..., Any], watch: _Stopwatch) -> Callable[..., Any
 
 
 def _memory() -> dict[str, int]:
-    """Bytes that are this process's own, on the host and on its device."""
-    with open("/proc/self/statm") as statm:
-        _, resident, shared = (int(word) for word in statm.read().split()[:3])
-    memory = {"host": (resident - shared) * os.sysconf("SC_PAGE_SIZE")}
+    """Bytes that only this process uses, on the host and on its device."""
+    memory = {"host": resident_bytes()}
     if torch.cuda.is_available():
         memory["device"] = allocated_bytes()["current"]
     return memory

@@ -1,4 +1,4 @@
-"""What is measured each iteration, written as TensorBoard events under Megatron's names.
+"""Scalars of each iteration, written as TensorBoard events under Megatron's names.
 
 A value is recorded where it is owned: the last stage owns the loss, so the last rank writes the events.
 """
@@ -14,7 +14,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
-from tasks.ranks.device_memory import allocated_bytes
+from tasks.ranks.device import allocated_bytes
 from tasks.ranks.model import Chunks
 from tasks.records.events import ATTEMPT_SUFFIX
 
@@ -93,7 +93,7 @@ def _like(value: Any, numbers: Iterator[float]) -> Any:
 class Scalars:
     """Writes one iteration's values; does nothing on ranks that own none."""
 
-    def __init__(self, args: argparse.Namespace, start_iteration: int) -> None:
+    def __init__(self, args: argparse.Namespace, start_iteration: int, *, attempt: int = 0) -> None:
         self._writer = None
         if args.tensorboard_dir and args.rank == args.world_size - 1:
             from torch.utils.tensorboard import SummaryWriter
@@ -102,7 +102,7 @@ class Scalars:
             self._writer = SummaryWriter(
                 args.tensorboard_dir,
                 purge_step=start_iteration + 1,
-                filename_suffix=ATTEMPT_SUFFIX.format(args.attempt),
+                filename_suffix=ATTEMPT_SUFFIX.format(attempt),
             )
 
     def write(self, iteration: int, values: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Scalars:
 def memory_scalars(earlier_peak: int) -> dict[str, int]:
     """Bytes that this rank has allocated on its device now and at most so far.
 
-    ``earlier_peak``: what it was at most before its device's record of that was begun anew.
+    ``earlier_peak``: the peak before the device's record of it was reset.
     """
     allocated = allocated_bytes()
     return {
@@ -134,6 +134,10 @@ def memory_scalars(earlier_peak: int) -> dict[str, int]:
 
 
 def refuse_bad_loss(loss: float, iteration: int) -> None:
-    """Errors: ``FloatingPointError`` naming the iteration when the loss is not a finite number."""
+    """Refuse a loss that is not finite.
+
+    Raises:
+        FloatingPointError: names the iteration.
+    """
     if not math.isfinite(loss):
         raise FloatingPointError(f"lm loss is {loss} at iteration {iteration}")

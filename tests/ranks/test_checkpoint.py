@@ -21,14 +21,14 @@ from tasks.ranks import checkpoint
 calls = []
 libc = types.SimpleNamespace(prctl=lambda option, process, *rest: calls.append([hex(option), process.value]))
 checkpoint.ctypes = types.SimpleNamespace(CDLL=lambda name: libc, c_ulong=ctypes.c_ulong)
-checkpoint.PersistentAsyncCaller._persistent_process = types.SimpleNamespace(pid=4321)
+checkpoint.mcore_compat.PersistentAsyncCaller._persistent_process = types.SimpleNamespace(pid=4321)
 if sys.argv[2] == "able":
     checkpoint.AsyncCallsQueue.warmup_persistent_caller = lambda rank, mp_mode: calls.append([rank, mp_mode])
 elif hasattr(checkpoint.AsyncCallsQueue, "warmup_persistent_caller"):
     del checkpoint.AsyncCallsQueue.warmup_persistent_caller
 def results(mp_mode="spawn"):
     calls.append(["results", mp_mode])
-checkpoint.filesystem_async.get_write_results_queue = results
+checkpoint.mcore_compat.filesystem_async.get_write_results_queue = results
 values = {"rank": 3, "save": "folder", "use_persistent_ckpt_worker": True} | json.loads(sys.argv[1])
 checkpoint.start_worker(argparse.Namespace(**values))
 print(json.dumps(calls))
@@ -86,7 +86,7 @@ def said_by(step, left, ends=None, newer=False, free=2**30, folder="tasks"):
     saves.args = types.SimpleNamespace(save=folder)
     shutil.disk_usage = lambda folder: types.SimpleNamespace(free=free)
     saves._queue = queue = Queue(left, ends)
-    checkpoint.PersistentAsyncCaller._persistent_process = queue.worker if newer else None
+    checkpoint.mcore_compat.PersistentAsyncCaller._persistent_process = queue.worker if newer else None
     if newer:
         del queue.persistent_caller
     del said[:]

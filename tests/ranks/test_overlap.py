@@ -127,7 +127,7 @@ def test_a_gather_that_its_use_does_not_wait_for_does_not_count() -> None:
 def test_a_handle_that_is_waited_for_twice_counts_once() -> None:
     program = (
         "from tasks.ranks import cuda_on_cpu; cuda_on_cpu.install()\n"
-        "from tasks.ranks.event_pool import EventPool\n"
+        "from tasks.ranks.device import EventPool\n"
         "from tasks.ranks.overlap import _WatchedHandle\n"
         "class Handle:\n"
         "    waits = 0\n"

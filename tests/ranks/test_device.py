@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.ranks.event_pool import EventPool
+from tasks.ranks.device import EventPool
 
 
 class Event:
