@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.util.files import REPOSITORY
 
 LIMIT_S = 240  # a healthy one needs seconds, imports included
@@ -69,6 +71,17 @@ def started_anew(program: str, *arguments: Any, variables: Mapping[str, str] | N
 def command_of(program: str, arguments: Sequence[Any], answer: Path) -> list[str]:
     """The command line that runs a program in a new Python, and writes its answer."""
     return [sys.executable, "-m", "tests.programs", program, json.dumps(arguments), str(answer)]
+
+
+def child_ends_with_its_killed_parent(program: str) -> bool:
+    """Kill a program once its one child has said "ready": whether the child ends, too."""
+    command = command_of(program, [], Path(os.devnull))
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        psutil.wait_procs([child], timeout=10)
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tasks.machine import cudnn, platforms
 from tasks.machine.platforms import Platform, choose, parse_gpus, parse_processor
 from tasks.records.fingerprint import fingerprint
 from tasks.util.exits import CannotRun, UsageError
+from tests.program import started_anew
 
 EPYC = parse_processor(
     "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx fma avx2 bmi2\n\nprocessor\t: 1\n",
@@ -240,12 +240,9 @@ def test_detect_asks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    program = (
-        "import sys; from tasks.machine import platforms; platforms.detect();"
-        "import tasks.cases.case, tasks.cases.corpus, tasks.doctor, tasks.environment, tasks.clean;"
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    finished = started_anew("modules.imported_by_detection")
+    assert finished.exit_code == 0, finished.stderr
+    assert not {"torch", "numpy"} & {*finished.answer}
 
 
 def test_fingerprint_names_what_a_result_depends_on() -> None:

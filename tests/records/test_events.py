@@ -5,8 +5,6 @@ file.
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from tasks.cases.metrics import METRICS
 from tasks.records.events import SUMMED, _masked_crc, read_attempts, read_events, read_log_times
 from tasks.util.exits import TrainingFailed, UsageError
-from tasks.util.files import REPOSITORY
+from tests.program import answer_of
 
 
 def event(tag=None, step=0, value=0.0, *, time=1.0, start=False, tensor=False) -> bytes:
@@ -196,13 +194,6 @@ def test_a_scalar_that_was_never_logged_has_no_times(tmp_path):
 
 
 def test_what_ranks_add_up_is_what_may_die_with_one():
-    program = (
-        "from tasks.ranks import overlap, resources\n"
-        "names = [vars(m)[n] for m in (overlap, resources) for n in vars(m) if n.isupper()]\n"
-        "print(*[name for name in names if isinstance(name, str)], sep='\\n')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    summed = {*done.stdout.splitlines(), "params-norm"} & {*METRICS}
+    summed = {*answer_of("modules.names_of_scalars"), "params-norm"} & {*METRICS}
     assert len(summed) == 9
     assert {name for name in METRICS if name.startswith(SUMMED)} == summed
