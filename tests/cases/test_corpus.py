@@ -7,7 +7,6 @@ import importlib
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from tasks.cases.case import Corpus, load_case
 from tasks.cases.corpus import build, digest, existing, source_files
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
+from tests.datasets import pair
 from tests.program import answer_of, command_of
 
 FILES = {"b.txt": b"second", "a/z.txt": b"\xff\x00not text", "a.txt": b"", "skipped.py": b"x"}
@@ -267,17 +267,6 @@ def test_a_users_dataset_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "own.idx").write_bytes(b"text")
     with pytest.raises(UsageError, match="is no Megatron index"):
         existing(tmp_path / "own")
-
-
-def pair(
-    prefix: Path, *, tokens: bytes = b"1234", head: tuple[int, ...] = (1, 8, 1, 2), tail: bytes = b""
-) -> Path:
-    """One document of two tokens; ``head``: version, type of a token, sequences, boundaries of documents."""
-    prefix.with_name(f"{prefix.name}.bin").write_bytes(tokens)
-    rest = struct.pack("<iqqq", 2, 0, 0, 1)
-    index = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", *head) + rest + tail
-    prefix.with_name(f"{prefix.name}.idx").write_bytes(index)
-    return prefix
 
 
 def test_a_users_pair_of_files_belongs_together(tmp_path: Path) -> None:

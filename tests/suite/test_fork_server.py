@@ -25,7 +25,7 @@ from tasks.suite.options import read_suite_options
 from tasks.suite.steps import Step
 from tasks.util.exits import SESSION_VARIABLE
 from tasks.util.files import REPOSITORY
-from tests.machine.test_platforms import ONE_H100, chosen
+from tests.machines import ONE_H100, chosen
 from tests.program import child_ends_with_its_killed_parent, forked, started_anew
 from tests.short_run import SHORT
 
