@@ -39,9 +39,8 @@ esac
 said="$("$REAL_PYTHON" -m nox --nocolor --no-venv "$@" --dry-run 2>&1)"; code=$?
 echo "$said"
 [ "$code" -eq 0 ] || exit "$code"
-while read -r line; do  # the command lines of the tasks must be right, too
-    bash -c "$line" || exit
-done < <(sed -n "s/^nox > would run: \\(python -m tasks\\.\\)/\\1/p" <<< "$said")
+# The command lines of the tasks must be right, too.
+sed -n "s/^nox > would run: \\(python -m tasks\\.\\)/\\1/p" <<< "$said" | "$REAL_PYTHON" "$PARSE_ONLY"
 """
 # The real nox, with the Python of the test as its environment.
 REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
@@ -53,26 +52,7 @@ case "${RUN_TASKS:-no} $1 $2" in
 esac
 exec "$REAL_PYTHON" "$@"
 """
-PARSE_ONLY = """
-import argparse, importlib.util, os, runpy, sys
-from pathlib import Path
-parse = argparse.ArgumentParser.parse_args
-def parse_and_stop(self, *arguments, **options):
-    parse(self, *arguments, **options)
-    raise SystemExit(0)
-argparse.ArgumentParser.parse_args = parse_and_stop
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.getcwd())
-is_file = sys.argv[0].endswith(".py")
-place = sys.argv[0] if is_file else importlib.util.find_spec(sys.argv[0]).origin
-if "ArgumentParser" not in Path(place).read_text():  # it would run instead
-    raise SystemExit(place + ": has no command line that could be read without running it")
-if is_file:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-else:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-raise SystemExit(place + ": read no command line")
-"""
+PARSE_ONLY = REPOSITORY / "tests/programs/parse_only.py"
 
 
 def copy_to(folder: Path) -> Path:
@@ -101,7 +81,7 @@ def programs(folder: Path, **scripts: str) -> Path:
     for tool in OF_THE_ENVIRONMENT:
         place = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
         (folder / tool).symlink_to(place)
-    (folder / "parse_only").write_text(PARSE_ONLY)
+    shutil.copy(PARSE_ONLY, folder / "parse_only")
     for name, text in {"python": PYTHON, "python3": PYTHON, **scripts}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)

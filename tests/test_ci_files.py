@@ -74,6 +74,7 @@ def test_a_file_is_valid_by_the_public_schema_of_its_service(path: Path) -> None
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
+@pytest.mark.sessions
 @pytest.mark.parametrize(
     ("name", "workflow", "job"), github_jobs(), ids=lambda value: value if isinstance(value, str) else ""
 )
@@ -94,6 +95,7 @@ def test_the_lines_of_a_github_job_run(runner, tmp_path: Path, name: str, workfl
     assert summary.read_text() == REPORT
 
 
+@pytest.mark.sessions
 @pytest.mark.parametrize(
     ("name", "job"), gitlab_jobs(), ids=lambda value: value if isinstance(value, str) else ""
 )
@@ -112,6 +114,7 @@ def test_a_run_without_reports_has_an_empty_summary(runner, tmp_path: Path) -> N
         assert runner(lines[0], GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md")).returncode == 0
 
 
+@pytest.mark.sessions
 def test_a_line_that_fails_fails_its_job(runner) -> None:
     outcome = runner("nox -s no_such_session\necho went on")
     assert outcome.returncode != 0

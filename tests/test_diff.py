@@ -19,6 +19,7 @@ from tasks.util import files
 from tasks.util.exits import UsageError
 from tasks.util.files import REPOSITORY
 from tests.fake_run import CASE, card, value, write_golden, write_run
+from tests.program import started_anew
 
 ROW_KEYS = {"comparison", "metric", "check", "steps", "first_step", "worst_step"}
 ROW_KEYS |= {"golden", "actual", "abs", "rel", "ulp", "tolerance", "verdict", "passed"}
@@ -191,16 +192,9 @@ def test_bad_card_is_one_line_on_stderr_and_exit_code_2(tmp_path):
 
 
 def test_neither_help_nor_a_comparison_imports_what_is_slow():
-    code = (
-        "import sys, tasks.diff\n"
-        "try: tasks.diff.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'numpy', 'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules), 'at --help'\n"
-        "import tasks.judge, tasks.report\n"
-        "assert not {'torch', 'matplotlib', 'tensorboard', 'rich'} & set(sys.modules), 'at a comparison'\n"
-    )
-    outcome = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr
+    slow = {"torch", "matplotlib", "tensorboard", "rich"}
+    assert not {*started_anew("modules.imported_by_help", "tasks.diff").answer} & {*slow, "numpy"}
+    assert not {*started_anew("modules.imported_with", "tasks.judge", "tasks.report").answer} & slow
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import pytest
 from tasks import doctor
 from tasks.doctor import GIB, Facts, prospects, render
 from tasks.machine import platforms
-from tests.cases.test_corpus import pair
-from tests.machine.test_platforms import DGX_A100, EPYC, LAPTOP, ONE_H100, parse_gpus, parse_processor
+from tasks.machine.platforms import parse_gpus, parse_processor
+from tests.datasets import pair
+from tests.machines import DGX_A100, EPYC, LAPTOP, ONE_H100
 
 CASE = "gpt3_pp4_resume"
 INSTALLED = {"torch": "2.11.0", "megatron-core": "0.19.2", "numpy": "2.5.5", "tensorboard": "2.21.0"}

@@ -8,22 +8,20 @@ known nor marked is not found on the PATH of the test, which fails it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tasks.util.files import REPOSITORY
 from tests import checkout
+from tests.documents import TUTORIAL, blocks
 
 DOCS = sorted(REPOSITORY.glob("docs/*.md"))
 FILES = [REPOSITORY / "README.md", *DOCS, *sorted(REPOSITORY.glob("benchmarks/*.md"))]
-TUTORIAL = REPOSITORY / "docs/tutorial.md"  # followed by test_tutorial.py
 LANGUAGES = {"sh", "text", "yaml"}
 COMMAND = re.compile(
     r"(?:\$ )?(?:nox|make|python3?|pip|git|docker|podman|apptainer|sbatch|srun|salloc|export|sudo|apt) "
 )
-HARDWARE = re.compile(r"<!-- needs: .*\b(GPU|docker|Slurm|network)\b.* -->")
 PLACEHOLDERS = {
     "CASE": "gpt3_pp4_resume",
     "NAME": "memory_leak",
@@ -43,35 +41,6 @@ chmod +x .venv/bin/python .venv/bin/nox
 """
 SBATCH = '#!/bin/bash\nSLURM_JOB_ID=7 exec bash "$@"\n'
 SRUN = '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """A fenced block. ``marked``: the comment before it says what it needs."""
-
-    line: int
-    language: str
-    text: str
-    marked: bool
-
-
-def blocks(path: Path) -> list[Block]:
-    """The fenced blocks of a document."""
-    found, before, opened = [], "", None
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if match := re.match(r" *```(.*)", line):
-            if opened is None:
-                opened = (number, match[1].strip(), bool(HARDWARE.fullmatch(before.strip())), [])
-            else:
-                begin, language, marked, lines = opened
-                indent = min((len(text) - len(text.lstrip()) for text in lines if text.strip()), default=0)
-                text = "\n".join(text[indent:] for text in lines)
-                found.append(Block(line=begin, language=language, text=text, marked=marked))
-                opened = None
-        elif opened is not None:
-            opened[3].append(line)
-        before = line if line.strip() else before
-    return found
 
 
 def spans(path: Path) -> list[str]:
@@ -108,6 +77,7 @@ def test_a_block_says_whether_it_is_to_be_run(document: Path) -> None:
             assert not commands, f"{place}: commands in a block that is not sh"
 
 
+@pytest.mark.sessions
 @pytest.mark.parametrize("document", [path for path in FILES if path != TUTORIAL], ids=lambda path: path.name)
 def test_every_command_of_a_document_works(document: Path, copy: Path, path: Path) -> None:
     scripts = [block.text for block in blocks(document) if block.language == "sh" and not block.marked]
@@ -116,6 +86,7 @@ def test_every_command_of_a_document_works(document: Path, copy: Path, path: Pat
         assert outcome.returncode == 0, f"{document.name}: {command}\n{outcome.stdout}"
 
 
+@pytest.mark.sessions
 @pytest.mark.parametrize(
     "command",
     [

@@ -15,6 +15,8 @@ from tasks.cases.case import list_cases
 from tasks.util.files import REPOSITORY
 from tests.stub_checkout import calls, nox
 
+pytestmark = pytest.mark.sessions
+
 # ---- the menu ----
 
 

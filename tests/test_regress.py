@@ -17,6 +17,8 @@ import pytest
 from tests.checkout import commit
 from tests.stub_checkout import add_case, calls, nox, nox_environment
 
+pytestmark = pytest.mark.sessions
+
 TODAY = datetime.date.today()
 QUARANTINE = "MODEL_ARGS: {{}}\nQUARANTINE:\n  OWNER: somebody\n  REASON: flaky sums\n  UNTIL: {day}\n"
 

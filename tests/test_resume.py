@@ -10,24 +10,16 @@ from pathlib import Path
 import pytest
 
 from tasks import resume
-from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.launch import phase
 from tasks.records import manifest
 from tasks.records.card_store import read_card
 from tasks.records.checkpoints import TRACKER
-from tasks.records.run import read_run
 from tasks.util.exits import UsageError
 from tests import short_run
 from tests.checkpoint_folder import flip_byte, truncate
+from tests.rows import failed_rows
 
 pytestmark = pytest.mark.training
-
-
-def failed_rows(run_dir: Path) -> set[tuple[str, str]]:
-    """Comparison and metric of what failed."""
-    rows = restart_and_resume_rows(read_run(run_dir), Options())
-    assert {"state: rng", "loaded iteration"} < {row.metric for row in rows}
-    return {(row.comparison, row.metric) for row in rows if not row.passed}
 
 
 def restart_with(run_dir: Path, code: str) -> set[tuple[str, str]]:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.stub_checkout import calls, nox, nox_environment
 
+pytestmark = pytest.mark.sessions
+
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5])
 @pytest.mark.parametrize("step", ["train", "resume"])

@@ -9,7 +9,7 @@ import pytest
 
 from tasks import survey
 from tasks.util.exits import UsageError
-from tests.cases.test_megatron_lm_case import CASE
+from tests.megatron_lm_case import CASE
 
 MACHINE = survey.Machine(platform="cpu_x86_64", device="cpu", world_size=8, memory_bytes=16 * 2**30)
 OURS = CASE.replace("TEST_TYPE: frozen-start", "TEST_TYPE: regular").replace(

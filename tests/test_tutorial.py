@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import checkout
-from tests.test_documents import TUTORIAL, blocks
+from tests.documents import TUTORIAL, blocks
 
 MARK = "===== block {} ====="
 

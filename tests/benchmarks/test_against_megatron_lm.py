@@ -10,7 +10,7 @@ import pytest
 from benchmarks import against_megatron_lm as benchmark
 from tasks.records.card import Card, metric_from
 from tasks.util.exits import TrainingFailed
-from tests.records.test_events import event, write_events
+from tests.event_files import event, write_events
 
 
 def card(**changed: list[float]) -> Card:

@@ -27,6 +27,7 @@ Checkpoints.load = load_something_else
 """
 
 
+@pytest.mark.training
 def test_restarts_are_counted_and_one_that_parts_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,7 @@ import importlib
 import os
 import shutil
 import signal
-import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,15 +18,11 @@ from tasks.cases.case import Corpus, load_case
 from tasks.cases.corpus import build, digest, existing, source_files
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
+from tests.datasets import pair
+from tests.program import answer_of, command_of
 
 FILES = {"b.txt": b"second", "a/z.txt": b"\xff\x00not text", "a.txt": b"", "skipped.py": b"x"}
 IN_ORDER = ["a.txt", "a/z.txt", "b.txt"]
-BUILD = (
-    "import sys; from pathlib import Path;"
-    "from tasks.cases.case import Corpus; from tasks.cases.corpus import build;"
-    "corpus = Corpus(package='speech', version='1.0', suffix='.txt', sha256=sys.argv[1]);"
-    "print(build(corpus, Path(sys.argv[2])))"
-)
 
 
 def install(folder: Path) -> None:
@@ -55,12 +49,12 @@ def speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the real builder has built the dataset once."""
+    """A cache in which the dataset is built."""
     folder = tmp_path_factory.mktemp("corpus")
     install(folder / "site")
-    outcome = run_build(folder / "site", folder / "cache", _stated_digest(folder / "site"))
-    assert outcome.returncode == 0, outcome.stderr
-    return folder / "cache"
+    site, cache = folder / "site", folder / "cache"
+    answer_of("corpora.build_speech_in_this_process", str(site), _stated_digest(site), str(cache))
+    return cache
 
 
 def _stated_digest(site: Path) -> str:
@@ -69,7 +63,7 @@ def _stated_digest(site: Path) -> str:
 
 def start_build(site: Path, cache: Path, sha256: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", BUILD, sha256, str(cache)],
+        command_of("corpora.build_speech", [sha256, str(cache)], Path(os.devnull)),
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{site}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -113,24 +107,15 @@ def test_the_digest_covers_names_and_boundaries(tmp_path: Path) -> None:
     assert plain != digest([("1", tmp_path / "1"), ("2", tmp_path / "2")])
 
 
-@pytest.mark.training
 def test_a_document_is_a_file_and_a_token_a_byte(finished: Path, speech: Corpus) -> None:
     built = build(speech, finished)
     lengths = [len(FILES[name]) + 1 for name in IN_ORDER]
     assert (built.documents, built.tokens) == (3, sum(lengths))
-    program = (
-        "import sys, numpy; from megatron.core.datasets.indexed_dataset import IndexedDataset;"
-        "data = IndexedDataset(sys.argv[1]); assert data.index.dtype == numpy.uint16;"
-        "assert data.document_indices.tolist() == [0, 1, 2, 3];"
-        "print([data[i].tolist() for i in range(len(data))])"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(built.prefix)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert outcome.stdout.strip() == str([[*FILES[name], 256] for name in IN_ORDER])
+    assert answer_of("corpora.read", str(built.prefix)) == {
+        "tokens are": "<class 'numpy.uint16'>",
+        "documents": [0, 1, 2, 3],
+        "sequences": [[*FILES[name], 256] for name in IN_ORDER],
+    }
 
 
 def test_the_main_cases_corpus_is_the_installed_one() -> None:
@@ -232,13 +217,16 @@ def test_a_builder_that_fails_says_why(
 
 
 @pytest.mark.training
-def test_builders_at_the_same_time_share_one_dataset(tmp_path: Path) -> None:
+def test_builders_at_the_same_time_share_one_dataset(finished: Path, tmp_path: Path) -> None:
     install(tmp_path / "site")
     stated = _stated_digest(tmp_path / "site")
     builders = [start_build(tmp_path / "site", tmp_path / "cache", stated) for _ in range(3)]
     answers = [builder.communicate(timeout=120) for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0, 0], answers
     assert len({output for output, _ in answers}) == 1
+    for name in ("text_document.bin", "text_document.idx"):
+        (built,), (other,) = (cache.glob(f"speech-*/{name}") for cache in (tmp_path / "cache", finished))
+        assert built.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.training
@@ -259,7 +247,6 @@ def test_a_killed_builder_leaves_the_next_one_alone(tmp_path: Path) -> None:
 # ---- a user's own dataset ----
 
 
-@pytest.mark.training
 def test_a_users_own_dataset_is_described(finished: Path, speech: Corpus, tmp_path: Path) -> None:
     built = build(speech, finished)
     own = existing(built.prefix)
@@ -280,17 +267,6 @@ def test_a_users_dataset_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "own.idx").write_bytes(b"text")
     with pytest.raises(UsageError, match="is no Megatron index"):
         existing(tmp_path / "own")
-
-
-def pair(
-    prefix: Path, *, tokens: bytes = b"1234", head: tuple[int, ...] = (1, 8, 1, 2), tail: bytes = b""
-) -> Path:
-    """One document of two tokens; ``head``: version, type of a token, sequences, boundaries of documents."""
-    prefix.with_name(f"{prefix.name}.bin").write_bytes(tokens)
-    rest = struct.pack("<iqqq", 2, 0, 0, 1)
-    index = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", *head) + rest + tail
-    prefix.with_name(f"{prefix.name}.idx").write_bytes(index)
-    return prefix
 
 
 def test_a_users_pair_of_files_belongs_together(tmp_path: Path) -> None:

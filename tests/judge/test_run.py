@@ -7,15 +7,7 @@ import pytest
 from tasks.judge.run import MEGATRON, Options, judge_run
 from tasks.util.files import read_json_object
 from tests.fake_run import CASE, FINGERPRINT, METRICS, SAVED, card, state, write_golden, write_json, write_run
-
-
-def rows_of(verdict, comparison, metric):
-    return [row for row in verdict.rows if (row.comparison, row.metric) == (comparison, metric)]
-
-
-def row_of(verdict, comparison, metric):
-    (row,) = rows_of(verdict, comparison, metric)
-    return row
+from tests.rows import row_of, rows_of
 
 
 def one_ulp(metric, step, *, at):

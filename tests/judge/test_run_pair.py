@@ -8,7 +8,7 @@ from tasks.judge.run import MEGATRON, Options, judge_pair
 from tasks.records.card_store import write_card
 from tasks.util.exits import UsageError
 from tests.fake_run import card, write_json
-from tests.judge.test_run import row_of
+from tests.rows import row_of
 
 
 def pair(tmp_path, golden, actual, **options):

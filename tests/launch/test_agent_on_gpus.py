@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from tasks.launch.imports import ImportSettings
 from tasks.machine import cudnn, nccl, packages
 from tasks.machine.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
 from tasks.util.files import REPOSITORY
+from tests.program import started_anew
 
 H100 = Gpu(index=0, uuid="GPU-1", name="NVIDIA H100", memory_mib=81559, compute_capability=9.0, driver="580")
 
@@ -84,14 +84,10 @@ def test_variables_of_one_gpu() -> None:
 @pytest.mark.parametrize("task", ["train", "resume"])
 def test_the_main_module_can_be_imported_again(task: str) -> None:
     """As a spawned checkpoint worker does: it must start nothing and import no torch."""
-    code = (
-        f"import runpy, sys; runpy.run_module('tasks.{task}', run_name='__mp_main__', alter_sys=True);"
-        " print('torch' in sys.modules)"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert outcome.stdout == "False\n"
+    finished = started_anew("modules.imported_again_as_main", f"tasks.{task}")
+    assert finished.exit_code == 0, finished.stderr
+    assert f"tasks.{task}" in finished.answer["main"]
+    assert not finished.answer["torch"]
 
 
 def test_packages_left_out_break_no_environment() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tasks.records.card_store import read_card
 from tasks.util.files import REPOSITORY
 from tests import checkout, short_run
-from tests.test_resume import failed_rows
+from tests.rows import failed_rows
 
 pytestmark = pytest.mark.training
 

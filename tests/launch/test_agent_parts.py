@@ -18,9 +18,8 @@ from tasks.launch import agent
 from tasks.machine.nodes import Nodes
 from tasks.records.checkpoints import TRACKER
 from tasks.util.exits import CannotRun
-from tasks.util.files import REPOSITORY
 from tasks.util.progress import ProgressBoard
-from tests.program import answer_of
+from tests.program import started_anew
 
 
 def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
@@ -90,69 +89,14 @@ def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
         pass
 
 
-ONE_RANK = """
-import ctypes, json, os, signal, sys
-from pathlib import Path
-from types import SimpleNamespace
-from tasks.launch import agent
-from tasks.records.manifest import Origin
-from tasks.util.progress import ProgressBoard
-
-directory = Path(sys.argv[1])
-(directory / "rank0.failure").write_text("of the attempt before")
-os.environ |= {"RANK": "0", "TORCHELASTIC_RESTART_COUNT": "2"}
-
-
-def end_signal():
-    number = ctypes.c_int()
-    ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG of linux/prctl.h
-    return number.value
-
-
-def of_a_child():
-    reading, writing = os.pipe()
-    if os.fork():
-        return int(os.read(reading, 9))
-    os.write(writing, str(end_signal()).encode())
-    os._exit(0)
-
-
-def run(words, *, evidence, rank_plugins, board, attempt, origin, expected):
-    told = {
-        "words": words,
-        "evidence": str(evidence.relative_to(directory)),
-        "attempt": attempt,
-        "of": [origin.case, expected.case],
-        "stale note": (directory / "rank0.failure").exists(),
-        "stops": [signal.getsignal(number) == signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)],
-        "ends with its parent by": [end_signal(), of_a_child()],
-        "scheduled": os.sched_getscheduler(0) == os.SCHED_BATCH,
-        "note": [board.rows()[0].step, board.rows()[0].activity],
-    }
-    (directory / "told.json").write_text(json.dumps(told))
-    raise ValueError("enough")
-
-
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: None)  # the agent's
-phase = agent.Phase(
-    words=("--seed",), directory=directory, world_size=1, device="cpu", steps=(51, 100),
-    origin=Origin(case="a", topology=None), expected=Origin(case="b", topology=None),
-    trainer=SimpleNamespace(program=lambda: run),
-)
-agent._rank_main(phase, ProgressBoard(1), os.getppid(), 3)
-"""
-
-
 def test_a_rank_is_told_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ONE_RANK, str(tmp_path)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    ended = started_anew("rank.run_main", str(tmp_path))
     log = (tmp_path / "rank0.log").read_text()
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", ""), "what it says is in its log"
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (1, "", ""), "what it says is in its log"
     assert re.match(r"rank 0 attempt 5 process \d+\n", log), log
     assert "ValueError: enough" in log
-    assert json.loads((tmp_path / "told.json").read_text()) == {
-        "words": ["--seed"],
+    assert json.loads((tmp_path / "found.json").read_text()) == {
+        "argv": ["--seed"],
         "evidence": "evidence/attempt5",
         "attempt": 5,
         "of": ["a", "b"],
@@ -165,39 +109,5 @@ def test_a_rank_is_told_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_pat
     assert json.loads((tmp_path / "rank0.failure").read_text())["error"] == "ValueError: enough"
 
 
-LEAVING_PROCESSES = """
-import json, subprocess, sys, time
-from types import SimpleNamespace
-import psutil
-from tasks.launch import agent
-
-SLEEP = ["sleep", "60"]
-ORPHANED = "import subprocess; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
-WITH_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '9']).pid, flush=True); time.sleep(9)"
-before, guard = subprocess.Popen(SLEEP), None
-daemon = SimpleNamespace(guard_id=None)
-try:
-    with agent._no_process_left_behind(daemon):
-        guard = subprocess.Popen(SLEEP)
-        daemon.guard_id = guard.pid
-        child = subprocess.Popen([sys.executable, "-c", WITH_CHILD], stdout=subprocess.PIPE, text=True)
-        grandchild = int(child.stdout.readline())
-        orphan = int(subprocess.run([sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE).stdout)
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
-    pass
-
-
-def runs(number):
-    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-
-
-ids = {"before": before.pid, "guard": guard.pid, "child": child.pid}
-ids |= {"grandchild": grandchild, "orphan": orphan}
-print(json.dumps([name for name, number in ids.items() if runs(number)]))
-before.kill(), guard.kill()
-"""
-
-
 def test_what_was_started_ends_and_what_was_there_before_and_the_daemons_guard_stay() -> None:
-    assert answer_of(LEAVING_PROCESSES) == ["before", "guard"]
+    assert started_anew("processes.leave_processes").answer == ["before", "guard"]

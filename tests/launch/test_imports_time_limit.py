@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 from tasks.launch.imports import time_limit
 from tasks.util.exits import HANG
-from tasks.util.files import REPOSITORY
-
-PRELOAD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from tasks.launch import imports
-imports.IMPORT_TIMEOUT_S = 1.0
-imports.preload(imports.ImportSettings(device="cpu"))
-"""
+from tests.program import started_anew
 
 
 def test_importing_a_torch_that_hangs_ends_and_says_where(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("import time\ntime.sleep(60)\n")
-    command = [sys.executable, "-c", PRELOAD, str(tmp_path)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False)
-    assert ended.returncode == HANG
+    ended = started_anew("imports.import_torch_from", str(tmp_path))
+    assert ended.exit_code == HANG
     assert ended.stderr.startswith("error: importing torch and megatron has not ended after 1 s")
     assert ended.stderr.count("has not ended") == 1
     assert f'"{tmp_path}/torch.py", line 2' in ended.stderr

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases import corpus
-from tasks.cases.case import load_case
 from tasks.launch import phase
 from tasks.launch.agent import PhaseResult
 from tasks.launch.killer import Killed
@@ -19,50 +17,15 @@ from tasks.launch.node_barrier import NodeBarrier
 from tasks.launch.setup import Setup
 from tasks.launch.trainer import MEGATRON, OURS, TrainerUnderTest
 from tasks.machine import nodes
-from tasks.machine.platforms import Gpu, Platform
 from tasks.records.attempts import begin_line
 from tasks.records.card_store import read_card
 from tasks.records.checkpoints import FALLBACKS
 from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
 from tasks.util.exits import TrainingFailed, UsageError
-from tests.records.test_events import event, write_events
+from tests.event_files import event, write_events
+from tests.setups import RESHARD, setup_of
 
-RESHARD = "gpt3_pp4_resume_reshard_pp4_dp1"
 LOOP = TrainerUnderTest(loop=MEGATRON, name="megatron-core-0.19.2", version="0.19.2")
-
-
-def setup_of(case: str, gpus: int = 0, **options: object) -> Setup:
-    """A case on eight ranks of the CPU, or of so many GPUs."""
-    platform = Platform(
-        name=f"gpu{gpus}_h100" if gpus else "cpu_x86_64",
-        device="cuda" if gpus else "cpu",
-        gpus=tuple(
-            Gpu(
-                index=index,
-                uuid=f"GPU-{index}",
-                name="NVIDIA H100",
-                memory_mib=81559,
-                compute_capability=9.0,
-                driver="580.1",
-            )
-            for index in range(gpus)
-        ),
-        world_size=8,
-        ranks_per_gpu=8 // gpus if gpus else 0,
-        env_vars={},
-        notes=(),
-    )
-    return Setup(
-        case=load_case(case, platform_name=platform.name),
-        platform=platform,
-        data=corpus.Built(prefix=Path("/corpus/text"), sha256="a" * 64, documents=1, sequences=1, tokens=1),
-        run_dir=Path("/run"),
-        rank_plugins=(),
-        hang_timeout_s=None,
-        max_restarts=0,
-        nodes=nodes.ALONE,
-        **options,
-    )
 
 
 def value(words: list[str], flag: str) -> str:

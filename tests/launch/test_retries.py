@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED
 from tasks.util.files import REPOSITORY
 from tests import short_run
 from tests.fake_run import write_golden, write_json, write_run
+from tests.program import command_of
 
 
 @pytest.fixture
@@ -162,23 +162,10 @@ def test_every_failed_try_is_in_the_report_and_judges_nothing(tmp_path: Path) ->
 
 # ---- real children ----
 
-PARENT = """
-import sys
-from tasks.launch.retries import _run
-sys.exit(_run([sys.executable, "-c", sys.argv[1]]))
-"""
-CHILD = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-signal.signal(signal.SIGINT, lambda *_: sys.exit(8))
-print("ready", flush=True)
-time.sleep(60)
-"""
-
 
 @pytest.fixture
 def parent() -> subprocess.Popen:
-    command = [sys.executable, "-c", PARENT, CHILD]
+    command = command_of("processes.run_with_retries", [], Path(os.devnull))
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         yield process

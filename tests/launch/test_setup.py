@@ -17,8 +17,8 @@ from tasks.launch.trainer import OURS
 from tasks.machine import gpu_memory, platforms
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.util.exits import CannotRun, UsageError
-from tests.launch.test_phase import RESHARD, setup_of
-from tests.machine.test_gpu_memory import H100
+from tests.machines import H100
+from tests.setups import RESHARD, setup_of
 
 CRASHING, CALM = "gpt3_pp4_crash_resume", "gpt3_pp4_resume"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,27 +14,14 @@ import psutil
 import pytest
 
 from tasks.launch import collectives, stacks
-
-# A rank that waits, a process that it forked and that waits elsewhere, and one that would die of SIGUSR1.
-RANK = r"""
-import faulthandler, os, signal, subprocess, sys, time
-faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "w"), all_threads=True)
-def waits_for_its_writer():
-    os.write(1, b"ready\n"); time.sleep(60)
-def deadlocked_writer():
-    os.write(1, b"ready\n"); time.sleep(60)
-if os.fork() == 0:
-    deadlocked_writer()
-stranger = "import os, time; os.write(1, b'ready\\n'); time.sleep(60)"
-subprocess.Popen([sys.executable, "-c", stranger])
-waits_for_its_writer()
-"""
+from tasks.util.files import REPOSITORY
+from tests.program import command_of
 
 
 @pytest.fixture
 def rank(tmp_path: Path) -> Iterator[psutil.Process]:
-    command = [sys.executable, "-c", RANK, str(tmp_path / "rank1.stack")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = command_of("processes.wait_beside_others", [str(tmp_path / "rank1.stack")], tmp_path / "answer")
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
         yield family[0]

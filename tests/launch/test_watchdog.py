@@ -14,23 +14,15 @@ import pytest
 
 from tasks.launch import watchdog
 from tasks.launch.watchdog import FIRST_STEP_TIMEOUT_S, Pace, Watchdog
+from tasks.util.files import REPOSITORY
 from tasks.util.progress import ProgressBoard
-
-# A rank that gives its stack when asked and otherwise waits.
-WAITING = """
-import faulthandler, signal, sys, time
-faulthandler.register(signal.SIGUSR1, file=open(sys.argv[1], "w"), all_threads=True)
-print("ready", flush=True)
-def waits_for_a_message():
-    time.sleep(60)
-waits_for_a_message()
-"""
+from tests.program import command_of
 
 
 @pytest.fixture
 def rank(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-c", WAITING, str(tmp_path / "rank1.stack")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = command_of("processes.wait_for_a_message", [str(tmp_path / "rank1.stack")], tmp_path / "answer")
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
         process.kill()
@@ -57,7 +49,7 @@ def test_silence_of_all_ranks_is_a_hang_and_ends_them(tmp_path: Path, rank: subp
     noted(board, rank.pid)
     report = silent(board, tmp_path)
     assert "rank 1 is behind (step 4, forward and backward)" in report
-    assert "in waits_for_a_message" in report
+    assert "in wait_for_a_message" in report
     assert rank.wait(timeout=5) == -signal.SIGKILL
 
 
@@ -112,7 +104,7 @@ def test_ranks_of_another_node_are_named_by_their_numbers(tmp_path: Path, rank: 
             time.sleep(0.05)
     assert "rank 5 is behind" in dog.hang_report
     assert "rank 5: step 3, logging" in dog.hang_report
-    assert "in waits_for_a_message" in dog.hang_report
+    assert "in wait_for_a_message" in dog.hang_report
 
 
 def test_one_rank_that_goes_on_is_no_hang(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,17 +11,9 @@ import pytest
 from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
 from tasks.machine import gpu_memory, platforms
-from tasks.machine.platforms import Gpu
 from tasks.util.exits import CannotRun
+from tests.machines import H100
 
-H100 = Gpu(
-    index=0,
-    uuid="GPU-1",
-    name="NVIDIA H100 80GB HBM3",
-    memory_mib=81559,
-    compute_capability=9.0,
-    driver="580",
-)
 IN_USE_ON_H100_MIB = 28847  # all 8 ranks and their checkpoint workers: benchmarks/one_gpu.md
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tasks.machine import mps
 from tasks.util.files import REPOSITORY
+from tests.program import command_of
 
 CONTROL = f"""#!{sys.executable}
 import os, pathlib, subprocess, sys, time
@@ -49,15 +50,6 @@ for line in sys.stdin:
         print((pipes / "server").read_text() if (pipes / "server").exists() else "")
     elif line.startswith("quit"):
         (pipes / "quit").touch()
-"""
-
-LAUNCHER = """
-import os, signal, sys, time
-from tasks.machine import mps
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
-with mps.daemon(wanted=True) as daemon:
-    print(daemon.join(print), os.environ.get(mps.PIPES), flush=True)
-    time.sleep(float(sys.argv[1]))
 """
 
 
@@ -101,7 +93,10 @@ def process_ids(notes: Path) -> list[int]:
 def launcher() -> Iterator[subprocess.Popen]:
     """A process that holds a daemon, until it is killed; it has said that the daemon is there."""
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, "60"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        command_of("processes.hold_a_daemon", [60], Path(os.devnull)),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout.readline().startswith("True ")

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tasks.cases.case import load_case
 from tasks.machine import cudnn, platforms
-from tasks.machine.platforms import Platform, choose, parse_gpus, parse_processor
+from tasks.machine.platforms import parse_gpus, parse_processor
 from tasks.records.fingerprint import fingerprint
 from tasks.util.exits import CannotRun, UsageError
-
-EPYC = parse_processor(
-    "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx fma avx2 bmi2\n\nprocessor\t: 1\n",
-    system="Linux",
-    machine="x86_64",
-)
-
-
-def smi(name: str, *, count: int = 1, memory: str, capability: str, mig: str = "[N/A]") -> str:
-    """nvidia-smi's answer for a host with GPUs of one kind."""
-    return "".join(
-        f"{index}, GPU-{index}f9a2c31-7c51, {name}, {memory}, {capability}, 580.95.05, {mig}\n"
-        for index in range(count)
-    )
-
-
-DGX_A100 = smi("NVIDIA A100-SXM4-80GB", count=8, memory="81920", capability="8.0", mig="Disabled")
-DGX_H100 = smi("NVIDIA H100 80GB HBM3", count=8, memory="81559", capability="9.0", mig="Disabled")
-GB200 = smi("NVIDIA GB200", count=4, memory="189471", capability="10.0", mig="Disabled")
-ONE_H100 = smi("NVIDIA H100 80GB HBM3", memory="81559", capability="9.0", mig="Disabled")
-LAPTOP = smi("NVIDIA GeForce RTX 3060 Laptop GPU", memory="6144", capability="8.6")
-
-
-def chosen(text: str, *, wanted: str = "auto", environment_name: str = "dev") -> Platform:
-    return choose(parse_gpus(text), wanted=wanted, environment_name=environment_name, processor=EPYC)
+from tests.machines import DGX_A100, DGX_H100, EPYC, GB200, LAPTOP, ONE_H100, chosen, smi
+from tests.program import started_anew
 
 
 @pytest.mark.parametrize(
@@ -240,12 +216,9 @@ def test_detect_asks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    program = (
-        "import sys; from tasks.machine import platforms; platforms.detect();"
-        "import tasks.cases.case, tasks.cases.corpus, tasks.doctor, tasks.environment, tasks.clean;"
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    finished = started_anew("modules.imported_by_detection")
+    assert finished.exit_code == 0, finished.stderr
+    assert not {"torch", "numpy"} & {*finished.answer}
 
 
 def test_fingerprint_names_what_a_result_depends_on() -> None:

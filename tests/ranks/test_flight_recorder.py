@@ -5,32 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tasks.launch.collectives import waiting
 from tasks.util.files import REPOSITORY
-
-ALONE = """
-import os, sys, torch
-from pathlib import Path
-from tasks.ranks import flight_recorder
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-flight_recorder.answer(folder / f"{rank}.json")
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-torch.distributed.all_reduce(torch.zeros(1))
-print("ready", flush=True)
-if rank == 0:
-    torch.distributed.all_reduce(torch.zeros(1))
-sys.stdin.read()
-"""
+from tests.program import command_of
 
 
 def test_the_collective_is_told_from_inside_it(tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", ALONE, str(rank), str(tmp_path)],
+            command_of("collectives.wait_in_a_collective", [rank, str(tmp_path)], tmp_path / f"answer{rank}"),
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

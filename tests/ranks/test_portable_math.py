@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tasks.util.files import REPOSITORY
 from tests import short_run
+from tests.program import started_anew
 
 # Of the 4096 results in float32, the beginning of a SHA-256: torch 2.13.0 and 2.11.0, on an AMD EPYC.
 EVERYWHERE = {
@@ -20,50 +17,14 @@ EVERYWHERE = {
     "log": "d0ce6db41c8aa5e6",
     "tanh": "86ca2cf3dae4fb57",
 }
-PROGRAM = """
-import hashlib, json, sys
-import numpy as np
-import torch
-from tasks.ranks import portable_math
-if sys.argv[1] == "portable":
-    portable_math.install()
-values = torch.rand(4096, generator=torch.Generator().manual_seed(1)) * 4 + 0.01
-digests, errors = {}, {}
-for name in portable_math.FUNCTIONS:
-    function = getattr(torch, name)
-    for kind in (torch.float32, torch.float64):
-        given = values.to(kind)
-        answer = function(given)
-        digests[f"{name} {kind}"] = hashlib.sha256(answer.numpy().tobytes()).hexdigest()
-        exact = getattr(np, name)(given.numpy().astype(np.longdouble))
-        errors[f"{name} {kind}"] = float(abs((answer.numpy() - exact) / exact).max() / torch.finfo(kind).eps)
-in_place, out, leaf = values.clone(), torch.empty(0), values.clone().requires_grad_()
-in_place.sqrt_(), torch.sqrt(values, out=out), leaf.sqrt().sum().backward()
-wrong = int((values.sqrt().numpy() != np.sqrt(values.numpy())).sum())
-print(json.dumps({
-    "digests": digests, "errors": errors, "wrong square roots": wrong,
-    "forms agree": bool((in_place == values.sqrt()).all() and (out == in_place).all()),
-    "gradient": float((leaf.grad * 2 * in_place - 1).abs().max()),
-    "edges": [str(getattr(torch.tensor(values), name)().tolist()) for name, values in (
-        ("sqrt", [-1.0, 0.0]), ("log", [0.0, 1.0]), ("tanh", [1e9, -1e9, 0.0]), ("exp", [1e9, -1e9]))],
-    "kinds": [str(torch.ones(2, dtype=kind).exp().dtype) for kind in (torch.bfloat16, torch.int64)],
-    "shape": list(torch.ones(2, 3, 1).exp().shape),
-}))
-"""
 
 
 def computed(mkl_path: str, *, portable: bool = True) -> dict:
-    environment = {**os.environ, "MKL_CBWR": mkl_path, "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "portable" if portable else "torch's own"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    """Results in a new process: torch reads the variables as it is imported."""
+    variables = {"MKL_CBWR": mkl_path, "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
+    finished = started_anew("portable_math.results", portable, variables=variables)
+    assert finished.exit_code == 0, finished.stderr
+    return finished.answer
 
 
 @pytest.fixture(scope="module")

@@ -4,47 +4,14 @@ file.
 
 from __future__ import annotations
 
-import struct
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from tasks.cases.metrics import METRICS
-from tasks.records.events import SUMMED, _masked_crc, read_attempts, read_events, read_log_times
+from tasks.records.events import SUMMED, read_attempts, read_events, read_log_times
 from tasks.util.exits import TrainingFailed, UsageError
-from tasks.util.files import REPOSITORY
-
-
-def event(tag=None, step=0, value=0.0, *, time=1.0, start=False, tensor=False) -> bytes:
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    message = Event(wall_time=time, step=step)
-    if start:
-        message.session_log.status = SessionLog.START
-    if tag:
-        entry = Summary.Value(tag=tag)
-        if tensor:
-            entry.tensor.dtype = 1
-            entry.tensor.float_val.append(value)
-        else:
-            entry.simple_value = value
-        message.summary.value.append(entry)
-    return message.SerializeToString()
-
-
-def framed(record: bytes) -> bytes:
-    length = struct.pack("<Q", len(record))
-    return length + struct.pack("<I", _masked_crc(length)) + record + struct.pack("<I", _masked_crc(record))
-
-
-def write_events(directory, name, *records):
-    directory.mkdir(exist_ok=True)
-    path = directory / f"events.out.tfevents.{name}"
-    path.write_bytes(b"".join(map(framed, records)))
-    return path
+from tests.event_files import event, framed, write_events
+from tests.program import answer_of
 
 
 def values(directory, tag="lm loss"):
@@ -196,13 +163,6 @@ def test_a_scalar_that_was_never_logged_has_no_times(tmp_path):
 
 
 def test_what_ranks_add_up_is_what_may_die_with_one():
-    program = (
-        "from tasks.ranks import overlap, resources\n"
-        "names = [vars(m)[n] for m in (overlap, resources) for n in vars(m) if n.isupper()]\n"
-        "print(*[name for name in names if isinstance(name, str)], sep='\\n')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    summed = {*done.stdout.splitlines(), "params-norm"} & {*METRICS}
+    summed = {*answer_of("modules.names_of_scalars"), "params-norm"} & {*METRICS}
     assert len(summed) == 9
     assert {name for name in METRICS if name.startswith(SUMMED)} == summed

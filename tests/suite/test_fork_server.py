@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -26,9 +25,9 @@ from tasks.suite.options import read_suite_options
 from tasks.suite.steps import Step
 from tasks.util.exits import SESSION_VARIABLE
 from tasks.util.files import REPOSITORY
-from tests.machine.test_platforms import ONE_H100, chosen
+from tests.machines import ONE_H100, chosen
+from tests.program import child_ends_with_its_killed_parent, forked, started_anew
 from tests.short_run import SHORT
-from tests.util.test_exits import child_ends_with_its_killed_parent
 
 CASES = ["gpt3_pp4", "gpt3_pp4_resume"]
 TRAIN = Step(task="train", arguments=("gpt3_pp4", "--run-dir", "nowhere"))
@@ -163,21 +162,11 @@ def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None
     assert (tmp_path / "output").read_text() == f"{argv} {os.getpid()} True\nthat\n"
 
 
-AS_PROGRAM = """
-from tasks.suite import fork_server
-from tasks.suite.steps import Step
-fork_server.new_random_state = lambda: None
-for argument in ("--help", "no_such"):
-    print(fork_server._Forked(Step(task="train", arguments=(argument,)), None).wait(20))
-"""
-
-
 def test_the_task_itself_is_run_as_a_program() -> None:
-    # In a process that has not imported it, as its parent in a family has not: runpy would warn.
-    command = [sys.executable, "-W", "error", "-c", AS_PROGRAM]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    """The parent of a suite has not imported it: runpy would warn."""
+    finished = started_anew("fork_server.exit_codes_of_a_task", variables={"PYTHONWARNINGS": "error"})
     assert "usage: python -m tasks.train" in finished.stdout
-    assert re.findall(r"^\d$", finished.stdout, re.MULTILINE) == ["0", "2"], finished.stderr
+    assert finished.answer == [0, 2], finished.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -206,51 +195,17 @@ def test_a_stop_that_its_parent_ignores_it_ignores_too(fork) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-PARENT = """
-import os, runpy, signal, sys, time
-from tasks.suite import fork_server
-from tasks.suite.steps import Step
-from tasks.util.exits import run_to_end
-fork_server.new_random_state = lambda: None
-def fork(work):
-    runpy.run_module = lambda *_, **__: work()
-    return fork_server._Forked(Step(task="train", arguments=()), None)
-"""
-KILLED = 'fork(lambda: run_to_end(lambda: print("ready", flush=True) or time.sleep(60))).wait()\n'
-STOPPED_AT_ONCE = """
-signal.signal(signal.SIGTERM, lambda *_: None)
-os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-sys.exit(fork(lambda: time.sleep(60)).wait(20) != -signal.SIGTERM)
-"""
-
-
 def test_a_killed_parent_takes_it_along() -> None:
-    assert child_ends_with_its_killed_parent(PARENT + KILLED)
+    assert child_ends_with_its_killed_parent("fork_server.fork_and_wait")
 
 
 def test_a_stop_between_the_fork_and_its_own_handlers_is_not_lost() -> None:
-    command = [sys.executable, "-c", PARENT + STOPPED_AT_ONCE]
-    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
+    finished = started_anew("fork_server.exit_code_of_a_stop_at_once")
+    assert finished.answer == -signal.SIGTERM, finished.stderr
 
 
-RANDOM = """
-import runpy
-from tasks.suite import fork_server
-from tasks.suite.steps import Step
-import numpy, torch
-def draw(*_, **__):
-    print(torch.initial_seed(), numpy.random.random(), flush=True)
-runpy.run_module = draw
-torch.rand(1), numpy.random.random()  # both generators are there before anything is forked
-for _ in range(2):
-    fork_server._Forked(Step(task="train", arguments=()), None).wait()
-"""
-
-
-@pytest.mark.training
 def test_what_nobody_seeds_is_not_the_same_in_two_phases() -> None:
-    command = [sys.executable, "-c", RANDOM]
-    drawn = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True).stdout
+    drawn = forked("fork_server.draws_of_two_tasks").stdout
     (seed, number), (other_seed, other_number) = (line.split() for line in drawn.splitlines())
     assert seed != other_seed
     assert number != other_number

@@ -29,6 +29,11 @@ class Code(Step):
         return ["-c", self.code]
 
 
+def started_since(before: set[psutil.Process]) -> list[psutil.Process]:
+    """Processes that this one has now and had not: other tests may have left theirs running."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in before]
+
+
 @pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
     """Ctrl-C is not ignored, as it is where tests run with "&"."""
@@ -135,10 +140,11 @@ def test_a_stop_ends_them_even_those_that_do_not_listen(
         assert one is second
         while not output(first).endswith("deaf\n"):
             time.sleep(0.01)
-        seen.extend(psutil.Process().children(recursive=True))
+        seen.extend(started_since(before))
         os.kill(os.getpid(), number)
         return True
 
+    before = {*psutil.Process().children(recursive=True)}
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name):
         run(first, second, job(tmp_path, "c", "pass"), limit=2, ended=ended)
@@ -173,10 +179,11 @@ def test_what_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
 
 def test_an_error_on_the_way_leaves_no_process(tmp_path: Path) -> None:
     seen: list[psutil.Process] = []
+    before = {*psutil.Process().children(recursive=True)}
 
     def began(one: Job) -> None:
         if one.case == "b":
-            seen.extend(psutil.Process().children())
+            seen.extend(started_since(before))
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):

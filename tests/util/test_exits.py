@@ -14,6 +14,7 @@ import pytest
 
 from tasks.util import exits
 from tasks.util.files import REPOSITORY
+from tests.program import child_ends_with_its_killed_parent
 
 
 def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
@@ -95,30 +96,8 @@ def test_a_stop_before_there_are_ranks_is_told_in_a_line_too(
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-SESSION = '''
-import os, subprocess, sys
-task = """
-import time
-from tasks.util.exits import run_to_end
-run_to_end(lambda: print("ready", flush=True) or time.sleep(60))
-"""
-subprocess.run([sys.executable, "-c", task], env={**os.environ, "CRASH_TEST_SESSION": str(os.getpid())})
-'''
-
-
-def child_ends_with_its_killed_parent(program: str) -> bool:
-    """Whether the one child that this parent has, once it said "ready", ends when the parent is killed."""
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout.readline() == "ready\n"
-        (child,) = psutil.Process(parent.pid).children()
-        parent.kill()
-        psutil.wait_procs([child], timeout=10)
-        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
 def test_a_killed_session_takes_its_task_along() -> None:
-    assert child_ends_with_its_killed_parent(SESSION)
+    assert child_ends_with_its_killed_parent("processes.start_a_task")
 
 
 SLOW = """
