@@ -122,8 +122,8 @@ def written_by_eight_ranks() -> list[Any]:
 
     sys.modules["torch.utils.tensorboard"] = SimpleNamespace(SummaryWriter=Writer)
     for rank in range(8):
-        arguments = argparse.Namespace(tensorboard_dir="events", rank=rank, world_size=8, attempt=2)
-        scalars.Scalars(arguments, 50).write(51, {"lm loss": torch.tensor(2.5)})
+        arguments = argparse.Namespace(tensorboard_dir="events", rank=rank, world_size=8)
+        scalars.Scalars(arguments, 50, attempt=2).write(51, {"lm loss": torch.tensor(2.5)})
     return asked
 
 
