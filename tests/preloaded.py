@@ -42,10 +42,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     for line in requests:
-        print(_exit_code_of(json.loads(line)), file=replies, flush=True)
+        print(exit_code_of(json.loads(line)), file=replies, flush=True)
 
 
-def _exit_code_of(request: dict[str, Any]) -> int:
+def exit_code_of(request: dict[str, Any]) -> int:
+    """Run what is requested in a child, and wait for it."""
     parent = os.getpid()
     child = os.fork()
     if not child:

@@ -18,7 +18,7 @@ from tests.documents import TUTORIAL, blocks
 
 DOCS = sorted(REPOSITORY.glob("docs/*.md"))
 FILES = [REPOSITORY / "README.md", *DOCS, *sorted(REPOSITORY.glob("benchmarks/*.md"))]
-LANGUAGES = {"sh", "text", "yaml"}
+LANGUAGES = {"mermaid", "sh", "text", "yaml"}
 COMMAND = re.compile(
     r"(?:\$ )?(?:nox|make|python3?|pip|git|docker|podman|apptainer|sbatch|srun|salloc|export|sudo|apt) "
 )

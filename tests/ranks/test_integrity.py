@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from tasks.ranks import integrity
 from tasks.records import manifest
 from tasks.records.checkpoints import TRACKER
 from tests import short_run
 from tests.checkpoint_folder import flip_byte
-
-
-class Touch:
-    """Unpickled, it makes a file: code that comes with a checkpoint, executed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
-
-
-def saved(value: object) -> io.BytesIO:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return buffer
+from tests.pickled import Touch
+from tests.program import answer_of
 
 
 def test_code_in_a_sharded_object_is_not_executed(tmp_path: Path) -> None:
     trace = tmp_path / "executed"
-    with integrity.weights_only(), pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        torch.load(saved([Touch(trace)]), weights_only=False)
+    assert "Weights only load failed" in answer_of("integrity.load_with_code", str(trace), True)
     assert not trace.exists()
-    torch.load(saved([Touch(trace)]), weights_only=False)
+    assert answer_of("integrity.load_with_code", str(trace), False) == ""
     assert trace.exists()
 
 
