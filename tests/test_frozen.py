@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import frozen
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.run import judge_run
 from tasks.records import kept_checkpoint, manifest
 from tasks.records.checkpoints import TRACKER

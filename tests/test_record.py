@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.judge.run import judge_run
 from tasks.lint_cards import problems
 from tasks.record import changes, main

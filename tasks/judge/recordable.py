@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.compare import compare
 from tasks.judge.restart_evidence import processes_of
 from tasks.judge.run import Options, restart_and_resume_rows

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import list_cases, load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.records.run import read_run
 from tests import short_run
@@ -22,7 +22,7 @@ FAMILY = [name for name in list_cases() if name.startswith("gpt3_pp4") and "comm
 def test_the_flags_of_every_case_are_understood_on_every_platform(name: str, platform_name: str) -> None:
     world_size = PLATFORMS[platform_name]
     case = load_case(name, platform_name=platform_name, world_size=world_size)
-    args = parse_arguments(case.flags(), world_size=world_size)
+    args = parse_arguments(case.argv(), world_size=world_size)
     assert args.world_size == world_size
     assert args.pipeline_model_parallel_size == 4
 

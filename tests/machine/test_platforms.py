@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.machine import cudnn, platforms
 from tasks.machine.platforms import parse_gpus, parse_processor
 from tasks.records.fingerprint import fingerprint

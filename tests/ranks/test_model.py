@@ -29,7 +29,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.ranks import model
 from tasks.cases.flags import parse_arguments
 
@@ -51,7 +51,7 @@ def reduced(args, chunks):
 
 
 def build(name, rank):
-    args = parse_arguments(load_case(name, platform_name="cpu_x86_64").flags(), world_size=8)
+    args = parse_arguments(load_case(name, platform_name="cpu_x86_64").argv(), world_size=8)
     args.rank = rank
     torch.distributed.init_process_group("fake", rank=rank, world_size=8, store=FakeStore())
     parallel_state.initialize_model_parallel(

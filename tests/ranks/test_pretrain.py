@@ -9,7 +9,7 @@ from tests.program import answer_of
 PROGRAM = """
 import json, sys
 import torch
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.ranks import pretrain
 from tasks.cases.flags import parse_arguments
 
@@ -23,7 +23,7 @@ def start_worker(args):
 
 
 pretrain.checkpoint.start_worker = start_worker
-args = parse_arguments(load_case("gpt3_pp4_resume", platform_name=sys.argv[1]).flags(), world_size=8)
+args = parse_arguments(load_case("gpt3_pp4_resume", platform_name=sys.argv[1]).argv(), world_size=8)
 try:
     pretrain._start_groups(args)
 except Reached:
