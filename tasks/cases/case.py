@@ -16,24 +16,6 @@ from tasks.cases import flags
 from tasks.cases.overlays import Overridden
 from tasks.util.exits import UsageError
 
-# Flags that say where things lie, how long they may take or what is printed, never what is computed.
-# They are left out of the digest, so that changing one does not make a golden card look stale.
-FLAGS_WITHOUT_INFLUENCE = frozenset(
-    {
-        "--data-cache-path",
-        "--distributed-timeout-minutes",
-        "--exit-duration-in-mins",
-        "--exit-interval",
-        "--load",
-        "--log-timers-to-tensorboard",
-        "--num-workers",
-        "--save",
-        "--tensorboard-dir",
-        "--timing-log-level",
-        "--timing-log-option",
-    }
-)
-
 _NAME_IN_VALUE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -124,7 +106,7 @@ class Case:
     def digest(self) -> str:
         """SHA-256 over flags and environment variables, before ``${NAMES}`` are put in.
 
-        Left out: ``FLAGS_WITHOUT_INFLUENCE``, the metrics (looking does not change what is computed), what
+        Left out: flags without influence, the metrics (looking does not change what is computed), what
         the restart changes (a golden card is of the training before it) and the corpus, whose own digest is
         recorded beside this one.
         """
@@ -191,7 +173,7 @@ def digest_of(model_args: Mapping[str, object], env_vars: Mapping[str, str]) -> 
     influential = {
         flag: value
         for flag, value in model_args.items()
-        if flag not in FLAGS_WITHOUT_INFLUENCE and value is not None and value is not False
+        if flags.influences(flag) and value is not None and value is not False
     }
     content = json.dumps({"model_args": influential, "env_vars": dict(env_vars)}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

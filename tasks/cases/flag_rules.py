@@ -10,6 +10,9 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 
+_VIRTUAL = "--num-layers-per-virtual-pipeline-stage"
+_GROUP = "--microbatch-group-size-per-virtual-pipeline-stage"
+
 
 def broken(args: argparse.Namespace) -> list[str]:
     """Rules that every training program of Megatron has."""
@@ -122,7 +125,7 @@ def _layers(args: argparse.Namespace) -> Iterator[str]:
     layers, stages = args.num_layers, args.pipeline_model_parallel_size
     per_chunk, chunks = args.num_layers_per_virtual_pipeline_stage, args.num_virtual_stages_per_pipeline_rank
     if per_chunk and chunks:
-        yield "--num-virtual-stages-per-pipeline-rank: not with --num-layers-per-virtual-pipeline-stage"
+        yield f"--num-virtual-stages-per-pipeline-rank: not with {_VIRTUAL}"
     elif (per_chunk or chunks) and stages < 2:
         yield f"--pipeline-model-parallel-size: virtual stages need at least 2 pipeline stages, not {stages}"
     elif not _uneven(args) and layers % (stages * (per_chunk or chunks or 1)):
@@ -151,15 +154,11 @@ def _batches(args: argparse.Namespace) -> Iterator[str]:
 
 def _sizes(args: argparse.Namespace) -> Iterator[str]:
     if args.hidden_size % args.num_attention_heads:
-        yield (
-            f"--hidden-size: {args.hidden_size} is not divisible by"
-            f" --num-attention-heads {args.num_attention_heads}"
-        )
+        heads = f"--num-attention-heads {args.num_attention_heads}"
+        yield f"--hidden-size: {args.hidden_size} is not divisible by {heads}"
     if args.seq_length > args.max_position_embeddings:
-        yield (
-            f"--seq-length: {args.seq_length} is above"
-            f" --max-position-embeddings {args.max_position_embeddings}"
-        )
+        positions = f"--max-position-embeddings {args.max_position_embeddings}"
+        yield f"--seq-length: {args.seq_length} is above {positions}"
     if args.min_lr > args.lr:
         yield f"--min-lr: {args.min_lr} is above --lr {args.lr}"
 
@@ -170,10 +169,7 @@ def _sizes(args: argparse.Namespace) -> Iterator[str]:
 def _uneven_stages(args: argparse.Namespace) -> Iterator[str]:
     given, stages = _uneven(args), args.pipeline_model_parallel_size
     if given and args.num_layers_per_virtual_pipeline_stage:
-        yield (
-            "--num-layers-per-virtual-pipeline-stage needs stages of equal size: not with"
-            " --decoder-first-pipeline-num-layers or --decoder-last-pipeline-num-layers"
-        )
+        yield f"{_VIRTUAL} needs stages of equal size: no --decoder-first/last-pipeline-num-layers"
     elif given:
         layers, between = args.num_layers - sum(given), stages - len(given)
         if layers < between or (layers % between if between else layers):
@@ -189,19 +185,12 @@ def _virtual_stages(args: argparse.Namespace) -> Iterator[str]:
     if interleaved and stages == 2 and not args.overlap_p2p_communication:
         yield "--no-overlap-p2p-communication with virtual stages needs more than 2 pipeline stages"
     if args.overlap_p2p_communication_warmup_flush and not (interleaved and args.overlap_p2p_communication):
-        yield (
-            "--overlap-p2p-communication-warmup-flush needs virtual stages, and sends that overlap (not"
-            " --no-overlap-p2p-communication)"
-        )
+        yield "--overlap-p2p-communication-warmup-flush needs virtual stages, and sends that overlap"
     if group is not None and not args.num_layers_per_virtual_pipeline_stage:
-        yield (
-            "--microbatch-group-size-per-virtual-pipeline-stage needs --num-layers-per-virtual-pipeline-stage"
-        )
+        yield f"{_GROUP} needs {_VIRTUAL}"
     elif group is not None and not stages <= group <= micro_batches(args):
-        yield (
-            f"--microbatch-group-size-per-virtual-pipeline-stage {group} must be from the number of stages,"
-            f" {stages}, to that of micro-batches, {micro_batches(args)}"
-        )
+        most = f"that of micro-batches, {micro_batches(args)}"
+        yield f"{_GROUP} {group} must be from the number of stages, {stages}, to {most}"
 
 
 def _feed_forward(args: argparse.Namespace) -> Iterator[str]:
@@ -241,10 +230,8 @@ def _schedule(args: argparse.Namespace) -> Iterator[str]:
     if args.lr_warmup_fraction is not None and args.lr_warmup_iters:
         yield "--lr-warmup-iters: not with --lr-warmup-fraction; take one of them away"
     elif args.lr_warmup_fraction is None and args.lr_warmup_iters >= decay:
-        yield (
-            f"--lr-warmup-iters {args.lr_warmup_iters} must be below --lr-decay-iters (by default"
-            f" --train-iters), {decay}"
-        )
+        limit = f"--lr-decay-iters (by default --train-iters), {decay}"
+        yield f"--lr-warmup-iters {args.lr_warmup_iters} must be below {limit}"
 
 
 def _split(args: argparse.Namespace) -> Iterator[str]:

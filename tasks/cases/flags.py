@@ -57,6 +57,7 @@ class Flag:
 
     ``required``: by every training program of Megatron. ``divisor``: others are divided by it.
     ``choices``: all that our training program supports. ``supported``: false where it does not know the flag.
+    ``influence``: false for places, times and output, which do not change what is computed.
     ``dest``: the name of the parsed argument, where Megatron does not derive it from the flag's.
     """
 
@@ -68,6 +69,7 @@ class Flag:
     divisor: bool = False
     choices: tuple[object, ...] = ()
     supported: bool = True
+    influence: bool = True
 
     def argument(self, name: str) -> dict[str, object]:
         """Options of ``add_argument``."""
@@ -91,11 +93,32 @@ class Flag:
         return None
 
 
+def _choice(default: str, *others: str) -> Flag:
+    return Flag(type=str, default=default, choices=(default, *others))
+
+
 INTEGER, COUNT = Number(whole=True), Number(whole=True, least=1)
 NUMBER, NOT_NEGATIVE, PROBABILITY = Number(), Number(least=0), Number(least=0, most=1)
 _SIZE = Flag(type=COUNT, required=True, divisor=True)
 
+# Both spellings of --use-checkpoint-opt_param-scheduler occur in Megatron-LM's case files. Of
+# --align-param-gather and its opposite argparse takes the default of the first, which is off.
+_SWITCHES = """
+--use-mcore-models --bf16 --swiglu --untie-embeddings-and-output-weights --attention-softmax-in-fp32
+--deterministic-mode --no-gradient-accumulation-fusion --no-bias-gelu-fusion --no-bias-swiglu-fusion
+--no-bias-dropout-fusion --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion
+--calculate-per-token-loss --no-check-for-nan-in-loss-and-grad --use-distributed-optimizer
+--overlap-grad-reduce --overlap-param-gather --align-param-gather --no-align-param-gather
+--no-align-grad-reduce --accumulate-allreduce-grads-in-fp32 --grad-reduce-in-bf16
+--no-overlap-p2p-communication --overlap-p2p-communication-warmup-flush --no-ckpt-fully-parallel-save
+--ckpt-fully-parallel-load --ckpt-assume-constant-structure --async-save --use-persistent-ckpt-worker
+--dist-ckpt-optim-fully-reshardable --exit-on-missing-checkpoint --no-load-rng
+--use-checkpoint-opt_param-scheduler --use-checkpoint-opt-param-scheduler --override-opt_param-scheduler
+--log-params-norm --log-num-zeros-in-grad --log-validation-ppl-to-tensorboard --log-memory-to-tensorboard
+"""
+
 FLAGS: Mapping[str, Flag] = {
+    **dict.fromkeys(_SWITCHES.split(), Flag()),
     # ---- model ----
     "--num-layers": _SIZE,
     "--hidden-size": _SIZE,
@@ -103,45 +126,29 @@ FLAGS: Mapping[str, Flag] = {
     "--ffn-hidden-size": Flag(type=COUNT),
     "--seq-length": _SIZE,
     "--max-position-embeddings": _SIZE,
-    "--position-embedding-type": Flag(
-        type=str, choices=("learned_absolute", "rope", "none"), default="learned_absolute"
-    ),
+    "--position-embedding-type": _choice("learned_absolute", "rope", "none"),
     "--rotary-percent": Flag(type=NUMBER, default=1.0),
     "--rotary-base": Flag(type=INTEGER, default=10000),
-    "--normalization": Flag(type=str, choices=("LayerNorm", "RMSNorm"), default="LayerNorm"),
+    "--normalization": _choice("LayerNorm", "RMSNorm"),
     "--norm-epsilon": Flag(type=NUMBER, default=1e-5),
     "--init-method-std": Flag(type=NUMBER, default=0.02),
     "--attention-dropout": Flag(type=PROBABILITY, default=0.1),
     "--hidden-dropout": Flag(type=PROBABILITY, default=0.1),
-    "--transformer-impl": Flag(
-        type=str, choices=("local", "transformer_engine"), default="transformer_engine"
-    ),
+    "--transformer-impl": _choice("transformer_engine", "local"),
     "--disable-bias-linear": Flag(dest="add_bias_linear"),
-    "--use-mcore-models": Flag(),
-    "--bf16": Flag(),
-    "--swiglu": Flag(),
-    "--untie-embeddings-and-output-weights": Flag(),
-    "--attention-softmax-in-fp32": Flag(),
-    "--deterministic-mode": Flag(),
-    "--no-gradient-accumulation-fusion": Flag(),
-    "--no-bias-gelu-fusion": Flag(),
-    "--no-bias-swiglu-fusion": Flag(),
-    "--no-bias-dropout-fusion": Flag(),
-    "--no-masked-softmax-fusion": Flag(),
-    "--no-persist-layer-norm": Flag(),
-    "--no-rope-fusion": Flag(),
     # ---- training ----
     "--micro-batch-size": _SIZE,
     "--global-batch-size": _SIZE,
     "--train-iters": Flag(type=COUNT, required=True),
-    "--exit-interval": Flag(type=COUNT),
+    "--exit-interval": Flag(type=COUNT, influence=False),
+    "--exit-duration-in-mins": Flag(type=NUMBER, influence=False, supported=False),
     "--seed": Flag(type=COUNT, default=1234),
-    "--optimizer": Flag(type=str, choices=("adam",), default="adam"),
+    "--optimizer": _choice("adam"),
     "--lr": Flag(type=NOT_NEGATIVE, required=True),
     "--min-lr": Flag(type=NOT_NEGATIVE, default=0.0),
     "--decoupled-lr": Flag(type=NOT_NEGATIVE),
     "--decoupled-min-lr": Flag(type=NOT_NEGATIVE),
-    "--lr-decay-style": Flag(type=str, choices=("constant", "linear", "cosine"), default="linear"),
+    "--lr-decay-style": _choice("linear", "constant", "cosine"),
     "--lr-decay-iters": Flag(type=COUNT),
     "--lr-warmup-fraction": Flag(type=Number(least=0, below=1)),
     "--lr-warmup-iters": Flag(type=Number(whole=True, least=0), default=0),
@@ -152,8 +159,6 @@ FLAGS: Mapping[str, Flag] = {
     "--adam-eps": Flag(type=NUMBER, default=1e-8),
     "--eval-interval": Flag(type=INTEGER, default=1000),
     "--eval-iters": Flag(type=INTEGER, default=100),
-    "--calculate-per-token-loss": Flag(),
-    "--no-check-for-nan-in-loss-and-grad": Flag(),
     # ---- parallelism ----
     "--tensor-model-parallel-size": Flag(type=COUNT, choices=(1,), default=1, divisor=True),
     "--pipeline-model-parallel-size": Flag(type=COUNT, default=1, divisor=True),
@@ -165,56 +170,32 @@ FLAGS: Mapping[str, Flag] = {
     ),
     "--decoder-first-pipeline-num-layers": Flag(type=COUNT),
     "--decoder-last-pipeline-num-layers": Flag(type=COUNT),
-    "--distributed-backend": Flag(type=str, choices=("nccl", "gloo"), default="nccl"),
-    "--distributed-timeout-minutes": Flag(type=COUNT, default=10),
+    "--distributed-backend": _choice("nccl", "gloo"),
+    "--distributed-timeout-minutes": Flag(type=COUNT, default=10, influence=False),
     "--ddp-bucket-size": Flag(type=COUNT),
     "--check-weight-hash-across-dp-replicas-interval": Flag(type=COUNT),
     "--disable-gloo-process-groups": Flag(dest="enable_gloo_process_groups"),
-    "--use-distributed-optimizer": Flag(),
-    "--overlap-grad-reduce": Flag(),
-    "--overlap-param-gather": Flag(),
-    "--align-param-gather": Flag(),  # before its opposite: argparse takes the first default, and this is off
-    "--no-align-param-gather": Flag(),
-    "--no-align-grad-reduce": Flag(),
-    "--accumulate-allreduce-grads-in-fp32": Flag(),
-    "--grad-reduce-in-bf16": Flag(),
-    "--no-overlap-p2p-communication": Flag(),
-    "--overlap-p2p-communication-warmup-flush": Flag(),
     # ---- data ----
     "--data-path": Flag(type=str, many=True),
-    "--data-cache-path": Flag(type=str),
+    "--num-workers": Flag(type=INTEGER, influence=False, supported=False),
+    "--data-cache-path": Flag(type=str, influence=False),
     "--split": Flag(type=str, default="969,30,1"),
-    "--tokenizer-type": Flag(type=str, choices=("NullTokenizer",), default="NullTokenizer"),
+    "--tokenizer-type": _choice("NullTokenizer"),
     "--vocab-size": Flag(type=COUNT),
     "--make-vocab-size-divisible-by": Flag(type=COUNT, default=128, divisor=True),
     # ---- checkpoints ----
-    "--save": Flag(type=str),
-    "--load": Flag(type=str),
+    "--save": Flag(type=str, influence=False),
+    "--load": Flag(type=str, influence=False),
     "--ckpt-step": Flag(type=INTEGER),
     "--save-interval": Flag(type=COUNT),
-    "--ckpt-format": Flag(type=str, choices=("torch_dist",), default="torch_dist"),
-    "--dist-ckpt-strictness": Flag(type=str, choices=("raise_all",), default="raise_all"),
-    "--no-ckpt-fully-parallel-save": Flag(),
-    "--ckpt-fully-parallel-load": Flag(),
-    "--ckpt-assume-constant-structure": Flag(),
-    "--async-save": Flag(),
-    "--use-persistent-ckpt-worker": Flag(),
-    "--dist-ckpt-optim-fully-reshardable": Flag(),
-    "--exit-on-missing-checkpoint": Flag(),
-    "--no-load-rng": Flag(),
-    # Megatron spells this one with an underscore in the middle; both spellings occur in its case files.
-    "--use-checkpoint-opt_param-scheduler": Flag(),
-    "--use-checkpoint-opt-param-scheduler": Flag(),
-    "--override-opt_param-scheduler": Flag(),
+    "--ckpt-format": _choice("torch_dist"),
+    "--dist-ckpt-strictness": _choice("raise_all"),
     # ---- logging ----
-    "--tensorboard-dir": Flag(type=str),
+    "--tensorboard-dir": Flag(type=str, influence=False),
     "--log-interval": Flag(type=INTEGER, choices=(1,), default=1),
-    "--timing-log-level": Flag(type=INTEGER, choices=(0,), default=0),
-    "--log-params-norm": Flag(),
-    "--log-num-zeros-in-grad": Flag(),
-    "--log-validation-ppl-to-tensorboard": Flag(),
-    "--log-timers-to-tensorboard": Flag(),
-    "--log-memory-to-tensorboard": Flag(),
+    "--timing-log-level": Flag(type=INTEGER, choices=(0,), default=0, influence=False),
+    "--timing-log-option": Flag(type=str, influence=False, supported=False),
+    "--log-timers-to-tensorboard": Flag(influence=False),
 }
 REQUIRED = tuple(name for name, flag in FLAGS.items() if flag.required)
 _NEEDED_HERE = ("--data-path", "--vocab-size")  # Megatron-LM's own program knows other ways
@@ -234,7 +215,6 @@ class Parsed:
 
     @property
     def error(self) -> str:
-        """All that is refused, in one line."""
         return f"Megatron flags: {'; '.join(self.broken + self.unsupported)}"
 
 
@@ -254,6 +234,11 @@ def _parser() -> _Parser:
 def value_error(name: str, value: object) -> str | None:
     """The rule that the value which a case gives a flag breaks; unknown flags may have any value."""
     return FLAGS[name].error(value) if name in FLAGS else None
+
+
+def influences(name: str) -> bool:
+    """True for a flag that may change what is computed; the digest of a case covers these alone."""
+    return name not in FLAGS or FLAGS[name].influence
 
 
 def broken_divisors(model_args: Mapping[str, object]) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from tasks.cases import yaml_reader
 from tasks.cases.metrics import METRICS
 from tasks.util.exits import UsageError
+from tasks.util.files import mapping
 from tasks.util.suggestions import did_you_mean
 
 # What a CPU needs of any case; a case of ours says the same in its PLATFORMS.
@@ -68,7 +69,7 @@ def read(path: Path) -> UpstreamCase:
         "MODEL_ARGS": {flag: _plain(value) for flag, value in model_args.items()},
         "ENV_VARS": {
             name: _variable(value)
-            for name, value in _mapping(file.get("ENV_VARS")).items()
+            for name, value in mapping(file.get("ENV_VARS")).items()
             if value is not None
         },
         "TEST_TYPE": test_type if test_type in RESUMING else "regular",
@@ -147,7 +148,3 @@ def _plain(value: object) -> object:
 
 def _variable(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

@@ -14,29 +14,18 @@ Content = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statement:
-    """A value in a case file. ``heirs``: number of cases between that file and the case that is loaded."""
-
-    value: object
-    case: str
-    heirs: int
-    platform: str  # name or pattern of its entry in PLATFORMS, empty outside of these
-
-    def __str__(self) -> str:
-        return f"{self.case}, PLATFORMS.{self.platform}" if self.platform else self.case
-
-
-@dataclass(frozen=True, kw_only=True)
 class Overridden:
     """A value of a case without effect: an entry of ``PLATFORMS`` that it inherits lies over it."""
 
     name: str  # a flag, or an environment variable
-    stated: Statement
-    effective: Statement
+    value: object
+    stated_in: str
+    effective: object
+    effective_in: str
 
     def __str__(self) -> str:
-        value, instead = json.dumps(self.stated.value), json.dumps(self.effective.value)
-        return f"{self.name}: {value} of {self.stated} has no effect: {self.effective} sets {instead}"
+        value, instead = json.dumps(self.value), json.dumps(self.effective)
+        return f"{self.name}: {value} of {self.stated_in} has no effect: {self.effective_in} sets {instead}"
 
 
 def laid_over(content: Content, platform_name: str) -> tuple[dict[str, object], dict[str, str]]:
@@ -59,14 +48,16 @@ def overridden(
     """
     found = []
     for key in _KEYS:
-        statements: dict[str, list[Statement]] = {}
-        for name, statement in _statements(chain, content, platform_name, key):
-            statements.setdefault(name, []).append(statement)
-        for name, (*earlier, effective) in statements.items():
+        statements: dict[str, list[tuple[int, str, object]]] = {}
+        for name, *statement in _statements(chain, content, platform_name, key):
+            statements.setdefault(name, []).append(tuple(statement))
+        for name, (*earlier, (base, effective_in, effective)) in statements.items():
             found += [
-                Overridden(name=name, stated=stated, effective=effective)
-                for stated in earlier
-                if stated.heirs < effective.heirs and stated.value != effective.value and name not in given
+                Overridden(
+                    name=name, value=value, stated_in=where, effective=effective, effective_in=effective_in
+                )
+                for heir, where, value in earlier
+                if heir < base and value != effective and name not in given
             ]
     return tuple(found)
 
@@ -81,12 +72,13 @@ def _layers(content: Content, platform_name: str) -> list[tuple[str, Content]]:
 
 def _statements(
     chain: Sequence[tuple[str, Content]], content: Content, platform_name: str, key: str
-) -> Iterator[tuple[str, Statement]]:
-    """All that hold in some layer, the weakest first."""
+) -> Iterator[tuple[str, int, str, object]]:
+    """Name, place in the chain, section and value of all that a layer states, the weakest layer first."""
     for platform, layer in _layers(content, platform_name):
         for name, value in (layer.get(key) or {}).items():
-            heirs = next(i for i, (_, own) in enumerate(chain) if name in _stated(own, platform, key))
-            yield name, Statement(value=value, case=chain[heirs][0], heirs=heirs, platform=platform)
+            place = next(i for i, (_, own) in enumerate(chain) if name in _stated(own, platform, key))
+            case = chain[place][0]
+            yield name, place, f"{case}, PLATFORMS.{platform}" if platform else case, value
 
 
 def _stated(own: Content, platform: str, key: str) -> Content:

@@ -88,28 +88,20 @@ def _unknown_keys(where: str, entry: Mapping[str, object], known: Iterable[str])
 
 def _check_layer(layer: Mapping[str, object], *, where: str) -> list[str]:
     errors = []
-    model_args, env_vars = layer.get("MODEL_ARGS"), layer.get("ENV_VARS")
-    if model_args is not None and not isinstance(model_args, dict):
-        errors.append(f"{where}MODEL_ARGS: must be a mapping of flags to values")
-    elif model_args:
-        errors += [
-            error for flag, value in model_args.items() for error in _check_flag(flag, value, where=where)
-        ]
-    if env_vars is not None and not isinstance(env_vars, dict):
-        errors.append(f"{where}ENV_VARS: must be a mapping of names to values")
-    elif env_vars:
-        errors += [
-            error for name, value in env_vars.items() for error in _check_variable(name, value, where=where)
-        ]
+    for key, names, check in (("MODEL_ARGS", "flags", _check_flag), ("ENV_VARS", "names", _check_variable)):
+        entries = {} if layer.get(key) is None else layer[key]
+        if not isinstance(entries, dict):
+            errors.append(f"{where}{key}: must be a mapping of {names} to values")
+            continue
+        errors += [error for entry in entries.items() for error in check(*entry, where=where)]
     return errors
 
 
 def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
     field = f"{where}MODEL_ARGS.{flag}"
     if not FLAG.fullmatch(flag):
-        return [
-            f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
-        ]
+        meant = f"--{flag.lstrip('-').lower()}"
+        return [f"{field}: a flag is two dashes and lower-case words. Did you mean {meant}?"]
     if value == []:
         return [f"{field}: an empty list says nothing: null takes the flag away"]
     items = value if isinstance(value, list) else [value]
@@ -141,11 +133,8 @@ def _broken_name(value: object) -> str | None:
 def _check_metrics(metrics: object) -> list[str]:
     if not isinstance(metrics, list) or not metrics:
         return [f"METRICS: must be a list of what is compared. Known: {', '.join(METRICS)}."]
-    errors = [
-        f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}"
-        for name in metrics
-        if name not in METRICS
-    ]
+    unknown = [name for name in metrics if name not in METRICS]
+    errors = [f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}" for name in unknown]
     repeated = sorted({str(name) for name in metrics if metrics.count(name) > 1})
     return errors + [f"METRICS: {name!r} is listed more than once" for name in repeated]
 
@@ -227,9 +216,7 @@ def _check_restart(restart: object, test_type: object) -> list[str]:
         errors.append(f"RESTART.RANKS: {ranks!r} must be {flags.COUNT}")
     if test_type != "ckpt-resume":
         errors.append(f"RESTART: TEST_TYPE {test_type} has no restart in other processes; see ckpt-resume")
-    return errors + _check_layer(
-        {key: restart[key] for key in ("MODEL_ARGS",) if key in restart}, where="RESTART."
-    )
+    return errors + _check_layer({"MODEL_ARGS": restart.get("MODEL_ARGS")}, where="RESTART.")
 
 
 def check_kills(kills: Iterable[Kill], *, last: int, interval: int, ranks: int) -> list[str]:
