@@ -139,7 +139,7 @@ def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path,
     for name in set(measured) - {*METRICS}:
         logged.metrics[name] = metric_from(range(1, 101), [1.0] * 100)
     corpus = "e" * 64 if what == "data" else case.corpus.sha256
-    fingerprint = {**FINGERPRINT, "case": case.digest(), "corpus": corpus}
+    fingerprint = {**FINGERPRINT, "case": case.digest, "corpus": corpus}
     run = write_run(
         tmp_path / "run",
         phase1=logged,

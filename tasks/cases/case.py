@@ -58,7 +58,8 @@ class Case:
     """A test case as one platform runs it.
 
     ``model_args`` has flags with their dashes as keys; ``golden_case`` is the case whose golden cards hold
-    for this one, mostly itself; ``kills`` come one after the other, each in an attempt of its own.
+    for this one, mostly itself; ``kills`` come one after the other, each in an attempt of its own;
+    ``digest`` is that of the training, see ``digest_of``, whatever the restart changes.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Case:
     test_type: str
     metrics: tuple[str, ...]
     corpus: Corpus | None
-    content_digest: str
+    digest: str
     golden_case: str
     world_size: int  # ranks
     kills: tuple[Kill, ...] = ()
@@ -103,15 +104,6 @@ class Case:
             raise UsageError(f"{self.path}: {self.parsed.error}")
         return self.parsed.arguments
 
-    def digest(self) -> str:
-        """SHA-256 over flags and environment variables, before ``${NAMES}`` are put in.
-
-        Left out: flags without influence, the metrics (looking does not change what is computed), what
-        the restart changes (a golden card is of the training before it) and the corpus, whose own digest is
-        recorded beside this one.
-        """
-        return self.content_digest
-
     def resolved(self) -> dict[str, object]:
         """The case as JSON for a run's ``case.json``."""
         return {
@@ -123,7 +115,7 @@ class Case:
             "corpus": dataclasses.asdict(self.corpus) if self.corpus else None,
             "restart": dataclasses.asdict(self.restart) if self.restart else None,
             "kills": [dataclasses.asdict(kill) for kill in self.kills],
-            "digest": self.digest(),
+            "digest": self.digest,
         }
 
     def last_iteration(self) -> int:
@@ -169,7 +161,12 @@ def last_iteration(model_args: Mapping[str, object]) -> int:
 
 
 def digest_of(model_args: Mapping[str, object], env_vars: Mapping[str, str]) -> str:
-    """The digest of a case with these flags and variables; see ``Case.digest``."""
+    """SHA-256 over flags and environment variables, before ``${NAMES}`` are put in.
+
+    Left out: flags without influence, the metrics (looking does not change what is computed), what the
+    restart changes (a golden card is of the training before it) and the corpus, whose own digest is recorded
+    beside this one.
+    """
     influential = {
         flag: value
         for flag, value in model_args.items()

@@ -145,7 +145,7 @@ def _case(
         test_type=str(content.get("TEST_TYPE", "regular")),
         metrics=tuple(content["METRICS"]),
         corpus=Corpus(**corpus) if corpus else None,
-        content_digest=digest_of(model_args, env_vars),
+        digest=digest_of(model_args, env_vars),
         restart=Restart.from_mapping(restart) if restart else None,
         checkpoint=content.get("CHECKPOINT"),
         kills=tuple(Kill.from_mapping(kill) for kill in content.get("CRASH") or []),

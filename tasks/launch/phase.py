@@ -49,7 +49,7 @@ def origin_of(setup: Setup) -> Origin:
         virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
         replicas=args.data_parallel_size,
     )
-    return Origin(case=setup.case.digest(), topology=topology)
+    return Origin(case=setup.case.digest, topology=topology)
 
 
 def run_phase(

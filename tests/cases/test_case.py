@@ -47,14 +47,14 @@ def test_all_unset_names_are_reported_together(tmp_path: Path) -> None:
 def test_digest_follows_what_is_computed_only(tmp_path: Path) -> None:
     args = {"--save": "${SAVE}", "--tensorboard-dir": "a", "--exit-interval": 5, "--data-cache-path": "b"}
     case = load(write_case(tmp_path, changed(MODEL_ARGS=args)))
-    assert case.substitute({"SAVE": "/somewhere"}).digest() == case.digest()
+    assert case.substitute({"SAVE": "/somewhere"}).digest == case.digest
     plain = load(write_case(tmp_path / "plain", CONTENT))
-    assert plain.digest() == case.digest(), "a path changed the digest"
+    assert plain.digest == case.digest, "a path changed the digest"
     metrics = load(write_case(tmp_path / "metrics", changed(METRICS=["num-zeros"])))
-    assert metrics.digest() == plain.digest()
-    assert load(tmp_path / "plain", overrides={"seed": "7"}).digest() != plain.digest()
+    assert metrics.digest == plain.digest
+    assert load(tmp_path / "plain", overrides={"seed": "7"}).digest != plain.digest
     variable = load(write_case(tmp_path / "variable", changed(ENV_VARS={"NCCL_ALGO": "Tree"})))
-    assert variable.digest() != plain.digest()
+    assert variable.digest != plain.digest
 
 
 def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> Non
     case = load(write_case(tmp_path, changed(RESTART={"RANKS": 4, "MODEL_ARGS": flags})))
     plain = load(write_case(tmp_path / "plain", CONTENT))
     assert (case.restart.ranks, case.argv()) == (4, plain.argv())
-    assert case.digest() == plain.digest()
+    assert case.digest == plain.digest
     argv = case.restarted().argv()
     assert argv[argv.index("--pipeline-model-parallel-size") + 1] == "2"
     assert "--no-load-rng" in argv

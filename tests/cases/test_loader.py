@@ -41,7 +41,7 @@ def test_main_case_is_full_size_on_gpus_and_small_on_a_cpu() -> None:
 
 def test_both_processors_run_the_same_case() -> None:
     x86, arm = (load_case(MAIN_CASE, platform_name=f"cpu_{name}") for name in ("x86_64", "aarch64"))
-    assert x86.digest() == arm.digest()
+    assert x86.digest == arm.digest
 
 
 def test_cases_are_listed_and_found_by_path() -> None:
@@ -233,7 +233,7 @@ def test_a_case_inherits_what_it_does_not_say_itself() -> None:
     assert heir.corpus is None
     assert heir.metrics == main.metrics
     assert heir.env_vars == main.env_vars
-    assert heir.digest() != main.digest()
+    assert heir.digest != main.digest
 
 
 def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_crash_case_is_the_main_case_with_a_kill() -> None:
     for platform_name in ("cpu_x86_64", "gpu1_h100", "dgx_a100"):
         main = load_case(MAIN_CASE, platform_name=platform_name)
         crash = load_case("gpt3_pp4_crash_resume", platform_name=platform_name)
-        assert crash.digest() == main.digest(), "the main case's golden card does not hold for it"
+        assert crash.digest == main.digest, "the main case's golden card does not hold for it"
         assert crash.golden_case == main.golden_case == MAIN_CASE
         assert main.kills == ()
         (kill,) = crash.kills

@@ -31,7 +31,7 @@ def test_no_two_cases_tell_the_same_story() -> None:
     for platform_name in PLATFORMS:
         world_size = PLATFORMS[platform_name]
         cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in list_cases()]
-        stories = {f"{case.digest()} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
+        stories = {f"{case.digest} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
         assert len(stories) == len(cases), platform_name
 
 
@@ -40,7 +40,7 @@ def test_only_cases_that_train_the_same_share_golden_cards(platform_name: str) -
     for name in list_cases():
         options = {"platform_name": platform_name, "world_size": PLATFORMS[platform_name]}
         case = load_case(name, **options)
-        assert load_case(case.golden_case, **options).digest() == case.digest(), name
+        assert load_case(case.golden_case, **options).digest == case.digest, name
 
 
 @pytest.mark.parametrize("name", FAMILY)
