@@ -192,8 +192,7 @@ def _unknown_to_us(path: Path, family: str, machine: Machine) -> list[str]:
         case = load_upstream_case(path, platform_name=machine.platform, world_size=machine.world_size)
         if unknown := unknown_flags(case.model_args):
             return [f"our trainer does not know {', '.join(unknown)}"]
-        if case.parsed.arguments is None:
-            return [case.parsed.error]
+        case.parsed.accepted()
     except UsageError as error:
         return [str(error).removeprefix(f"{path}: ").replace("\n  ", "; ")]
     return []

@@ -36,10 +36,6 @@ class Restart:
     model_args: dict[str, object]
     ranks: int | None
 
-    @classmethod
-    def from_mapping(cls, entry: Mapping[str, object]) -> Restart:
-        return cls(model_args=dict(entry.get("MODEL_ARGS") or {}), ranks=entry.get("RANKS"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
@@ -47,10 +43,6 @@ class Kill:
 
     after_step: int
     ranks: tuple[int, ...]
-
-    @classmethod
-    def from_mapping(cls, entry: Mapping[str, object]) -> Kill:
-        return cls(after_step=entry["after_step"], ranks=tuple(entry["ranks"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +77,8 @@ class Case:
                 continue
             argv.append(flag)
             if value is not True:
-                argv.extend(_word(item) for item in (value if isinstance(value, list) else [value]))
+                items = value if isinstance(value, list) else [value]
+                argv.extend(repr(item) if isinstance(item, float) else str(item) for item in items)
         return argv
 
     @functools.cached_property
@@ -100,9 +93,7 @@ class Case:
         Raises:
             UsageError: flags that it does not support.
         """
-        if self.parsed.arguments is None:
-            raise UsageError(f"{self.path}: {self.parsed.error}")
-        return self.parsed.arguments
+        return self.parsed.accepted(f"{self.path}: ")
 
     def resolved(self) -> dict[str, object]:
         """The case as JSON for a run's ``case.json``."""
@@ -186,7 +177,3 @@ def _put_in(value: object, names: Mapping[str, str]) -> object:
     if isinstance(value, str):
         return _NAME_IN_VALUE.sub(lambda match: names[match.group(1)], value)
     return value
-
-
-def _word(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)

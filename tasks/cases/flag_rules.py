@@ -54,12 +54,10 @@ def check_resume(model_args: Mapping[str, object], test_type: str) -> list[str]:
         return []
     if interval is None:
         return [f"--save-interval: is missing; TEST_TYPE {test_type} restarts from a saved checkpoint"]
-    if interval >= iterations:
-        return [
-            f"--save-interval: {interval} must be below --train-iters {iterations}, or TEST_TYPE {test_type}"
-            " has nothing to train after the restart"
-        ]
-    return []
+    if interval < iterations:
+        return []
+    reason = f"or TEST_TYPE {test_type} has nothing to train after the restart"
+    return [f"--save-interval: {interval} must be below --train-iters {iterations}, {reason}"]
 
 
 def replicas(args: argparse.Namespace) -> int:
@@ -195,10 +193,7 @@ def _virtual_stages(args: argparse.Namespace) -> Iterator[str]:
 
 def _feed_forward(args: argparse.Namespace) -> Iterator[str]:
     if args.swiglu and args.ffn_hidden_size is None and gated_ffn_size(args) < 1:
-        yield (
-            f"--swiglu with --hidden-size {args.hidden_size}: Megatron's own feed-forward size, two thirds of"
-            " 4 times that in multiples of 64, is 0: give --ffn-hidden-size"
-        )
+        yield f"--swiglu: the size that follows from --hidden-size {args.hidden_size} is 0: give --ffn-hidden-size"
 
 
 def _companions(args: argparse.Namespace) -> Iterator[str]:

@@ -197,7 +197,6 @@ FLAGS: Mapping[str, Flag] = {
     "--timing-log-option": Flag(type=str, influence=False, supported=False),
     "--log-timers-to-tensorboard": Flag(influence=False),
 }
-REQUIRED = tuple(name for name, flag in FLAGS.items() if flag.required)
 _NEEDED_HERE = ("--data-path", "--vocab-size")  # Megatron-LM's own program knows other ways
 
 
@@ -213,9 +212,11 @@ class Parsed:
     broken: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
 
-    @property
-    def error(self) -> str:
-        return f"Megatron flags: {'; '.join(self.broken + self.unsupported)}"
+    def accepted(self, where: str = "") -> argparse.Namespace:
+        """The arguments; raises ``UsageError`` for all that is refused, with ``where`` in front."""
+        if self.arguments is None:
+            raise UsageError(f"{where}Megatron flags: {'; '.join(self.broken + self.unsupported)}")
+        return self.arguments
 
 
 class _Parser(argparse.ArgumentParser):
@@ -269,12 +270,12 @@ def parse(argv: Sequence[str], *, world_size: int) -> Parsed:
     except UsageError as error:
         return Parsed(arguments=None, broken=(str(error),))
     args.world_size = world_size
-    missing = [f"{name}: is missing" for name in REQUIRED if getattr(args, _dest(name)) is None]
-    if broken := missing or flag_rules.broken(args):
+    if broken := _missing(args, [name for name in FLAGS if FLAGS[name].required]) or flag_rules.broken(args):
         return Parsed(arguments=None, broken=tuple(broken))
     unknown = [_unknown(name) for name in unknown_flags(argv)]
     surplus = [] if unknown else [f"{word!r} is more than the flag before it takes" for word in surplus]
-    if unsupported := [*unknown, *surplus, *_other_choices(args), *flag_rules.unsupported(args)]:
+    missing = _missing(args, _NEEDED_HERE)
+    if unsupported := [*unknown, *surplus, *missing, *_other_choices(args), *flag_rules.unsupported(args)]:
         return Parsed(arguments=None, unsupported=tuple(unsupported))
     _derive(args)
     return Parsed(arguments=args)
@@ -286,14 +287,15 @@ def parse_arguments(argv: Sequence[str], *, world_size: int) -> argparse.Namespa
     Raises:
         UsageError: every unknown flag with the nearest known one, and every broken rule.
     """
-    parsed = parse(argv, world_size=world_size)
-    if parsed.arguments is None:
-        raise UsageError(parsed.error)
-    return parsed.arguments
+    return parse(argv, world_size=world_size).accepted()
 
 
 def _dest(name: str) -> str:
     return str(FLAGS[name].argument(name)["dest"])
+
+
+def _missing(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    return [f"{name}: is missing" for name in names if getattr(args, _dest(name)) is None]
 
 
 def _unknown(name: str) -> str:
@@ -303,12 +305,11 @@ def _unknown(name: str) -> str:
 
 
 def _other_choices(args: argparse.Namespace) -> list[str]:
-    lines = [f"{name}: is missing" for name in _NEEDED_HERE if getattr(args, _dest(name)) is None]
-    for name, flag in FLAGS.items():
-        value = getattr(args, _dest(name))
-        if flag.choices and value not in flag.choices:
-            lines.append(f"{name}: {value!r} is not supported, only {', '.join(map(str, flag.choices))}")
-    return lines
+    return [
+        f"{name}: {value!r} is not supported, only {', '.join(map(str, flag.choices))}"
+        for name, flag in FLAGS.items()
+        if flag.choices and (value := getattr(args, _dest(name))) not in flag.choices
+    ]
 
 
 def _derive(args: argparse.Namespace) -> None:

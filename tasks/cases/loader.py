@@ -136,7 +136,8 @@ def _case(
     """The case of a file's content, whose shape was checked; ``given``: flags of the command line."""
     model_args, env_vars = overlays.laid_over(content, platform_name)
     model_args.update(given)
-    corpus, restart = content.get("CORPUS"), content.get("RESTART")
+    corpus, restart, kills = content.get("CORPUS"), content.get("RESTART"), content.get("CRASH") or []
+    changed = dict(restart.get("MODEL_ARGS") or {}) if restart else {}
     return Case(
         name=path.parent.name,
         path=path,
@@ -146,9 +147,9 @@ def _case(
         metrics=tuple(content["METRICS"]),
         corpus=Corpus(**corpus) if corpus else None,
         digest=digest_of(model_args, env_vars),
-        restart=Restart.from_mapping(restart) if restart else None,
+        restart=Restart(model_args=changed, ranks=restart.get("RANKS")) if restart else None,
         checkpoint=content.get("CHECKPOINT"),
-        kills=tuple(Kill.from_mapping(kill) for kill in content.get("CRASH") or []),
+        kills=tuple(Kill(after_step=kill["after_step"], ranks=tuple(kill["ranks"])) for kill in kills),
         **more,
     )
 
@@ -178,13 +179,11 @@ def _broken_rules(case: Case, platform_name: str) -> list[str]:
         restarted = case.restarted()
         if restarted.world_size > case.world_size:
             return [f"RESTART.RANKS: {restarted.world_size} ranks, {platform_name} has {case.world_size}"]
-        broken = (*restarted.parsed.broken, *flag_rules.check_resume(restarted.model_args, case.test_type))
-        errors = [f"RESTART: {error}" for error in broken]
+        resume = flag_rules.check_resume(restarted.model_args, case.test_type)
+        errors = [f"RESTART: {error}" for error in (*restarted.parsed.broken, *resume)]
     if case.kills and not errors:
-        interval = int(case.model_args["--save-interval"])
-        errors = schema.check_kills(
-            case.kills, last=case.last_iteration(), interval=interval, ranks=case.world_size
-        )
+        last, interval = case.last_iteration(), int(case.model_args["--save-interval"])
+        errors = schema.check_kills(case.kills, last=last, interval=interval, ranks=case.world_size)
     return errors
 
 
@@ -241,8 +240,7 @@ def _existing_case(path: Path, key: str, name: object, root: Path) -> str:
 
 def _merged(chain: Sequence[tuple[str, dict[str, object]]]) -> dict[str, object]:
     """The content of a case over that of those which it inherits from."""
-    contents = [content for _, content in reversed(chain)]
-    return functools.reduce(_over, contents)
+    return functools.reduce(_over, [content for _, content in reversed(chain)])
 
 
 def _over(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
