@@ -193,7 +193,7 @@ def _virtual_stages(args: argparse.Namespace) -> Iterator[str]:
 
 def _feed_forward(args: argparse.Namespace) -> Iterator[str]:
     if args.swiglu and args.ffn_hidden_size is None and gated_ffn_size(args) < 1:
-        yield f"--swiglu: the size that follows from --hidden-size {args.hidden_size} is 0: give --ffn-hidden-size"
+        yield f"--swiglu: with --hidden-size {args.hidden_size} its own size is 0: give --ffn-hidden-size"
 
 
 def _companions(args: argparse.Namespace) -> Iterator[str]:

@@ -93,10 +93,10 @@ def load_upstream_case(
     return case
 
 
-def overridden_lines(name: str, *, root: Path = REPOSITORY, **options: object) -> list[str]:
-    """For a dry run: what ``load_case`` reports of the case's values, or the error that would end the run."""
+def overridden_lines(name: str, settings: Iterable[str], **options: object) -> list[str]:
+    """Notes for a dry run: values of the case without effect, or the error that would end the run."""
     try:
-        case = load_case(name, root=root, **options)
+        case = load_case(name, overrides=parse_settings(settings), **options)
     except UsageError as error:
         return [f"the run would exit {error.exit_code}: {error}"]
     return [f"note: {line}" for line in case.overridden]

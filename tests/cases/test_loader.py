@@ -156,16 +156,18 @@ def test_an_heir_is_told_which_of_its_values_have_no_effect(tmp_path: Path) -> N
     root = write_case(tmp_path, {"INHERIT": "base", "MODEL_ARGS": {"--lr": 1e-3}})
     line = "--lr: 0.001 of small has no effect: base, PLATFORMS.cpu_x86_64 sets 0.5"
     assert [str(found) for found in load(root).overridden] == [line]
-    assert overridden_lines("small", root=root, platform_name="cpu_x86_64") == [f"note: {line}"]
+    assert overridden_lines("small", [], root=root, platform_name="cpu_x86_64") == [f"note: {line}"]
     assert load(root, platform_name="dgx_a100").overridden == ()
     assert load(root, overrides={"lr": "0.25"}).overridden == ()
 
 
 def test_a_dry_run_of_a_case_with_errors_says_how_the_run_would_end(tmp_path: Path) -> None:
     root = write_case(tmp_path, changed(MODEL_ARGS={"--lr": "fast"}))
-    (line,) = overridden_lines("small", root=root, platform_name="cpu_x86_64")
+    (line,) = overridden_lines("small", [], root=root, platform_name="cpu_x86_64")
     assert line.startswith("the run would exit 2: ")
     assert "--lr: 'fast' must be" in line
+    (line,) = overridden_lines("small", ["=5"], root=root, platform_name="cpu_x86_64")
+    assert line.startswith("the run would exit 2: --set =5: no flag")
 
 
 @pytest.mark.parametrize("platform_name", ["cpu_x86_64", "gpu1_h100", "dgx_h100_x2"])
