@@ -112,6 +112,7 @@ def test_a_value_of_a_case_file_has_the_type_of_its_flag(flag: str, value: objec
 def test_a_number_of_any_size_is_compared() -> None:
     assert Number(whole=True, least=1).contains(10**400)
     assert not Number().contains(float("inf"))
+    assert not Number().contains(-float("inf"))
     assert not Number(least=0).contains(float("nan"))
 
 
