@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.cases.case import load_case  # noqa: E402
+from tasks.cases.loader import load_case  # noqa: E402
 from tasks.machine import cudnn, mps, platforms  # noqa: E402
 from tasks.util.exits import TrainingFailed, UsageError, exit_with  # noqa: E402
 

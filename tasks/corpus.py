@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tasks.cases.case import load_case
 from tasks.cases.corpus import DEFAULT_CACHE, build
+from tasks.cases.loader import load_case
 from tasks.util.exits import PASSED, UsageError, exit_with
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.cases import corpus
-from tasks.cases.case import Case, golden_case, list_cases, load_case
+from tasks.cases.case import Case
+from tasks.cases.loader import golden_case, list_cases, load_case
 from tasks.launch import setup
 from tasks.machine import cudnn, host_memory, mps, nccl, platforms
 from tasks.machine.packages import torch_cuda_version

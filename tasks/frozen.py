@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.records.kept_checkpoint import TYPE, folder_of, keep
 from tasks.util.exits import PASSED, UsageError, exit_with
 from tasks.util.files import read_json_object

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.cases.case import golden_case
+from tasks.cases.loader import golden_case
 from tasks.util.exits import (
     CANNOT_RUN,
     HANG,

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.cases import megatron_lm_case
-from tasks.cases.case import CASE_FILE, load_upstream_case
-from tasks.cases.flags import known_flags, parse_arguments
+from tasks.cases.flags import unknown_flags
+from tasks.cases.loader import CASE_FILE, load_upstream_case
 from tasks.launch.trainer import PROGRAM
 from tasks.machine import host_memory, platforms
 from tasks.util.exits import PASSED, UsageError, exit_with
@@ -190,11 +190,9 @@ def _unknown_to_us(path: Path, family: str, machine: Machine) -> list[str]:
         return [f"trained by {OTHER_PROGRAMS[family]}; --megatron-lm runs {PROGRAM} alone"]
     try:
         case = load_upstream_case(path, platform_name=machine.platform, world_size=machine.world_size)
-        known = set(known_flags())
-        unknown = [flag for flag in case.model_args if flag not in known]
-        if unknown:
+        if unknown := unknown_flags(case.model_args):
             return [f"our trainer does not know {', '.join(unknown)}"]
-        parse_arguments(case.flags(), world_size=machine.world_size)
+        case.parsed.accepted()
     except UsageError as error:
         return [str(error).removeprefix(f"{path}: ").replace("\n  ", "; ")]
     return []

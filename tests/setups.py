@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.cases import corpus
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.launch.setup import Setup
 from tasks.machine import nodes
 from tasks.machine.platforms import Gpu, Platform

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.cases.case import CASE_FILE, list_cases
+from tasks.cases.loader import CASE_FILE, list_cases
 from tasks.util.files import REPOSITORY
 from tests import checkout
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import frozen
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.run import judge_run
 from tasks.records import kept_checkpoint, manifest
 from tasks.records.checkpoints import TRACKER
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     """A repository with a kept checkpoint of the case."""
     run = trained(tmp_path)
     content = read_json_object(run / "case.json")
-    content["fingerprint"]["case"] = KEPT.digest()
+    content["fingerprint"]["case"] = KEPT.digest
     write_json(run / "case.json", content)
     kept_checkpoint.keep(run, kept_checkpoint.folder_of(KEPT, tmp_path / "root"), "test")
     return tmp_path / "root"
@@ -184,7 +184,7 @@ def one_ulp_more(metric: str, step: int, value: float) -> float:
 def test_another_environment_may_round_otherwise_the_same_one_may_not(
     tmp_path: Path, root: Path, environment: str, passed: bool
 ) -> None:
-    fingerprint = {**FINGERPRINT, "case": KEPT.digest(), "environment": environment}
+    fingerprint = {**FINGERPRINT, "case": KEPT.digest, "environment": environment}
     changed = card(51, 100, change=one_ulp_more)
     run = gone_on(tmp_path, root, phase1=changed, fingerprint=fingerprint)
     assert (("resume", "lm loss") not in failed(verdict_of(run, tmp_path))) is passed

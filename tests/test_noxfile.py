@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import list_cases
+from tasks.cases.loader import list_cases
 from tasks.util.files import REPOSITORY
 from tests.stub_checkout import calls, nox
 

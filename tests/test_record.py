@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.judge.run import judge_run
 from tasks.lint_cards import problems
 from tasks.record import changes, main
@@ -139,7 +139,7 @@ def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path,
     for name in set(measured) - {*METRICS}:
         logged.metrics[name] = metric_from(range(1, 101), [1.0] * 100)
     corpus = "e" * 64 if what == "data" else case.corpus.sha256
-    fingerprint = {**FINGERPRINT, "case": case.digest(), "corpus": corpus}
+    fingerprint = {**FINGERPRINT, "case": case.digest, "corpus": corpus}
     run = write_run(
         tmp_path / "run",
         phase1=logged,

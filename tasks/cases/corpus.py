@@ -23,15 +23,13 @@ from pathlib import Path
 
 from tasks.cases.case import Corpus
 from tasks.util.exits import CannotRun, UsageError
-from tasks.util.files import REPOSITORY
+from tasks.util.files import REPOSITORY, file_sha256
 
 DEFAULT_CACHE = REPOSITORY / "data"
 BYTES_PER_TOKEN = 2  # uint16: 256 bytes and the end of a document do not fit in eight bits
 _STEM = "text_document"
 _MANIFEST = "built.json"
-_INDEX_HEADER = struct.Struct(
-    "<9sQBQQ"
-)  # megatron-core: magic, version, type of a token, sequences, documents
+_INDEX_HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of a token, sequences, documents
 _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}  # megatron-core's codes: 8 is uint16
 _SAMPLED_BYTES = 2**20
@@ -193,7 +191,7 @@ def _write(folder: Path, files: list[tuple[str, Path]], sha256: str) -> None:
         "sha256": sha256,
         "documents": documents,
         "tokens": tokens_file.stat().st_size // token_bytes,
-        "files": {file.name: _file_digest(file) for file in (tokens_file, index_file)},
+        "files": {file.name: file_sha256(file) for file in (tokens_file, index_file)},
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -202,9 +200,7 @@ def _reusable(folder: Path, sha256: str) -> Built | None:
     """The dataset in ``folder`` when it is complete and unharmed: its files have the digests written down."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        unharmed = all(
-            _file_digest(folder / name) == expected for name, expected in manifest["files"].items()
-        )
+        unharmed = all(file_sha256(folder / name) == expected for name, expected in manifest["files"].items())
         if not unharmed or manifest["sha256"] != sha256:
             return None
         documents, tokens = manifest["documents"], manifest["tokens"]
@@ -213,14 +209,6 @@ def _reusable(folder: Path, sha256: str) -> Built | None:
     return Built(
         prefix=folder / _STEM, sha256=sha256, documents=documents, sequences=documents, tokens=tokens
     )
-
-
-def _file_digest(path: Path) -> str:
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            hashed.update(block)
-    return hashed.hexdigest()
 
 
 def _files(prefix: Path) -> tuple[Path, Path]:
@@ -274,6 +262,6 @@ def _cannot_run_without_disk(cache_dir: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
-    """What killed builders left; the lock is held, so no builder is at work in them."""
+    """Remove the folders of builders that were killed; the lock is held, so no builder is at work in them."""
     for folder in cache_dir.glob(".building-*"):
         shutil.rmtree(folder, ignore_errors=True)

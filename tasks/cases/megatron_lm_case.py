@@ -11,8 +11,11 @@ from pathlib import Path
 
 import yaml
 
-from tasks.cases import schema, yaml_reader
+from tasks.cases import yaml_reader
+from tasks.cases.metrics import METRICS
 from tasks.util.exits import UsageError
+from tasks.util.files import mapping
+from tasks.util.suggestions import did_you_mean
 
 # What a CPU needs of any case; a case of ours says the same in its PLATFORMS.
 CPU_FLAGS = {
@@ -66,7 +69,7 @@ def read(path: Path) -> UpstreamCase:
         "MODEL_ARGS": {flag: _plain(value) for flag, value in model_args.items()},
         "ENV_VARS": {
             name: _variable(value)
-            for name, value in _mapping(file.get("ENV_VARS")).items()
+            for name, value in mapping(file.get("ENV_VARS")).items()
             if value is not None
         },
         "TEST_TYPE": test_type if test_type in RESUMING else "regular",
@@ -77,14 +80,18 @@ def read(path: Path) -> UpstreamCase:
 
 
 def refuse_other_types(upstream: UpstreamCase) -> None:
-    """Errors: ``UsageError`` for a type that cannot be run here, and would be trained as another one."""
+    """Refuse types that would be trained here as another one.
+
+    Raises:
+        UsageError: the type cannot be run here.
+    """
     if upstream.test_type in FROZEN:
         raise UsageError(
             f"{upstream.path}: TEST_TYPE {upstream.test_type} begins with a checkpoint that only NVIDIA's"
             " machines have: run a copy of type regular, from its beginning"
         )
     if upstream.test_type not in TRAINED:
-        hint = schema.did_you_mean(upstream.test_type, TRAINED)
+        hint = did_you_mean(upstream.test_type, TRAINED)
         raise UsageError(f"{upstream.path}: TEST_TYPE: {upstream.test_type!r} is not run here. {hint}")
 
 
@@ -128,8 +135,8 @@ def _read_as_they_do(path: Path) -> tuple[dict[str, object], str]:
 def _metrics(listed: object) -> tuple[list[str], list[str]]:
     """Those that are judged here (Megatron-LM's default, when none is), and the others."""
     names = [str(name) for name in listed] if isinstance(listed, list) else list(DEFAULT_METRICS)
-    judged = [name for name in dict.fromkeys(names) if name in schema.METRICS]
-    return judged or list(DEFAULT_METRICS), [name for name in names if name not in schema.METRICS]
+    judged = [name for name in dict.fromkeys(names) if name in METRICS]
+    return judged or list(DEFAULT_METRICS), [name for name in names if name not in METRICS]
 
 
 def _plain(value: object) -> object:
@@ -141,7 +148,3 @@ def _plain(value: object) -> object:
 
 def _variable(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

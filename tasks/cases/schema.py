@@ -1,16 +1,18 @@
-"""The rules of a case file's keys. Each check returns all its errors, as lines that name the field and the
-rule; those of the flags' values are in ``flag_rules``.
+"""The rules of a case file's keys and of each value in it; those between flags are in ``flag_rules``.
+
+Each check returns all its errors, as lines that name the field and the rule.
 """
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
-from tasks.cases.flag_rules import is_count
+from tasks.cases import flags
+from tasks.cases.case import Kill
 from tasks.cases.metrics import METRICS
+from tasks.util.suggestions import did_you_mean
 
 TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
@@ -34,14 +36,8 @@ _RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLATFORM = re.compile(r"(?:cpu|gpu[1248]|dgx)_[a-z0-9_*?]+")
+_RANK = flags.Number(whole=True, least=0)
 _CPU_PLATFORMS = ("cpu_x86_64", "cpu_aarch64")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" Did you mean X?"``, or the known words when none is close."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
 
 
 def check_shape(content: Mapping[str, object]) -> list[str]:
@@ -68,30 +64,44 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
     return errors
 
 
+def check_values(content: Mapping[str, object]) -> list[str]:
+    """Types and ranges of all flags, also of those that another value lies over; the shape must hold."""
+    platforms = content.get("PLATFORMS") or {}
+    layers = {"": content, **{f"PLATFORMS.{name}.": layer for name, layer in platforms.items()}}
+    layers["RESTART."] = content.get("RESTART") or {}
+    return [
+        error
+        for where, layer in layers.items()
+        for error in check_flags(layer.get("MODEL_ARGS") or {}, where=f"{where}MODEL_ARGS.")
+    ]
+
+
+def check_flags(model_args: Mapping[str, object], *, where: str) -> list[str]:
+    """Types and ranges of flags."""
+    found = ((flag, flags.value_error(flag, value)) for flag, value in model_args.items())
+    return [f"{where}{flag}: {error}" for flag, error in found if error]
+
+
+def _unknown_keys(where: str, entry: Mapping[str, object], known: Iterable[str]) -> list[str]:
+    return [f"{where}{key}: unknown key. {did_you_mean(key, known)}" for key in entry if key not in known]
+
+
 def _check_layer(layer: Mapping[str, object], *, where: str) -> list[str]:
     errors = []
-    model_args, env_vars = layer.get("MODEL_ARGS"), layer.get("ENV_VARS")
-    if model_args is not None and not isinstance(model_args, dict):
-        errors.append(f"{where}MODEL_ARGS: must be a mapping of flags to values")
-    elif model_args:
-        errors += [
-            error for flag, value in model_args.items() for error in _check_flag(flag, value, where=where)
-        ]
-    if env_vars is not None and not isinstance(env_vars, dict):
-        errors.append(f"{where}ENV_VARS: must be a mapping of names to values")
-    elif env_vars:
-        errors += [
-            error for name, value in env_vars.items() for error in _check_variable(name, value, where=where)
-        ]
+    for key, names, check in (("MODEL_ARGS", "flags", _check_flag), ("ENV_VARS", "names", _check_variable)):
+        entries = {} if layer.get(key) is None else layer[key]
+        if not isinstance(entries, dict):
+            errors.append(f"{where}{key}: must be a mapping of {names} to values")
+            continue
+        errors += [error for entry in entries.items() for error in check(*entry, where=where)]
     return errors
 
 
 def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
     field = f"{where}MODEL_ARGS.{flag}"
     if not FLAG.fullmatch(flag):
-        return [
-            f"{field}: a flag is two dashes and lower-case words. Did you mean --{flag.lstrip('-').lower()}?"
-        ]
+        meant = f"--{flag.lstrip('-').lower()}"
+        return [f"{field}: a flag is two dashes and lower-case words. Did you mean {meant}?"]
     if value == []:
         return [f"{field}: an empty list says nothing: null takes the flag away"]
     items = value if isinstance(value, list) else [value]
@@ -123,11 +133,8 @@ def _broken_name(value: object) -> str | None:
 def _check_metrics(metrics: object) -> list[str]:
     if not isinstance(metrics, list) or not metrics:
         return [f"METRICS: must be a list of what is compared. Known: {', '.join(METRICS)}."]
-    errors = [
-        f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}"
-        for name in metrics
-        if name not in METRICS
-    ]
+    unknown = [name for name in metrics if name not in METRICS]
+    errors = [f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}" for name in unknown]
     repeated = sorted({str(name) for name in metrics if metrics.count(name) > 1})
     return errors + [f"METRICS: {name!r} is listed more than once" for name in repeated]
 
@@ -135,11 +142,7 @@ def _check_metrics(metrics: object) -> list[str]:
 def _check_corpus(corpus: object) -> list[str]:
     if not isinstance(corpus, dict):
         return [f"CORPUS: must be a mapping of {', '.join(_CORPUS_KEYS)}"]
-    errors = [
-        f"CORPUS.{key}: unknown key. {did_you_mean(key, _CORPUS_KEYS)}"
-        for key in corpus
-        if key not in _CORPUS_KEYS
-    ]
+    errors = _unknown_keys("CORPUS.", corpus, _CORPUS_KEYS)
     for key in _CORPUS_KEYS:
         if key not in corpus:
             errors.append(f"CORPUS.{key}: is missing")
@@ -166,10 +169,10 @@ def _check_kill(field: str, kill: object) -> list[str]:
     if not isinstance(kill, dict) or set(kill) != set(_KILL_KEYS):
         return [f"{field}: must be a mapping of {' and '.join(_KILL_KEYS)}"]
     errors = []
-    if not is_count(kill["after_step"], at_least=1):
-        errors.append(f"{field}.after_step: {kill['after_step']!r} must be a whole number of at least 1")
+    if not flags.COUNT.contains(kill["after_step"]):
+        errors.append(f"{field}.after_step: {kill['after_step']!r} must be {flags.COUNT}")
     ranks = kill["ranks"]
-    whole = isinstance(ranks, list) and all(is_count(rank, at_least=0) for rank in ranks)
+    whole = isinstance(ranks, list) and all(_RANK.contains(rank) for rank in ranks)
     if not whole or not ranks or len(set(ranks)) != len(ranks):
         errors.append(f"{field}.ranks: {ranks!r} must be a list of different ranks, the first is 0")
     return errors
@@ -191,11 +194,7 @@ def _check_platforms(platforms: object) -> list[str]:
         if not isinstance(layer, dict):
             errors.append(f"PLATFORMS.{name}: must be a mapping of {' and '.join(_OVERLAY_KEYS)}")
             continue
-        errors += [
-            f"PLATFORMS.{name}.{key}: unknown key. {did_you_mean(key, _OVERLAY_KEYS)}"
-            for key in layer
-            if key not in _OVERLAY_KEYS
-        ]
+        errors += _unknown_keys(f"PLATFORMS.{name}.", layer, _OVERLAY_KEYS)
         errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
     return errors
 
@@ -211,31 +210,24 @@ def _check_checkpoint(checkpoint: object, test_type: object) -> list[str]:
 def _check_restart(restart: object, test_type: object) -> list[str]:
     if not isinstance(restart, dict):
         return [f"RESTART: must be a mapping of {' and '.join(_RESTART_KEYS)}"]
-    errors = [
-        f"RESTART.{key}: unknown key. {did_you_mean(key, _RESTART_KEYS)}"
-        for key in restart
-        if key not in _RESTART_KEYS
-    ]
+    errors = _unknown_keys("RESTART.", restart, _RESTART_KEYS)
     ranks = restart.get("RANKS")
-    if ranks is not None and (not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 1):
-        errors.append(f"RESTART.RANKS: {ranks!r} must be a whole number of at least 1")
+    if ranks is not None and not flags.COUNT.contains(ranks):
+        errors.append(f"RESTART.RANKS: {ranks!r} must be {flags.COUNT}")
     if test_type != "ckpt-resume":
         errors.append(f"RESTART: TEST_TYPE {test_type} has no restart in other processes; see ckpt-resume")
-    return errors + _check_layer(
-        {key: restart[key] for key in ("MODEL_ARGS",) if key in restart}, where="RESTART."
-    )
+    return errors + _check_layer({"MODEL_ARGS": restart.get("MODEL_ARGS")}, where="RESTART.")
 
 
-def check_kills(kills: Iterable[Mapping[str, object]], *, last: int, interval: int, ranks: int) -> list[str]:
+def check_kills(kills: Iterable[Kill], *, last: int, interval: int, ranks: int) -> list[str]:
     """Rules of ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
     errors = []
     for index, kill in enumerate(kills):
-        after = kill["after_step"]
-        if not interval < after < last:
+        if not interval < kill.after_step < last:
             errors.append(
-                f"CRASH[{index}].after_step: {after} must be above {interval} (--save-interval),"
+                f"CRASH[{index}].after_step: {kill.after_step} must be above {interval} (--save-interval),"
                 f" below {last}, its last step: a checkpoint to restart from, a step left to train"
             )
-        if max(kill["ranks"]) >= ranks:
-            errors.append(f"CRASH[{index}].ranks: there is no rank {max(kill['ranks'])}; the run has {ranks}")
+        if max(kill.ranks) >= ranks:
+            errors.append(f"CRASH[{index}].ranks: there is no rank {max(kill.ranks)}; the run has {ranks}")
     return errors

@@ -40,6 +40,10 @@ _resolve(
 _resolve("merge", r"^<<$", "<")
 
 
+def _error(message: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
 def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict:
     first_lines: dict[object, int] = {}
     for key_node, _ in node.value:
@@ -48,16 +52,9 @@ def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict:
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is not text: put it in quotes", key_node.start_mark
-            )
+            raise _error(f"the key {key!r} is not text: put it in quotes", key_node)
         if key in first_lines:
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"the key {key} stands here and on line {first_lines[key]}: keep one",
-                key_node.start_mark,
-            )
+            raise _error(f"the key {key} stands here and on line {first_lines[key]}: keep one", key_node)
         first_lines[key] = line
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
@@ -67,7 +64,7 @@ _READERS = {"int": int, "float": float, "bool": lambda text: {"true": True, "fal
 
 
 def _plain(loader: StrictLoader, node: yaml.ScalarNode) -> object:
-    """Errors: one of YAML, with its place, for what is none of its kind, or too large to be computed with."""
+    """Raises: ``ConstructorError`` for what is none of its kind, or too large to be computed with."""
     text, kind = loader.construct_scalar(node), node.tag.rpartition(":")[2]
     try:
         value = _READERS[kind](text)
@@ -75,15 +72,11 @@ def _plain(loader: StrictLoader, node: yaml.ScalarNode) -> object:
             return value
     except (ValueError, KeyError):
         pass
-    raise yaml.constructor.ConstructorError(
-        None, None, f"{text[:40]!r} is no {kind} that can be used", node.start_mark
-    )
+    raise _error(f"{text[:40]!r} is no {kind} that can be used", node)
 
 
 def _refused(_: StrictLoader, node: yaml.Node) -> object:
-    raise yaml.constructor.ConstructorError(
-        None, None, f"{node.tag}: values are numbers, text, true, false, null and lists", node.start_mark
-    )
+    raise _error(f"{node.tag}: values are numbers, text, true, false, null and lists", node)
 
 
 StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.compare import compare
 from tasks.judge.restart_evidence import processes_of
 from tasks.judge.run import Options, restart_and_resume_rows
@@ -81,7 +81,7 @@ def refuse_another_configuration(run: Run, root: Path) -> None:
         return
     ranks = len(processes_of(run.record1 or {})) or RANKS
     case = load_case(run.case_name, platform_name=run.platform, root=root, world_size=ranks)
-    same = run.fingerprint.get("case") == case.digest() and run.test_type == case.test_type
+    same = run.fingerprint.get("case") == case.digest and run.test_type == case.test_type
     if not same or not (run.subject or run.metrics == case.metrics):
         raise UsageError(
             f"{run.directory}: was trained with another configuration than {case.path} has now: train it"

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from tasks.cases.case import Case
-from tasks.cases.flags import parse_arguments
 from tasks.cases.metrics import interval
 from tasks.launch.agent import Phase, PhaseResult, launch
 from tasks.launch.node_barrier import NodeBarrier
@@ -44,13 +43,13 @@ def origin_of(setup: Setup) -> Origin:
     """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
     if not setup.trainer.own:
         return ANY_ORIGIN
-    args = parse_arguments(setup.case.flags(), world_size=setup.platform.world_size)
+    args = setup.case.arguments
     topology = Topology(
         pipeline_stages=args.pipeline_model_parallel_size,
         virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
         replicas=args.data_parallel_size,
     )
-    return Origin(case=setup.case.digest(), topology=topology)
+    return Origin(case=setup.case.digest, topology=topology)
 
 
 def run_phase(
@@ -125,7 +124,7 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }
     )
-    words = case.flags() + setup.trainer.words_from_outside(case.model_args, setup.platform.device)
+    words = case.argv() + setup.trainer.words_from_outside(case.model_args, setup.platform.device)
     if load_iteration is not None:
         words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
     return words

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.cases import corpus, megatron_lm_case
-from tasks.cases.argument_values import broken_on_cpu, training_sequences
-from tasks.cases.case import Case, load_case, load_upstream_case, parse_settings
-from tasks.cases.flags import parse_arguments, unknown_flags
+from tasks.cases.case import Case
+from tasks.cases.flag_rules import missing_on_cpu, training_sequences
+from tasks.cases.flags import unknown_flags
+from tasks.cases.loader import load_case, load_upstream_case, parse_settings
 from tasks.launch import trainer
 from tasks.launch.trainer import OURS, TrainerUnderTest
 from tasks.machine import gpu_memory, nodes, platforms
@@ -148,7 +149,7 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
     if platform.device == "cuda" and arguments is not None:
         need = gpu_memory.check(platform, arguments)
         print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
-    for note in platform.notes:
+    for note in (*platform.notes, *case.overridden):
         print(f"note: {note}")
     data = find_data(case, options.data_path)
     if arguments is not None:
@@ -186,7 +187,7 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
     megatron_lm_case.refuse_other_types(upstream)
     for remark in upstream.remarks:
         print(f"note: {case.path}: {remark}")
-    unknown = unknown_flags(case.flags()) if tested.own else []
+    unknown = unknown_flags(case.argv()) if tested.own else []
     if unknown:
         raise UsageError(
             f"{case.path}: our training program does not know {', '.join(unknown)}: run it with Megatron-LM's"
@@ -198,27 +199,23 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
 def understood(
     case: Case, platform: platforms.Platform, tested: TrainerUnderTest
 ) -> argparse.Namespace | None:
-    """The flags parsed; None for Megatron-LM's own program, which may know what ours does not.
+    """The parsed flags; None for Megatron-LM's own program, which may know flags that ours does not.
 
-    Errors: ``UsageError`` for flags that our own training program cannot take.
+    Raises:
+        UsageError: flags that our own training program cannot take.
     """
-    try:
-        arguments = parse_arguments(case.flags(), world_size=platform.world_size)
-    except UsageError as error:
-        if tested.own:
-            raise UsageError(f"{case.path}: {error}") from None
-        return None
-    broken = broken_on_cpu(arguments) if tested.own and platform.device == "cpu" else []
-    if broken:
+    if not tested.own:
+        return case.parsed.arguments
+    if platform.device == "cpu" and (missing := missing_on_cpu(case.arguments)):
         where = f"under PLATFORMS, {platform.name}, or with --set"
-        raise UsageError(f"{case.path}: {'; '.join(broken)}: give it {where}")
-    return arguments
+        raise UsageError(f"{case.path}: {'; '.join(missing)}: give it {where}")
+    return case.arguments
 
 
 def data_parallel_size(name: str, platform: platforms.Platform) -> int:
-    """How many replicas of the model our training program makes of a case on this platform."""
+    """Replicas of the model that our training program makes of a case on this platform."""
     case = load_case(name, platform_name=platform.name, world_size=platform.world_size)
-    return parse_arguments(case.flags(), world_size=platform.world_size).data_parallel_size
+    return case.arguments.data_parallel_size
 
 
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:

@@ -36,7 +36,7 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
         "python": python_version(),
         **{package: version for package in FINGERPRINT_PACKAGES if (version := installed_version(package))},
         "cpu": read_processor().model,
-        "case": case.digest(),
+        "case": case.digest,
         "corpus": corpus_sha256,
         "commit": git_commit(),
     }

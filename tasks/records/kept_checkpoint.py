@@ -68,7 +68,7 @@ def check(case: Case, platform_name: str, root: Path = REPOSITORY) -> Path:
     made_on = str(made.get("platform"))
     if made_on.split("_")[0] != platform_name.split("_")[0]:
         raise CannotRun(f"{case.name}: its checkpoint, made on {made_on}, cannot go on on {platform_name}")
-    if made.get("case") != case.digest():
+    if made.get("case") != case.digest:
         raise UsageError(
             f"{folder}: was made by another configuration of {case.name}, see {PROVENANCE} there; undo what"
             " changed the case, or make a new checkpoint (docs/cases.md)"

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Sequence
 from typing import IO
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.launch import trainer
 from tasks.launch.imports import ImportSettings, new_random_state, preload
 from tasks.machine import platforms

@@ -1,100 +1,13 @@
-"""tasks/cases/case.py and its rules: reading, rules, overlays, substitution, digest."""
+"""A case as one platform runs it: command line, substitution, digest, restart."""
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tasks.cases.case import Case, list_cases, load_case, parse_settings
 from tasks.util.exits import UsageError
-
-MAIN_CASE = "gpt3_pp4_resume"
-CONTENT = {
-    "ENV_VARS": {"NCCL_ALGO": "Ring"},
-    "MODEL_ARGS": {
-        "--num-layers": 12,
-        "--hidden-size": 32,
-        "--num-attention-heads": 4,
-        "--seq-length": 64,
-        "--max-position-embeddings": 64,
-        "--micro-batch-size": 2,
-        "--global-batch-size": 16,
-        "--train-iters": 100,
-        "--save-interval": 50,
-        "--lr": 0.01,
-        "--pipeline-model-parallel-size": 4,
-        "--num-layers-per-virtual-pipeline-stage": 1,
-    },
-    "TEST_TYPE": "ckpt-resume",
-    "METRICS": ["lm loss"],
-}
-
-
-def write_case(root: Path, content: dict | str, name: str = "small") -> Path:
-    folder = root / "test_cases" / name
-    folder.mkdir(parents=True)
-    text = textwrap.dedent(content) if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
-    (folder / "model_config.yaml").write_text(text)
-    return root
-
-
-def changed(**sections: dict) -> dict:
-    content = {key: dict(value) if isinstance(value, dict) else value for key, value in CONTENT.items()}
-    for key, value in sections.items():
-        content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
-    return content
-
-
-def load(root: Path, *, platform_name: str = "cpu_x86_64", **options: object) -> Case:
-    return load_case("small", platform_name=platform_name, root=root, **options)
-
-
-def error_of(root: Path, **options: object) -> str:
-    with pytest.raises(UsageError) as caught:
-        load(root, **options)
-    return str(caught.value)
-
-
-# ---- the main case ----
-
-
-@pytest.mark.parametrize("platform_name", ["cpu_x86_64", "cpu_aarch64", "gpu1_h100", "dgx_a100", "gpu4_h100"])
-def test_main_case_keeps_its_topology_on_every_platform(platform_name: str) -> None:
-    world_size = 4 if platform_name.startswith("gpu4") else 8
-    case = load_case(MAIN_CASE, platform_name=platform_name, world_size=world_size)
-    assert case.model_args["--pipeline-model-parallel-size"] == 4
-    assert case.model_args["--num-layers-per-virtual-pipeline-stage"] == 1
-    assert case.model_args["--num-layers"] == 12
-    assert case.model_args["--train-iters"] == 100
-    assert case.test_type == "ckpt-resume"
-    assert case.corpus is not None
-
-
-def test_main_case_is_full_size_on_gpus_and_small_on_a_cpu() -> None:
-    gpu = load_case(MAIN_CASE, platform_name="dgx_a100")
-    cpu = load_case(MAIN_CASE, platform_name="cpu_x86_64")
-    assert gpu.model_args["--hidden-size"] == 512
-    assert cpu.model_args["--hidden-size"] < 64
-    assert gpu.model_args["--make-vocab-size-divisible-by"] == 50304
-    assert set(cpu.model_args) >= set(gpu.model_args), "the overlay drops a flag"
-    assert cpu.model_args["--distributed-backend"] == "gloo"
-
-
-def test_both_processors_run_the_same_case() -> None:
-    x86, arm = (load_case(MAIN_CASE, platform_name=f"cpu_{name}") for name in ("x86_64", "aarch64"))
-    assert x86.digest() == arm.digest()
-
-
-def test_cases_are_listed_and_found_by_path() -> None:
-    assert MAIN_CASE in list_cases()
-    by_path = load_case(f"test_cases/{MAIN_CASE}", platform_name="cpu_x86_64")
-    assert by_path.name == MAIN_CASE
-
-
-# ---- flags ----
+from tests.cases.small_case import CONTENT, changed, load, write_case
 
 
 def test_flags_are_megatrons_command_line(tmp_path: Path) -> None:
@@ -106,274 +19,71 @@ def test_flags_are_megatrons_command_line(tmp_path: Path) -> None:
         "--min-lr": 1.0e-5,
     }
     case = load(write_case(tmp_path, changed(MODEL_ARGS=args)))
-    words = case.flags()
-    assert words[words.index("--bf16") + 1].startswith("--")
-    assert "--fp16" not in words
-    assert "--optimizer" not in words
-    assert words[words.index("--data-path") + 1 :][:2] == ["0.5", "a b"]
-    assert float(words[words.index("--min-lr") + 1]) == 1e-5
-
-
-def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
-    text = yaml.safe_dump(CONTENT).replace("--lr: 0.01", "--lr: 1e-2")
-    assert load(write_case(tmp_path, text)).model_args["--lr"] == 0.01
-
-
-def test_a_mapping_may_take_over_what_another_has(tmp_path: Path) -> None:
-    merged = "PLATFORMS:\n  cpu_x86_64:\n    MODEL_ARGS: {<<: *base, --lr: 0.5}\n"
-    text = yaml.safe_dump(CONTENT).replace("MODEL_ARGS:", "MODEL_ARGS: &base", 1) + merged
-    assert load(write_case(tmp_path, text)).model_args["--lr"] == 0.5
-
-
-# ---- overlays and overrides ----
-
-
-def test_overlay_of_the_exact_name_wins_over_a_pattern(tmp_path: Path) -> None:
-    platforms = {
-        "gpu1_h100": {"MODEL_ARGS": {"--train-iters": 70}},
-        "gpu1_*": {"MODEL_ARGS": {"--train-iters": 60, "--seed": 5}, "ENV_VARS": {"NCCL_ALGO": "Tree"}},
-    }
-    root = write_case(tmp_path, changed(PLATFORMS=platforms))
-    case = load(root, platform_name="gpu1_h100")
-    assert case.model_args["--train-iters"] == 70
-    assert case.model_args["--seed"] == 5
-    assert case.env_vars["NCCL_ALGO"] == "Tree"
-    assert load(root, platform_name="dgx_a100").model_args["--train-iters"] == 100
-
-
-def test_overrides_are_typed_and_checked(tmp_path: Path) -> None:
-    root = write_case(tmp_path, CONTENT)
-    case = load(root, overrides=parse_settings(["train-iters=60", "--bf16", "--lr=2e-3"]))
-    assert case.model_args["--train-iters"] == 60
-    assert case.model_args["--bf16"] is True
-    assert case.model_args["--lr"] == 2e-3
-    assert "--num-layers: 13" in error_of(root, overrides={"num-layers": "13"})
-    assert "--save-interval: 50 must be below --train-iters 20" in error_of(
-        root, overrides={"train-iters": "20"}
-    )
-    with pytest.raises(UsageError, match="no flag before"):
-        parse_settings(["=5"])
-    assert "is no flag" in error_of(root, overrides={"Train Iters": "5"})
-
-
-# ---- substitution ----
+    argv = case.argv()
+    assert argv[argv.index("--bf16") + 1].startswith("--")
+    assert "--fp16" not in argv
+    assert "--optimizer" not in argv
+    assert argv[argv.index("--data-path") + 1 :][:2] == ["0.5", "a b"]
+    assert float(argv[argv.index("--min-lr") + 1]) == 1e-5
 
 
 def test_names_are_put_in_and_nothing_else_happens(tmp_path: Path) -> None:
-    args = {"--save": "${SAVE}/x", "--load": ["${SAVE}", "$HOME", "$(id)", "`id`"]}
+    args = {"--save": "${SAVE}/x", "--data-path": ["${SAVE}", "$HOME", "$(id)", "`id`"]}
     case = load(write_case(tmp_path, changed(MODEL_ARGS=args, ENV_VARS={"CACHE": "${SAVE}"})))
     put_in = case.substitute({"SAVE": "/tmp/${OTHER}"})
     assert put_in.model_args["--save"] == "/tmp/${OTHER}/x"
-    assert put_in.model_args["--load"] == ["/tmp/${OTHER}", "$HOME", "$(id)", "`id`"]
+    assert put_in.model_args["--data-path"] == ["/tmp/${OTHER}", "$HOME", "$(id)", "`id`"]
     assert put_in.env_vars["CACHE"] == "/tmp/${OTHER}"
     assert case.model_args["--save"] == "${SAVE}/x", "the case itself was changed"
 
 
-def test_all_unset_names_are_told_together(tmp_path: Path) -> None:
+def test_all_unset_names_are_reported_together(tmp_path: Path) -> None:
     case = load(write_case(tmp_path, changed(MODEL_ARGS={"--save": "${SAVE}", "--load": "${LOAD}"})))
     assert case.names_needed() == ("LOAD", "SAVE")
     with pytest.raises(UsageError, match=r"\$\{LOAD\}, \$\{SAVE\}"):
         case.substitute({})
 
 
-# ---- digest ----
-
-
 def test_digest_follows_what_is_computed_only(tmp_path: Path) -> None:
     args = {"--save": "${SAVE}", "--tensorboard-dir": "a", "--exit-interval": 5, "--data-cache-path": "b"}
     case = load(write_case(tmp_path, changed(MODEL_ARGS=args)))
-    assert case.substitute({"SAVE": "/somewhere"}).digest() == case.digest()
+    assert case.substitute({"SAVE": "/somewhere"}).digest == case.digest
     plain = load(write_case(tmp_path / "plain", CONTENT))
-    assert plain.digest() == case.digest(), "a path changed the digest"
+    assert plain.digest == case.digest, "a path changed the digest"
     metrics = load(write_case(tmp_path / "metrics", changed(METRICS=["num-zeros"])))
-    assert metrics.digest() == plain.digest()
-    assert load(tmp_path / "plain", overrides={"seed": "7"}).digest() != plain.digest()
+    assert metrics.digest == plain.digest
+    assert load(tmp_path / "plain", overrides={"seed": "7"}).digest != plain.digest
     variable = load(write_case(tmp_path / "variable", changed(ENV_VARS={"NCCL_ALGO": "Tree"})))
-    assert variable.digest() != plain.digest()
-
-
-# ---- errors ----
-
-
-def test_all_errors_of_a_file_are_shown_together(tmp_path: Path) -> None:
-    content = changed(MODEL_ARGS={"num-layers": 12}, TEST_TYPE="ckpt-resum", METRICS=["lm los"])
-    content["MODEL_ARG"] = {}
-    message = error_of(write_case(tmp_path, content))
-    assert "4 errors" in message
-    assert "MODEL_ARG: unknown key. Did you mean MODEL_ARGS?" in message
-    assert (
-        "MODEL_ARGS.num-layers: a flag is two dashes and lower-case words. Did you mean --num-layers?"
-        in message
-    )
-    assert "Did you mean ckpt-resume?" in message
-    assert "METRICS: 'lm los' is unknown. Did you mean lm loss?" in message
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ({"--num-layers": 14}, "--num-layers: 14 is not divisible by 4 pipeline stages x 1"),
-        ({"--global-batch-size": 18}, "--global-batch-size: 18 is not divisible by micro-batch 2 x 2"),
-        ({"--global-batch-size": 20}, "5 micro-batches a replica; the interleaved schedule"),
-        ({"--global-batch-size": 8}, "2 micro-batches a replica; the interleaved schedule"),
-        ({"--pipeline-model-parallel-size": 3}, "8 ranks are not divisible"),
-        ({"--hidden-size": 33}, "--hidden-size: 33 is not divisible by --num-attention-heads 4"),
-        ({"--seq-length": 65}, "--seq-length: 65 is above --max-position-embeddings 64"),
-        ({"--min-lr": 0.5}, "--min-lr: 0.5 is above --lr"),
-        ({"--train-iters": "many"}, "--train-iters: 'many' must be a whole number"),
-        ({"--train-iters": True}, "--train-iters: True must be a whole number"),
-        ({"--lr": "fast"}, "--lr: 'fast' must be a number"),
-        ({"--lr": None}, "--lr: is missing"),
-        ({"--save-interval": None}, "--save-interval: is missing"),
-        ({"--save-interval": 100}, "--save-interval: 100 must be below --train-iters 100"),
-        ({"--num-virtual-stages-per-pipeline-rank": 3}, "not with --num-layers-per-virtual-pipeline-stage"),
-        ({"--load": {"a": 1}}, "MODEL_ARGS.--load: must be a number, text"),
-        ({"--load": "${A:-b}"}, "no ${NAME}"),
-    ],
-)
-def test_rules_of_flags(tmp_path: Path, args: dict, expected: str) -> None:
-    assert expected in error_of(write_case(tmp_path, changed(MODEL_ARGS=args)))
-
-
-def test_four_ranks_are_one_pipeline(tmp_path: Path) -> None:
-    root = write_case(tmp_path, CONTENT)
-    load(root, world_size=4)
-    assert "2 ranks are not divisible" in error_of(root, world_size=2)
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [
-        ({"METRICS": []}, "METRICS: must be a list"),
-        ({"METRICS": ["lm loss", "lm loss"]}, "listed more than once"),
-        ({"ENV_VARS": {"A": True}}, "ENV_VARS.A: true is ambiguous"),
-        ({"ENV_VARS": {"A B": "1"}}, "ENV_VARS.A B: is no name"),
-        ({"PLATFORMS": {"laptop": {}}}, "PLATFORMS.laptop: is no platform"),
-        ({"PLATFORMS": {"dgx_a100": {"ARGS": {}}}}, "PLATFORMS.dgx_a100.ARGS: unknown key"),
-        ({"PLATFORMS": {"dgx_a100": {"MODEL_ARGS": {"x": 1}}}}, "PLATFORMS.dgx_a100.MODEL_ARGS.x: a flag is"),
-        ({"CORPUS": {"package": "sympy", "version": 1.14}}, "CORPUS.version: 1.14 must be text"),
-        ({"CORPUS": {"package": "sympy"}}, "CORPUS.sha256: is missing"),
-        ({"CORPUS": {"sha256": "abc"}}, "CORPUS.sha256: must be 64 hexadecimal digits"),
-    ],
-)
-def test_rules_of_sections(tmp_path: Path, sections: dict, expected: str) -> None:
-    assert expected in error_of(write_case(tmp_path, changed(**sections)))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", "holds nothing"),
-        ("ENV_VARS: {}\n", "MODEL_ARGS: is missing"),
-        ("MODEL_ARGS: text\nMETRICS: [lm loss]\n", "MODEL_ARGS: must be a mapping"),
-    ],
-)
-def test_files_that_are_no_case(tmp_path: Path, text: str, expected: str) -> None:
-    assert expected in error_of(write_case(tmp_path, text))
-
-
-def test_unknown_case_offers_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Did you mean gpt3_pp4_resume"):
-        load_case("gpt3_pp4_resum", platform_name="cpu_x86_64")
-    with pytest.raises(UsageError, match="Cases: none"):
-        load_case("anything", platform_name="cpu_x86_64", root=tmp_path)
-
-
-def test_a_case_inherits_what_it_does_not_say_itself() -> None:
-    main = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
-    heir = load_case("gpt3_pp4_resume_common_pile", platform_name="dgx_a100")
-    differing = {flag for flag in main.model_args if main.model_args[flag] != heir.model_args[flag]}
-    assert differing == {"--vocab-size", "--make-vocab-size-divisible-by", "--data-path"}
-    assert heir.names_needed() == (
-        "CHECKPOINT_LOAD_PATH",
-        "CHECKPOINT_SAVE_PATH",
-        "DATA_CACHE_PATH",
-        "DATA_PATH",
-        "TENSORBOARD_PATH",
-    )
-    assert heir.corpus is None
-    assert heir.metrics == main.metrics
-    assert heir.env_vars == main.env_vars
-    assert heir.digest() != main.digest()
-
-
-def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
-    for name, base in (("one", "two"), ("two", "one"), ("three", "thre")):
-        (tmp_path / "test_cases" / name).mkdir(parents=True)
-        (tmp_path / "test_cases" / name / "model_config.yaml").write_text(f"INHERIT: {base}\n")
-    with pytest.raises(UsageError, match="INHERIT: one inherits from this case itself"):
-        load_case("one", platform_name="cpu_x86_64", root=tmp_path)
-    with pytest.raises(UsageError, match=r"there is no case 'thre'\. Did you mean three"):
-        load_case("three", platform_name="cpu_x86_64", root=tmp_path)
+    assert variable.digest != plain.digest
 
 
 def test_the_restart_may_have_other_flags_and_fewer_ranks(tmp_path: Path) -> None:
     flags = {"--pipeline-model-parallel-size": 2, "--no-load-rng": True, "--lr": 0.02}
     case = load(write_case(tmp_path, changed(RESTART={"RANKS": 4, "MODEL_ARGS": flags})))
     plain = load(write_case(tmp_path / "plain", CONTENT))
-    assert (case.restart.ranks, case.flags()) == (4, plain.flags())
-    assert case.digest() == plain.digest()
-    words = case.restarted().flags()
-    assert words[words.index("--pipeline-model-parallel-size") + 1] == "2"
-    assert "--no-load-rng" in words
+    assert (case.restart.ranks, case.argv()) == (4, plain.argv())
+    assert case.digest == plain.digest
+    argv = case.restarted().argv()
+    assert argv[argv.index("--pipeline-model-parallel-size") + 1] == "2"
+    assert "--no-load-rng" in argv
     assert plain.restarted() == plain
     assert case.resolved()["restart"] == {"ranks": 4, "model_args": flags}
 
 
-def test_what_the_restart_cannot_do_on_a_platform_is_named(tmp_path: Path) -> None:
-    for ranks, error in ((16, "16 ranks, cpu_x86_64 has 8"), (6, "6 ranks are not divisible")):
-        assert error in error_of(write_case(tmp_path / error, {**CONTENT, "RESTART": {"RANKS": ranks}}))
+def test_the_command_line_is_parsed_once_and_anew_for_the_restart(tmp_path: Path) -> None:
+    needed = {"--vocab-size": 256, "--data-path": "text", "--bf16": True, "--min-lr": 0.0}
+    restart = {"RANKS": 4, "MODEL_ARGS": {"--pipeline-model-parallel-size": 2}}
+    case = load(write_case(tmp_path, changed(MODEL_ARGS=needed, RESTART=restart)))
+    assert case.arguments is case.arguments
+    assert (case.arguments.world_size, case.arguments.data_parallel_size) == (8, 2)
+    restarted = case.restarted().arguments
+    assert (restarted.world_size, restarted.data_parallel_size) == (4, 2)
+    assert restarted.pipeline_model_parallel_size == 2
 
 
-# ---- crashes ----
-
-
-def test_the_crash_case_is_the_main_case_with_a_kill() -> None:
-    for platform_name in ("cpu_x86_64", "gpu1_h100", "dgx_a100"):
-        main = load_case(MAIN_CASE, platform_name=platform_name)
-        crash = load_case("gpt3_pp4_crash_resume", platform_name=platform_name)
-        assert crash.digest() == main.digest(), "the main case's golden card does not hold for it"
-        assert crash.golden_case == main.golden_case == MAIN_CASE
-        assert main.kills == ()
-        (kill,) = crash.kills
-        assert int(crash.model_args["--save-interval"]) < kill.after_step < crash.last_iteration()
-    load_case("gpt3_pp4_crash_resume", platform_name="gpu4_h100", world_size=4)
-
-
-def crashing(*kills: object, **sections: object) -> dict:
-    return changed(TEST_TYPE="crash-resume", CRASH=list(kills), **sections)
-
-
-def test_kills_are_read_in_order(tmp_path: Path) -> None:
-    kills = {"after_step": 60, "ranks": [0, 7]}, {"after_step": 51, "ranks": [3]}
-    case = load(write_case(tmp_path, crashing(*kills)))
-    assert [(kill.after_step, kill.ranks) for kill in case.kills] == [(60, (0, 7)), (51, (3,))]
-    assert case.resolved()["kills"][1] == {"after_step": 51, "ranks": (3,)}
-
-
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        (changed(TEST_TYPE="crash-resume"), "CRASH: is missing"),
-        (changed(CRASH=[{"after_step": 60, "ranks": [1]}]), "CRASH: only with TEST_TYPE crash-resume"),
-        (changed(TEST_TYPE="crash-resume", CRASH={"after_step": 60}), "CRASH: must be a list of kills"),
-        (crashing(), "CRASH: must be a list of kills"),
-        (crashing({"after_step": 60}), "CRASH[0]: must be a mapping of after_step and ranks"),
-        (crashing({"after_step": True, "ranks": [1]}), "CRASH[0].after_step: True must be"),
-        (crashing({"after_step": 60, "ranks": []}), "CRASH[0].ranks: [] must be"),
-        (crashing({"after_step": 60, "ranks": [1, 1]}), "CRASH[0].ranks: [1, 1] must be"),
-        (crashing({"after_step": 60, "ranks": [-1]}), "CRASH[0].ranks: [-1] must be"),
-        (crashing({"after_step": 60, "ranks": [8]}), "there is no rank 8; the run has 8"),
-        (crashing({"after_step": 50, "ranks": [1]}), "CRASH[0].after_step: 50 must be above 50"),
-        (crashing({"after_step": 100, "ranks": [1]}), "must be above 50 (--save-interval), below 100"),
-        (changed(GOLDEN_CARD=7), "GOLDEN_CARD: must be the name of the case"),
-        (changed(GOLDEN_CARD="smal"), "GOLDEN_CARD: there is no case 'smal'. Did you mean small?"),
-    ],
-)
-def test_a_crash_that_cannot_be_is_refused(tmp_path: Path, content: dict, error: str) -> None:
-    assert error in error_of(write_case(tmp_path, content))
-
-
-def test_a_shorter_run_must_still_reach_the_kill(tmp_path: Path) -> None:
-    root = write_case(tmp_path, crashing({"after_step": 73, "ranks": [1]}))
-    assert "below 70" in error_of(root, overrides={"exit-interval": "70"})
+def test_flags_that_our_training_program_does_not_support_have_no_arguments(tmp_path: Path) -> None:
+    """Megatron-LM's own program may run such a case."""
+    case = load(write_case(tmp_path, changed(MODEL_ARGS={"--fp8-format": "hybrid"})))
+    assert case.parsed.arguments is None
+    with pytest.raises(UsageError, match=r"model_config\.yaml: Megatron flags: unknown flag --fp8-format"):
+        _ = case.arguments

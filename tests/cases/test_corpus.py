@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tasks.cases import corpus as corpus_task
-from tasks.cases.case import Corpus, load_case
+from tasks.cases.case import Corpus
 from tasks.cases.corpus import build, digest, existing, source_files
+from tasks.cases.loader import load_case
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
 from tests.datasets import pair

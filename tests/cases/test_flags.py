@@ -1,18 +1,21 @@
-"""Megatron's flags as the training program takes them."""
+"""The table of Megatron's flags: types, ranges, choices, and what is derived from a command line."""
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from tasks.cases.case import load_case
-from tasks.cases.flags import parse_arguments
+from tasks.cases.flags import FLAGS, Number, broken_divisors, parse, parse_arguments, value_error
+from tasks.cases.loader import load_case
 from tasks.util.exits import UsageError
 
-WORDS = load_case("gpt3_pp4_resume", platform_name="dgx_a100").flags()
+ARGV = load_case("gpt3_pp4_resume", platform_name="dgx_a100").argv()
 
 
-def parsed(*more: str, world_size: int = 8):
-    return parse_arguments([*WORDS, *more], world_size=world_size)
+def parsed(*more: str, world_size: int = 8) -> argparse.Namespace:
+    """The main case with more flags."""
+    return parse_arguments([*ARGV, *more], world_size=world_size)
 
 
 def test_upstreams_model_is_derived_from_its_flags() -> None:
@@ -29,6 +32,8 @@ def test_a_switch_with_no_in_front_turns_its_default_off() -> None:
     assert not parsed().gradient_accumulation_fusion
     assert parsed().align_grad_reduce
     assert not parsed("--no-align-grad-reduce").align_grad_reduce
+    assert parsed().add_bias_linear
+    assert not parsed("--disable-bias-linear").add_bias_linear
 
 
 def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
@@ -38,74 +43,85 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
     assert "--hidden-sizes: did you mean --hidden-size?" in str(error.value)
 
 
+@pytest.mark.parametrize("flag", ["--context-parallel-size", "--num-virtual-stages-per-pipeline-rank"])
+def test_a_flag_of_megatron_that_our_program_does_not_support_is_unknown_to_it(flag: str) -> None:
+    argv = [word for word in ARGV if word != "--num-layers-per-virtual-pipeline-stage"]
+    assert any(flag in line for line in parse([*argv, flag, "1"], world_size=8).unsupported)
+    assert flag in FLAGS
+
+
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
-        (["--num-layers", "10"], "--num-layers 10 is not a multiple of 4 pipeline stages x 1"),
-        (["--global-batch-size", "36"], "--global-batch-size 36 is not a multiple of micro-batch size 4 x 2"),
-        (["--global-batch-size", "40"], "number of micro-batches that the stages divide"),
-        (["--hidden-size", "510"], "not a multiple of --num-attention-heads"),
-        (["--seq-length", "2048"], "--seq-length exceeds"),
-        (["--eval-interval", "50"], "--eval-interval must exceed"),
-        (["--num-layers", "twelve"], "invalid int value"),
-        (["--ckpt-format", "zarr"], "invalid choice"),
-        (["--microbatch-group-size-per-virtual-pipeline-stage", "3"], "from the number of stages, 4, to"),
-        (["--microbatch-group-size-per-virtual-pipeline-stage", "5"], "to that of micro-batches, 4"),
-        (["--decoder-first-pipeline-num-layers", "3"], "needs stages of equal size"),
-        (["--swiglu", "--hidden-size", "16"], "is 0: give --ffn-hidden-size"),
-        (["--decoupled-min-lr", "1e-5"], "needs --decoupled-lr"),
-        (
-            ["--overlap-p2p-communication-warmup-flush", "--no-overlap-p2p-communication"],
-            "--overlap-p2p-communication-warmup-flush needs virtual stages",
-        ),
-        (
-            ["--pipeline-model-parallel-size", "2", "--no-overlap-p2p-communication"],
-            "--no-overlap-p2p-communication with virtual stages needs more than 2",
-        ),
-        (["--lr-warmup-fraction", "nan"], "--lr-warmup-fraction nan: must be a finite number"),
-        (["--adam-eps", "1e400"], "--adam-eps inf: must be a finite number"),
-        (["--bf16", "no"], r"--bf16: 'no' is more than it takes \(a switch is true or false\)"),
-        (["--split", "949", "50", "1"], "--split: '50' is more than it takes"),
+        (["--num-layers", "twelve"], "--num-layers: 'twelve' must be a whole number of at least 1"),
+        (["--micro-batch-size", "0"], "--micro-batch-size: '0' must be a whole number of at least 1"),
+        (["--seed", "0"], "--seed: '0' must be a whole number of at least 1"),
+        (["--seed", "-1"], "--seed: '-1' must"),
+        (["--lr", "nan"], "--lr: 'nan' must be a finite number of at least 0"),
+        (["--lr-warmup-fraction", "nan"], "--lr-warmup-fraction: 'nan' must be a finite number"),
+        (["--lr-warmup-fraction", "1"], "--lr-warmup-fraction: '1' must be .* of at least 0, below 1"),
+        (["--adam-eps", "1e400"], "--adam-eps: '1e400' must be a finite number"),
+        (["--ffn-hidden-size", "0"], "--ffn-hidden-size: '0' must be a whole number of at least 1$"),
+        (["--attention-dropout", "1.5"], "--attention-dropout: '1.5' must be .* of at least 0, at most 1"),
+        (["--hidden-dropout", "-0.1"], "--hidden-dropout: '-0.1' must"),
+        (["--exit-interval", "-2"], "--exit-interval: '-2' must"),
+        (["--distributed-timeout-minutes", "0"], "--distributed-timeout-minutes: '0' must"),
+        (["--ckpt-format", "zarr"], "--ckpt-format: 'zarr' is not supported, only torch_dist"),
+        (["--tensor-model-parallel-size", "2"], "--tensor-model-parallel-size: 2 is not supported, only 1"),
+        (["--bf16", "no"], "'no' is more than the flag before it takes"),
+        (["--split", "949", "50", "1"], "'50' is more than the flag before it takes"),
     ],
 )
-def test_a_broken_rule_is_named(words: list[str], rule: str) -> None:
+def test_a_value_that_breaks_the_rule_of_its_flag_is_named(words: list[str], rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
         parsed(*words)
 
 
-def test_overlapped_gathering_needs_the_distributed_optimizer() -> None:
-    words = [word for word in WORDS if word != "--use-distributed-optimizer"]
-    with pytest.raises(UsageError, match="--overlap-param-gather needs"):
-        parse_arguments(words, world_size=8)
+def test_all_that_our_program_does_not_support_is_reported_together() -> None:
+    argv = [word for word in ARGV if word not in ("--bf16", "--data-path", "${CORPUS_PREFIX}")]
+    error = "; ".join(parse([*argv, "--ckpt-format", "zarr"], world_size=8).unsupported)
+    for line in ("--data-path: is missing", "--ckpt-format: 'zarr'", "only --bf16 training"):
+        assert line in error
 
 
-def uneven(*more: str):
-    """The main case without virtual stages."""
-    words = list(WORDS)
-    place = words.index("--num-layers-per-virtual-pipeline-stage")
-    return parse_arguments([*words[:place], *words[place + 2 :], *more], world_size=8)
+@pytest.mark.parametrize(
+    ("flag", "value", "error"),
+    [
+        ("--seed", 7, None),
+        ("--seed", None, None),
+        ("--seed", "7", "'7' must be a whole number of at least 1"),
+        ("--seed", 7.0, "7.0 must be a whole number of at least 1"),
+        ("--seed", True, "True must be a whole number of at least 1"),
+        ("--seed", [7], "[7] must be a whole number of at least 1"),
+        ("--lr", 1, None),
+        ("--lr", False, "False must be a finite number of at least 0"),
+        ("--bf16", False, None),
+        ("--bf16", "no", "'no' is more than it takes: true or false"),
+        ("--split", "1,1,1", None),
+        ("--split", [949, 50, 1], "[949, 50, 1] must be one value"),
+        ("--save", True, "True must be one value"),
+        ("--save", False, None),
+        ("--data-path", ["0.5", "a"], None),
+        ("--fp8-format", ["anything"], None),
+    ],
+)
+def test_a_value_of_a_case_file_has_the_type_of_its_flag(flag: str, value: object, error: str | None) -> None:
+    assert value_error(flag, value) == error
 
 
-def test_stages_may_differ_when_the_rest_can_be_shared_equally() -> None:
-    first, last = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
-    args = uneven(first, "2", last, "2")
-    assert (args.decoder_first_pipeline_num_layers, args.decoder_last_pipeline_num_layers) == (2, 2)
-    assert args.virtual_pipeline_model_parallel_size is None
-    assert uneven(first, "3").decoder_last_pipeline_num_layers is None
-    for words, layers in (((first, "2", last, "3"), 7), ((first, "11", last, "1"), 0), ((last, "2"), 10)):
-        with pytest.raises(UsageError, match=f"the {layers} layers beside"):
-            uneven(*words)
-    with pytest.raises(UsageError, match="group-size-per-virtual-pipeline-stage needs"):
-        uneven("--microbatch-group-size-per-virtual-pipeline-stage", "4")
+def test_a_number_of_any_size_is_compared() -> None:
+    assert Number(whole=True, least=1).contains(10**400)
+    assert not Number().contains(float("inf"))
+    assert not Number().contains(-float("inf"))
+    assert not Number(least=0).contains(float("nan"))
 
 
-def test_micro_batches_in_groups_need_not_be_a_multiple_of_the_stages() -> None:
-    group = "--microbatch-group-size-per-virtual-pipeline-stage"
-    args = parsed("--global-batch-size", "40", group, "5")
-    assert (args.num_microbatches, args.microbatch_group_size_per_vp_stage) == (5, 5)
-    assert parsed("--global-batch-size", "72", group, "5").num_microbatches == 9
-    with pytest.raises(UsageError, match="7 micro-batches in groups of 5 leave a rest smaller than"):
-        parsed("--global-batch-size", "56", group, "5")
+def test_sizes_below_1_are_divisors_of_no_program() -> None:
+    sizes = {"--micro-batch-size": 0, "--num-layers": 12, "--exit-interval": 0, "--context-parallel-size": -1}
+    assert broken_divisors({**sizes, "--hidden-size": "${HIDDEN}", "--of-theirs": 0}) == [
+        "--micro-batch-size: 0 must be a whole number of at least 1",
+        "--context-parallel-size: -1 must be a whole number of at least 1",
+    ]
 
 
 def test_a_gated_feed_forward_network_is_two_thirds_as_wide_in_multiples_of_64() -> None:
@@ -123,6 +139,7 @@ def test_a_bias_that_is_not_there_is_not_fused_with_its_activation() -> None:
 def test_gathers_need_not_be_aligned_either() -> None:
     assert parsed("--align-param-gather").align_param_gather
     assert not parsed("--no-align-param-gather").align_param_gather
+    assert not parsed().align_param_gather
 
 
 def test_one_virtual_stage_is_no_interleaving() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tasks import train
 from tasks.cases import megatron_lm_case
-from tasks.cases.case import load_upstream_case
+from tasks.cases.loader import load_upstream_case
 from tasks.util.exits import UsageError
 from tests.megatron_lm_case import CASE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cases import names
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.machine import platforms
 from tasks.suite import listing
 from tasks.util.exits import UsageError

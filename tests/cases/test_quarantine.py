@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cases import quarantine, yaml_reader
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.cases.quarantine import Quarantine, faults, read
 from tasks.util.exits import UsageError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import list_cases, load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import list_cases, load_case
 from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.records.run import read_run
 from tests import short_run
@@ -22,7 +22,7 @@ FAMILY = [name for name in list_cases() if name.startswith("gpt3_pp4") and "comm
 def test_the_flags_of_every_case_are_understood_on_every_platform(name: str, platform_name: str) -> None:
     world_size = PLATFORMS[platform_name]
     case = load_case(name, platform_name=platform_name, world_size=world_size)
-    args = parse_arguments(case.flags(), world_size=world_size)
+    args = parse_arguments(case.argv(), world_size=world_size)
     assert args.world_size == world_size
     assert args.pipeline_model_parallel_size == 4
 
@@ -31,7 +31,7 @@ def test_no_two_cases_tell_the_same_story() -> None:
     for platform_name in PLATFORMS:
         world_size = PLATFORMS[platform_name]
         cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in list_cases()]
-        stories = {f"{case.digest()} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
+        stories = {f"{case.digest} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
         assert len(stories) == len(cases), platform_name
 
 
@@ -40,7 +40,7 @@ def test_only_cases_that_train_the_same_share_golden_cards(platform_name: str) -
     for name in list_cases():
         options = {"platform_name": platform_name, "world_size": PLATFORMS[platform_name]}
         case = load_case(name, **options)
-        assert load_case(case.golden_case, **options).digest() == case.digest(), name
+        assert load_case(case.golden_case, **options).digest == case.digest, name
 
 
 @pytest.mark.parametrize("name", FAMILY)

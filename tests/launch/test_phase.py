@@ -218,7 +218,7 @@ def test_a_run_is_restarted_as_it_was_trained_and_where(tmp_path: Path, changed:
 def test_a_checkpoint_is_of_its_case_and_topology_and_megatron_lm_says_nothing_of_it() -> None:
     made = setup_of("gpt3_pp4_resume")
     topology = Topology(pipeline_stages=4, virtual_stages=3, replicas=2)
-    assert phase.origin_of(made) == Origin(case=made.case.digest(), topology=topology)
+    assert phase.origin_of(made) == Origin(case=made.case.digest, topology=topology)
     assert phase.origin_of(dataclasses.replace(made, trainer=LOOP)) == ANY_ORIGIN
 
 

@@ -8,12 +8,13 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.cases import corpus
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.launch import setup
 from tasks.launch.setup import named_data, understood
-from tasks.launch.trainer import OURS
+from tasks.launch.trainer import MEGATRON, OURS, TrainerUnderTest
 from tasks.machine import gpu_memory, platforms
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.util.exits import CannotRun, UsageError
@@ -21,6 +22,7 @@ from tests.machines import H100
 from tests.setups import RESHARD, setup_of
 
 CRASHING, CALM = "gpt3_pp4_crash_resume", "gpt3_pp4_resume"
+THEIRS = TrainerUnderTest(loop=MEGATRON, name="stub", version="1")
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +128,54 @@ def test_the_data_set_of_the_flags_is_one(monkeypatch: pytest.MonkeyPatch) -> No
             named_data(other)
 
 
-def test_what_our_program_does_not_understand_is_told_with_its_file() -> None:
-    case = load_case("gpt3_pp4", platform_name="cpu_x86_64", overrides={"bf16": "no"})
-    with pytest.raises(UsageError, match=r"gpt3_pp4/model_config.yaml: Megatron flags: --bf16: 'no' is more"):
+def test_flags_that_our_program_does_not_support_are_reported_with_their_file() -> None:
+    case = load_case("gpt3_pp4", platform_name="cpu_x86_64", overrides={"optimizer": "sgd"})
+    with pytest.raises(UsageError, match=r"model_config\.yaml: Megatron flags: --optimizer: 'sgd' is"):
         understood(case, platforms.detect(), OURS)
+    assert understood(case, platforms.detect(), THEIRS) is None
+
+
+def test_a_cpu_needs_its_flags() -> None:
+    case = load_case("gpt3_pp4", platform_name="dgx_h100")
+    with pytest.raises(
+        UsageError, match=r"a CPU needs --distributed-backend gloo.*: give it under PLATFORMS"
+    ):
+        understood(case, platforms.detect(), OURS)
+    assert understood(case, platforms.detect(), THEIRS) is case.arguments
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "micro-batch-size",
+        "global-batch-size",
+        "num-attention-heads",
+        "num-layers",
+        "pipeline-model-parallel-size",
+        "tensor-model-parallel-size",
+        "context-parallel-size",
+        "num-layers-per-virtual-pipeline-stage",
+        "make-vocab-size-divisible-by",
+    ],
+)
+def test_a_checkout_cannot_divide_by_0_either(tmp_path: Path, size: str) -> None:
+    for file in ("pretrain_gpt.py", "megatron/core/__init__.py", "megatron/training/training.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    case = load_case(CALM, platform_name="cpu_x86_64")
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"MODEL_ARGS": case.model_args}))
+    words = ["--case-file", str(tmp_path), "--megatron-lm", str(tmp_path), "--subject", "stub"]
+    assert setup.prepare(parsed(*words)).case.world_size == 8
+    with pytest.raises(UsageError, match=f"--{size}: 0 must be a whole number of at least 1"):
+        setup.prepare(parsed(*words, "--set", f"{size}=0"))
+
+
+def test_values_without_effect_are_reported_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "heir" / "model_config.yaml"
+    file.parent.mkdir()
+    file.write_text(f"INHERIT: {CALM}\nMODEL_ARGS: {{--hidden-size: 64}}\n")
+    setup.prepare(parsed(str(file)))
+    line = f"note: --hidden-size: 64 of heir has no effect: {CALM}, PLATFORMS.cpu_x86_64 sets 16\n"
+    assert line in capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 
 from tasks import train
 from tasks.cases import corpus
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.launch import trainer
 from tasks.launch.setup import Setup
 from tasks.machine import nodes, platforms

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import load_case
 from tasks.machine import gpu_memory, platforms
 from tasks.util.exits import CannotRun
 from tests.machines import H100
@@ -20,7 +20,7 @@ IN_USE_ON_H100_MIB = 28847  # all 8 ranks and their checkpoint workers: benchmar
 def arguments(**settings: str) -> argparse.Namespace:
     overrides = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
     case = load_case("gpt3_pp4_resume", platform_name="gpu1_h100", overrides=overrides, world_size=8)
-    return parse_arguments(case.flags(), world_size=8)
+    return parse_arguments(case.argv(), world_size=8)
 
 
 def set_free_mib(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import list_cases, load_case
+from tasks.cases.loader import list_cases, load_case
 from tasks.machine import nodes
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.machine.platforms import Gpu, Processor, cpu_platform, gpu_platform

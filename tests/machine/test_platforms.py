@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.case import load_case
+from tasks.cases.loader import load_case
 from tasks.machine import cudnn, platforms
 from tasks.machine.platforms import parse_gpus, parse_processor
 from tasks.records.fingerprint import fingerprint
@@ -227,7 +227,7 @@ def test_fingerprint_names_what_a_result_depends_on() -> None:
     assert facts["platform"] == "dgx_a100"
     assert facts["gpu"] == "8 x NVIDIA A100-SXM4-80GB"
     assert facts["driver"] == "580.95.05"
-    assert facts["case"] == case.digest()
+    assert facts["case"] == case.digest
     assert facts["corpus"] == "abc"
     assert {"torch", "megatron-core", "numpy", "cpu", "commit", "environment", "python"} <= set(facts)
     assert all(isinstance(value, str) for value in facts.values())

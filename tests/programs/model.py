@@ -11,8 +11,8 @@ from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import load_case
 from tasks.ranks import model
 
 OVERLAPS = ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
@@ -20,7 +20,7 @@ OVERLAPS = ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_g
 
 def build(case: str, rank: int) -> dict[str, Any]:
     """What a rank of eight builds; once a process: megatron-core keeps its groups in global variables."""
-    arguments = parse_arguments(load_case(case, platform_name="cpu_x86_64").flags(), world_size=8)
+    arguments = parse_arguments(load_case(case, platform_name="cpu_x86_64").argv(), world_size=8)
     arguments.rank = rank
     torch.distributed.init_process_group("fake", rank=rank, world_size=8, store=FakeStore())
     parallel_state.initialize_model_parallel(

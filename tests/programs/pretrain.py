@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import load_case
 from tasks.ranks import pretrain
 
 
@@ -27,7 +27,7 @@ def settings_before_groups(platform: str) -> dict[str, bool]:
         raise _Reached
 
     pretrain.checkpoint.start_worker = start_worker
-    flags = load_case("gpt3_pp4_resume", platform_name=platform).flags()
+    flags = load_case("gpt3_pp4_resume", platform_name=platform).argv()
     with contextlib.suppress(_Reached):
         pretrain._start_groups(parse_arguments(flags, world_size=8), 0)
     return {

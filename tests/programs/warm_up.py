@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import load_case
 from tasks.ranks import warm_up
 
 
@@ -32,7 +32,7 @@ def calls_of_a_stage(is_last: bool) -> list[list[Any]]:
         calls.append([name, value, len(alive)])
         return answer
 
-    flags = load_case("gpt3_pp4_resume", platform_name="gpu1_h100").flags()
+    flags = load_case("gpt3_pp4_resume", platform_name="gpu1_h100").argv()
     arguments = parse_arguments(flags, world_size=8)
     torch.empty = empty
     torch.cuda.current_device = lambda: 3

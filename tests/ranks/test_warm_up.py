@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.cases.case import load_case
 from tasks.cases.flags import parse_arguments
+from tasks.cases.loader import load_case
 from tasks.machine import gpu_memory
 from tasks.machine.gpu_memory import MIB
 from tests.program import answer_of
@@ -16,7 +16,7 @@ STAGES = pytest.mark.parametrize("is_last", [True, False], ids=["last stage", "o
 @STAGES
 def test_what_a_step_needs_is_asked_for_and_given_back(is_last: bool) -> None:
     case = load_case("gpt3_pp4_resume", platform_name="gpu1_h100")
-    need = gpu_memory.estimate(parse_arguments(case.flags(), world_size=8))
+    need = gpu_memory.estimate(parse_arguments(case.argv(), world_size=8))
     expected = round(need.activations + (need.logits / 2 if is_last else 0)) * MIB
     calls = answer_of("warm_up.calls_of_a_stage", is_last)
     blocks = [(size, alive) for kind, size, alive in calls if kind == "block"]
