@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tasks.util.exits import UsageError
 
 if TYPE_CHECKING:
+    from tasks.judge.rows import Row
     from tasks.judge.run import Verdict
-    from tasks.judge.strict import Row
 
 HEADERS = (
     "comparison",
@@ -213,9 +213,12 @@ def _failure(row: Row) -> str:
 
 
 def _json_row(row: Row) -> dict[str, object]:
+    fields = {**vars(row), "passed": row.passed, "note": row.note}
+    fields["reason"] = row.reason.name.lower() if row.reason else None
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dataclasses.asdict(row).items()
+        for name, value in fields.items()
+        if name not in ("details", "remarks", "median_of")
     }
 
 
