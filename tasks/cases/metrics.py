@@ -39,9 +39,12 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Numbers are shown and pass; ``why``: the reason."""
+    """Numbers are shown and pass, because of ``why``."""
 
     why: str
+
+
+Rule = Exact | Tolerance | Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ class MetricSpec:
     ours: bool = False
     interval: tuple[str, int] = ("--tensorboard-log-interval", 1)
     from_step: int = 1
-    part: str = "steps"
+    part: str = ""
 
 
 LM_LOSS = MetricSpec(name="lm loss", kind=MODEL, tolerance=Tolerance(relative=0.05))
@@ -153,16 +156,14 @@ RELATIVE_FORWARD_TIME = MetricSpec(
     cpu=Tolerance(relative=0.25),
     summed=True,
     ours=True,
-    part="forward passes of steps",
+    part="forward passes",
 )
-RELATIVE_BACKWARD_TIME = dataclasses.replace(  # the steadiest of the three
-    RELATIVE_FORWARD_TIME,
-    name="relative-backward-time",
-    cpu=Tolerance(relative=0.15),
-    part="backward passes of steps",
+# The steadiest of the three.
+RELATIVE_BACKWARD_TIME = dataclasses.replace(
+    RELATIVE_FORWARD_TIME, name="relative-backward-time", cpu=Tolerance(relative=0.15), part="backward passes"
 )
 RELATIVE_STEP_TIME = dataclasses.replace(
-    RELATIVE_FORWARD_TIME, name="relative-step-time", part="computations of steps"
+    RELATIVE_FORWARD_TIME, name="relative-step-time", part="computations"
 )
 # Evidence of overlap: what is counted is compared exactly, also where losses may drift; times are shown.
 GRAD_BUCKETS = MetricSpec(

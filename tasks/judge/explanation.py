@@ -224,7 +224,8 @@ def _amount(row: Row) -> str:
     if row.median_of is None:
         return f"{row.metric} at step {row.worst_step} is {percent}"
     part = metric_named(row.metric).part
-    return f"{part} {row.median_of[0]} to {row.median_of[1]} are {percent}"
+    steps = f"{part} of steps" if part else "steps"
+    return f"{steps} {row.median_of[0]} to {row.median_of[1]} are {percent}"
 
 
 def _drift(rows: list[Row], changes: list[FieldChange]) -> list[str]:

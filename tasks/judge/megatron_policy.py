@@ -32,16 +32,8 @@ from tasks.judge.strict import median_of, steady_steps
 from tasks.records.card import Card, Metric
 
 # All that it has a check for. Those that are deterministic have the exact check besides the approximate one.
-CHECKED = (
-    "iteration-time",
-    "mem-allocated-bytes",
-    "mem-max-allocated-bytes",
-    "lm loss",
-    "mtp_1 loss",
-    "mtp_2 loss",
-    "total loss",
-    "num-zeros",
-)
+LOSSES = ("lm loss", "mtp_1 loss", "mtp_2 loss", "total loss")
+CHECKED = ("iteration-time", "mem-allocated-bytes", "mem-max-allocated-bytes", *LOSSES, "num-zeros")
 
 
 def decide(golden: Metric | None, actual: Metric | None, *, name: str, check: str) -> bool | None:

@@ -8,16 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-from tasks.judge.rows import (
-    CHECK_SHOWN,
-    EXACT,
-    MISSING,
-    NOT_JUDGED,
-    REGRESSION,
-    RESTART,
-    Reason,
-    Row,
-)
+from tasks.judge.rows import CHECK_SHOWN, EXACT, MISSING, NOT_JUDGED, REGRESSION, RESTART, Reason, Row
 from tasks.records.state import COMMON_STATE, STATE
 from tasks.util.files import mapping, whole
 

@@ -119,11 +119,7 @@ def judge_run(
         return _without_card(verdict, own_rows, error)
     full = held_card.any_full(card)
     basis = comparability.basis(
-        recorded,
-        run.fingerprint,
-        deterministic=run.deterministic,
-        generic=generic,
-        full_precision=full,
+        recorded, run.fingerprint, deterministic=run.deterministic, generic=generic, full_precision=full
     )
     basis = dataclasses.replace(basis, restarted=run.crashes)
     rows = []
@@ -133,9 +129,7 @@ def judge_run(
             rows.append(comparability.provenance_row())
     compared, apart = crash_evidence.without_first_steps(run, card)
     actual, _ = crash_evidence.without_first_steps(run, run.actual1)
-    rows += _compared(
-        GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options
-    )
+    rows += _compared(GOLDEN, compared, actual, basis, options, metrics=run.metrics, platform=run.platform)
     rows += own_rows
     changes = comparability.changes(recorded, run.fingerprint) if recorded else []
     return dataclasses.replace(
@@ -176,15 +170,8 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
     (recorded, platform), (facts, actual_platform) = map(held_card.origin, (golden_file, actual_file))
     basis = comparability.basis(recorded, facts, full_precision=held_card.any_full(card))
     rows = comparability.configuration_rows(recorded, facts) if options.policy == STRICT else []
-    rows += _compared(
-        GOLDEN,
-        card,
-        actual,
-        metrics=None,
-        basis=basis,
-        platform=platform or actual_platform,
-        options=options,
-    )
+    platform = platform or actual_platform
+    rows += _compared(GOLDEN, card, actual, basis, options, metrics=None, platform=platform)
     gaps = [row for row in rows if row.verdict == MISSING and row.first_step is not None]
     error = None
     if options.policy == STRICT and gaps:
@@ -228,11 +215,11 @@ def _compared(
     comparison: str,
     card: Card,
     actual: Card,
+    basis: Basis,
+    options: Options,
     *,
     metrics: tuple[str, ...] | None,
-    basis: Basis,
     platform: str | None,
-    options: Options,
 ) -> list[Row]:
     begins = min(
         (int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size), default=None
@@ -312,9 +299,7 @@ def _within_run(
         reason=reason,
         only_the_model="it depends on the layout of ranks, which changed" if run.changes_layout else "",
     )
-    return _compared(
-        RESUME, first, second, metrics=metrics, basis=basis, platform=run.platform, options=options
-    )
+    return _compared(RESUME, first, second, basis, options, metrics=metrics, platform=run.platform)
 
 
 def _restart_rows(run: Run, options: Options) -> list[Row]:

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from tasks.cases.metrics import WARM_UP_STEPS, Exact, MetricSpec, Shown, Tolerance, metric_named
+from tasks.cases.metrics import WARM_UP_STEPS, Exact, MetricSpec, Rule, Shown, Tolerance, metric_named
 from tasks.judge.compare import Differences, compare, step_text
 from tasks.judge.rows import (
     CHECK_APPROXIMATE,
@@ -122,7 +122,7 @@ def steady_steps(steps: np.ndarray) -> np.ndarray:
     return window if window.size else steps[steps >= start][:4]
 
 
-def _tolerance(rule: Exact | Tolerance | Shown) -> float | str | None:
+def _tolerance(rule: Rule) -> float | str | None:
     if isinstance(rule, Shown):
         return None
     if isinstance(rule, Exact):
@@ -146,9 +146,7 @@ def _absent(comparison: str, name: str, golden: Metric | None, actual: Metric | 
     return row
 
 
-def _every_step_row(
-    row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Exact | Tolerance | Shown
-) -> Row:
+def _every_step_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Rule) -> Row:
     lacking = _step_gap(golden, actual, sparse=row.comparison == GOLDEN)
     differences = compare(golden, actual)
     row = dataclasses.replace(row, steps=step_text(differences.steps), **differences.shown())
@@ -251,9 +249,7 @@ def _beyond(differences: Differences, rule: Tolerance) -> np.ndarray:
         return ~within if rule.one_sided else ~(within & (-change <= allowed))
 
 
-def _median_row(
-    row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Exact | Tolerance | Shown
-) -> Row:
+def _median_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Rule) -> Row:
     steps = steady_steps(golden.steps[np.isfinite(golden.values)])
     if row.comparison == RESUME:
         steps = golden.steps[WARM_UP_STEPS:]  # a time of phase 1 that is no number is reported, not skipped

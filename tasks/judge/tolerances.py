@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from tasks.cases.metrics import Exact, MetricSpec, Shown, Tolerance, metric_named
+from tasks.cases.metrics import Exact, MetricSpec, Rule, Shown, Tolerance, metric_named
 from tasks.judge.rows import CHECK_EXACT, GOLDEN, RESUME
 
 STEADY_STEPS_NEEDED = 10  # one step's time was seen a third off its median
@@ -30,9 +30,7 @@ class Basis:
     restarted: bool = False
 
 
-def rule_for(
-    name: str, *, basis: Basis, platform: str | None = None, comparison: str = GOLDEN
-) -> Exact | Tolerance | Shown:
+def rule_for(name: str, *, basis: Basis, platform: str | None = None, comparison: str = GOLDEN) -> Rule:
     """The rule of a metric on a platform (None: unknown, the tolerances of a GPU)."""
     metric = metric_named(name)
     rule = _from_table(metric, platform, comparison)
