@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import same_steps  # noqa: E402
-from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.cases.metrics import WARM_UP_STEPS  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.suite.steps import code_of  # noqa: E402
 from tasks.util.exits import MISMATCH, PASSED, UsageError, exit_with  # noqa: E402

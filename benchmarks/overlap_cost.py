@@ -24,9 +24,9 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from tasks.cases.metrics import SUMS_EVERY  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.records.card_store import read_card  # noqa: E402
-from tasks.records.events import SUMS_EVERY  # noqa: E402
 from tasks.util.exits import TrainingFailed, exit_with  # noqa: E402
 
 CASE, RANKS, WARM_UP_STEPS = "gpt3_pp4_resume", 8, 10

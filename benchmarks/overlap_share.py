@@ -17,7 +17,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.judge.tolerances import WARM_UP_STEPS  # noqa: E402
+from tasks.cases.metrics import WARM_UP_STEPS  # noqa: E402
 from tasks.launch import setup  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.records.card import Card  # noqa: E402

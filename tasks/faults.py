@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
+from tasks.judge.rows import GOLDEN, RESTART, RESUME
 from tasks.launch import setup
 from tasks.machine import platforms
 from tasks.records import card_store

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.judge.restart_evidence import COMMON_STATE, STATE
 from tasks.records.card import Card, metric_from
 from tasks.records.card_store import card_path, write_card, write_provenance
+from tasks.records.state import COMMON_STATE, STATE
 
 CASE = "gpt3_pp4_resume"
 METRICS = [

@@ -363,7 +363,9 @@ def test_written_card_is_json_that_others_read(tmp_path):
 
 
 def test_a_case_held_to_anothers_card_is_refused_before_it_is_trained():
-    with pytest.raises(UsageError, match=r"held to the golden cards of gpt3_pp4_resume .* record that one"):
+    with pytest.raises(
+        UsageError, match=r"compared with the golden cards of gpt3_pp4_resume .* record that one"
+    ):
         main(["gpt3_pp4_crash_resume", "--reason", "why"])
 
 
@@ -371,5 +373,5 @@ def test_runs_of_such_a_case_are_refused_too(tmp_path):
     run = write_run(tmp_path / "run")
     case = json.loads((run / "case.json").read_text())
     (run / "case.json").write_text(json.dumps({**case, "golden_case": "another"}))
-    with pytest.raises(UsageError, match="held to the golden cards of another"):
+    with pytest.raises(UsageError, match="compared with the golden cards of another"):
         main([CASE, "--reason", "why", "--from-run", str(run)])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.judge.strict import (
+from tasks.judge.rows import (
     CHECK_APPROXIMATE,
-    CHECK_EQUAL,
     CHECK_EXACT,
     EXACT,
-    MISSING,
+    GOLDEN,
     REGRESSION,
-    Basis,
+    RESTART,
+    Reason,
     Row,
+    missing_row,
 )
-from tasks.judge.tolerances import GOLDEN, RESTART
-from tasks.records.fingerprint import CONFIGURATION, Change, between_phases, changes, short
+from tasks.judge.tolerances import Basis
+from tasks.records.fingerprint import CONFIGURATION, FieldChange, between_phases, changes, short
 
 
 def basis(
@@ -26,11 +27,10 @@ def basis(
     generic: bool = False,
     full_precision: bool = True,
 ) -> Basis:
-    """Whether deterministic metrics are held to equality.
+    """The check of deterministic metrics, and what both sides have in common.
 
-    A card at full precision was recorded to be equalled: without its provenance it still is. A card rounded
-        to 5 decimals that says nothing of its surroundings (Megatron-LM's own) is held to the approximate
-        checks.
+    A card at full precision was recorded to be equalled: without its provenance it still is. One rounded to
+    5 decimals without a fingerprint (Megatron-LM's own) is compared approximately.
     """
     known = bool(golden and actual)
     same_processor = known and golden.get("cpu") == actual.get("cpu")
@@ -50,42 +50,28 @@ def basis(
     return Basis(check=CHECK_EXACT, reason="fingerprints agree", same_processor=same_processor)
 
 
-def _excuse(found: list[Change]) -> str:
+def _excuse(found: list[FieldChange]) -> str:
     """Why small differences are to be expected, or an empty text."""
     if any(change.configuration for change in found):
         return ""
-    return ", ".join(str(change) for change in found if change.surroundings)
+    return ", ".join(str(change) for change in found if change.software_or_hardware)
 
 
 def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout: bool) -> Row:
-    """Whether all phases ran where the run began. ``phases``: their fingerprints, from their records."""
-    known = all(isinstance(phase, Mapping) and phase for phase in phases)
-    parted = [
-        change
-        for phase in (phases if known else [])
-        for change in between_phases(run, phase, other_layout=other_layout)
+    """The row that passes when all phases ran where the run began. ``phases``: their fingerprints."""
+    name = "same environment"
+    if not all(isinstance(phase, Mapping) and phase for phase in phases):
+        return missing_row(RESTART, name, Reason.NO_FINGERPRINT)
+    found = [
+        str(change) for phase in phases for change in between_phases(run, phase, other_layout=other_layout)
     ]
-    note = ", ".join(map(str, parted)) if known else "not recorded; run tasks.resume again"
-    return Row(
-        comparison=RESTART,
-        metric="surroundings",
-        check=CHECK_EQUAL,
-        verdict=(REGRESSION if parted else EXACT) if known else MISSING,
-        passed=known and not parted,
-        note=note,
-    )
+    row = Row(comparison=RESTART, metric=name, verdict=EXACT)
+    return row.because(REGRESSION, Reason.OTHER_ENVIRONMENT, changes=", ".join(found)) if found else row
 
 
 def provenance_row() -> Row:
     """The row that fails where a card of ours has lost its side file."""
-    return Row(
-        comparison=GOLDEN,
-        metric="provenance",
-        check=CHECK_EQUAL,
-        verdict=MISSING,
-        passed=False,
-        note="the card's .provenance.json is gone: check it out again, or record a new card",
-    )
+    return missing_row(GOLDEN, "provenance", Reason.NO_PROVENANCE)
 
 
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:
@@ -96,14 +82,11 @@ def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str,
         Row(
             comparison=GOLDEN,
             metric=f"digest: {change.field}",
-            check=CHECK_EQUAL,
             golden=short(change.golden),
             actual=short(change.actual),
             verdict=REGRESSION,
-            passed=False,
-            note=f"the card was recorded for another {CONFIGURATION[change.field]}"
-            if change.golden
-            else f"the card does not say for which {CONFIGURATION[change.field]} it was recorded",
+            reason=Reason.OTHER_CONFIGURATION if change.golden else Reason.UNKNOWN_CONFIGURATION,
+            details={"what": CONFIGURATION[change.field]},
         )
         for change in changes(golden, actual)
         if change.configuration

@@ -47,28 +47,20 @@ class Differences:
 
     def shown(self, among: np.ndarray | None = None) -> dict[str, object]:
         """The fields of a row that describe the differences; the worst one is that of the steps ``among``."""
-        worst, first = self.worst(among), self.first()
-        if worst is None or first is None:
-            last = self.steps.size - 1
-            if last < 0:
-                return {}
-            return {
-                "golden": self.golden.shown(last),
-                "actual": self.actual.shown(last),
-                "abs": 0.0,
-                "rel": 0.0,
-                "ulp": 0,
-            }
-        golden, actual = self.golden.shown(worst), self.actual.shown(worst)
+        if not self.steps.size:
+            return {}
+        first, worst = self.first(), self.worst(among)
+        place = self.steps.size - 1 if worst is None else worst
+        golden, actual = self.golden.shown(place), self.actual.shown(place)
         numbers = isinstance(golden, float) and isinstance(actual, float)
         largest = int(self.ulp.max())
         return {
-            "first_step": int(self.steps[first]),
-            "worst_step": int(self.steps[worst]),
+            "first_step": None if first is None else int(self.steps[first]),
+            "worst_step": None if worst is None else int(self.steps[worst]),
             "golden": golden,
             "actual": actual,
             "abs": abs(actual - golden) if numbers else None,
-            "rel": float(self.relative[worst]) if np.isfinite(self.relative[worst]) else None,
+            "rel": float(self.relative[place]) if np.isfinite(self.relative[place]) else None,
             "ulp": largest if largest >= 0 else None,
         }
 

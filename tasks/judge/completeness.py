@@ -1,4 +1,4 @@
-"""Whether a run logged every step that it trained.
+"""Completeness of a run: every step that it trained was logged.
 
 A golden card may be sparse, a run never is: a hole in it is a value that nobody saw, and a comparison of what
 is left would pass.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.cases.case import last_iteration
-from tasks.cases.metrics import interval
+from tasks.cases.metrics import interval, metric_named
 from tasks.judge.restart_evidence import loaded_iteration
-from tasks.judge.strict import CHECK_EQUAL, MISSING, Row
-from tasks.judge.tolerances import RESTART
+from tasks.judge.rows import MISSING, RESTART, Reason, Row, and_more
 from tasks.records.run import Run
 
 
@@ -40,19 +39,12 @@ def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
 def _wanted(run: Run, name: str, first: int) -> np.ndarray:
     """The steps of a phase that begins with ``first`` at which a metric has to be logged."""
     every = interval(name, run.model_args, subject=run.subject)
-    if run.subject and name == "iteration-time":  # of its first step it may log none
-        first += 1
+    if run.subject:
+        first += metric_named(name).from_step - 1
     return np.arange(first + -first % every, last_iteration(run.model_args) + 1, every)
 
 
 def _row(number: int, name: str, lost: np.ndarray) -> Row:
-    many = f" and {lost.size - 1} more" if lost.size > 1 else ""
-    return Row(
-        comparison=RESTART,
-        metric=f"phase {number}: {name}",
-        check=CHECK_EQUAL,
-        first_step=int(lost[0]),
-        verdict=MISSING,
-        passed=False,
-        note=f"phase {number} logged no step {lost[0]}{many}",
-    )
+    row = Row(comparison=RESTART, metric=f"phase {number}: {name}", first_step=int(lost[0]), verdict=MISSING)
+    details = {"phase": number, "step": lost[0], "more": and_more(lost.size)}
+    return row.because(MISSING, Reason.STEP_NOT_LOGGED, **details)

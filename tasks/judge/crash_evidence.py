@@ -13,11 +13,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.judge.restart_evidence import equal_row, failed, first_step, last_step, saved_states, state_rows
-from tasks.judge.strict import CHECK_EXACT, MISSING, REGRESSION, Row
-from tasks.judge.tolerances import RESUME, RESUME_RULES, rule_for
+from tasks.cases.metrics import SUMS_EVERY, TABLE, metric_named
+from tasks.judge.restart_evidence import equal_row, first_step, last_step, saved_states, state_rows
+from tasks.judge.rows import CHECK_EXACT, MISSING, REGRESSION, RESUME, Reason, Row, missing_row
 from tasks.records.card import Card, Metric
-from tasks.records.events import SUMMED, SUMS_EVERY
 from tasks.records.run import Run
 from tasks.util.files import mapping, whole
 
@@ -32,7 +31,7 @@ def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]])
         equal_row("restarts", len(wanted), whole(record.get("restarts"))),
     ]
     if not wanted:
-        rows[0] = failed(rows[0], MISSING, "the case asks for no kill: nothing was tested")
+        rows[0] = rows[0].because(MISSING, Reason.NO_KILL_IN_CASE)
     saved: dict[int, Mapping[str, object]] = {}
     for index, kill in enumerate(wanted):
         killed = done[index] if index < len(done) else {}
@@ -49,49 +48,36 @@ def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]])
     return rows
 
 
-def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], str]:
-    """What two attempts logged of the steps that both trained, a pair a restart; if there
-    are none, why not. Times are left out: a restarted process starts slowly, and the first attempt's are
-    compared with the golden card.
+def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], Row | None]:
+    """The values that two attempts logged of the steps that both trained, a pair a restart; or the row that
+    says why there are none. Times are left out: a restarted process starts slowly, and the first attempt's
+    are compared with the golden card.
     """
     attempts = records(run.record1 or {}, "attempts")
     if len(attempts) < 2:
-        return [], "nothing was trained twice: there was no restart"
+        return [], _not_trained_twice(Reason.NO_RESTART)
     pairs = []
     for before, after in itertools.pairwise(attempts):
         numbers = [whole(attempt.get("attempt")) for attempt in (before, after)]
+        named_attempts = dict(zip(("first", "second"), numbers, strict=True))
         cards = [run.attempts.get(number) for number in numbers]
         loaded, ends = whole(after.get("loaded_iteration")), [last_step(before), last_step(after)]
         if None in cards or loaded is None or None in ends:
-            return (
-                [],
-                f"of attempts {numbers[0]} and {numbers[1]} not both have values, or nothing was loaded",
-            )
+            return [], _not_trained_twice(Reason.ATTEMPT_WITHOUT_VALUES, **named_attempts)
         last = min(ends)
         if last <= loaded:
-            return [], f"attempts {numbers[0]} and {numbers[1]} have no step in common"
-        first, second = (_untimed(card, run.platform).between(loaded + 1, last) for card in cards)
+            return [], _not_trained_twice(Reason.NO_COMMON_STEP, **named_attempts)
+        first, second = (_untimed(card).between(loaded + 1, last) for card in cards)
         if lost := _not_logged(first, second, last):
-            return [], f"attempt {numbers[0]} logged no {lost}, which attempt {numbers[1]} trained again"
+            return [], _not_trained_twice(Reason.VALUE_NOT_LOGGED, value=lost, **named_attempts)
         pairs.append(_as_far_as_logged(first, second))
         if not pairs[-1][0].metrics:
-            return (
-                [],
-                f"attempt {numbers[0]} has no value of the steps that attempt {numbers[1]} trained again",
-            )
-    return pairs, ""
+            return [], _not_trained_twice(Reason.NOTHING_TRAINED_TWICE, **named_attempts)
+    return pairs, None
 
 
-def resume_row(note: str) -> Row:
-    """The row that fails when there is nothing to compare."""
-    return Row(
-        comparison=RESUME,
-        metric="steps trained twice",
-        check=CHECK_EXACT,
-        verdict=MISSING,
-        passed=False,
-        note=note,
-    )
+def _not_trained_twice(reason: Reason, **details: object) -> Row:
+    return missing_row(RESUME, "steps trained twice", reason, check=CHECK_EXACT, **details)
 
 
 def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
@@ -103,13 +89,13 @@ def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
     ]
     steps = sorted({iteration + 1 for iteration in loaded if iteration is not None})
     metrics, notes = dict(card.metrics), []
-    for name, rule in RESUME_RULES.items():
-        if not rule.first_step_apart or name not in metrics or not steps:
+    for name, metric in TABLE.items():
+        if not metric.first_step_apart or name not in metrics or not steps:
             continue
         for step in steps:
             metrics[name] = _without(metrics[name], step)
         listed = ", ".join(map(str, steps))
-        notes.append(f"{name}: without step {listed}, the first after a restart: {rule.first_step_apart}")
+        notes.append(f"{name}: without step {listed}, the first after a restart: {metric.first_step_apart}")
     return dataclasses.replace(card, metrics=metrics), notes
 
 
@@ -126,11 +112,11 @@ def _killed_ranks_row(
     own = [rank for rank, process_id in processes.items() if alive.get(rank) == process_id]
     row = equal_row("killed ranks", _listed(kill.get("ranks")), _listed(own))
     if not processes:
-        return failed(row, MISSING, "nothing was killed")
+        return row.because(MISSING, Reason.NOTHING_KILLED)
     if len(own) < len(processes):
-        return failed(row, REGRESSION, "what was killed was no rank of this attempt")
+        return row.because(REGRESSION, Reason.KILLED_NO_RANK)
     if killed.get("ended") is not True:
-        return failed(row, REGRESSION, "a rank did not end when it was killed")
+        return row.because(REGRESSION, Reason.NOT_ENDED)
     return row
 
 
@@ -140,7 +126,7 @@ def _killed_after_row(
     row = equal_row("killed after step", whole(kill.get("after_step")), whole(killed.get("after_step")))
     logged, wanted = last_step(before), whole(kill.get("after_step"))
     if row.passed and (logged is None or logged < wanted):
-        return failed(row, MISSING, f"the killed attempt logged steps up to {logged or 'none'}")
+        return row.because(MISSING, Reason.KILLED_EARLY, last=logged or "none")
     return row
 
 
@@ -148,9 +134,9 @@ def _loaded_row(killed: Mapping[str, object], after: Mapping[str, object]) -> Ro
     newest, loaded = whole(killed.get("newest_checkpoint")), whole(after.get("loaded_iteration"))
     row = equal_row("loaded iteration", newest, loaded)
     if newest is None:
-        return failed(row, MISSING, "there was no complete checkpoint when the rank was killed")
+        return row.because(MISSING, Reason.NOTHING_SAVED)
     if loaded is None:
-        return failed(row, MISSING, "nothing was loaded: the restart trained again from the start")
+        return row.because(MISSING, Reason.NOTHING_LOADED, what="the restart")
     return row
 
 
@@ -171,10 +157,8 @@ def _listed(ranks: object) -> str:
     )
 
 
-def _untimed(card: Card, platform: str) -> Card:
-    kept = {
-        name: metric for name, metric in card.metrics.items() if not rule_for(name, platform=platform).median
-    }
+def _untimed(card: Card) -> Card:
+    kept = {name: metric for name, metric in card.metrics.items() if not metric_named(name).kind.median}
     return dataclasses.replace(card, metrics=kept)
 
 
@@ -194,7 +178,7 @@ def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
 def _not_logged(first: Card, second: Card, last: int) -> str:
     """What the killed attempt must have logged up to ``last``, its last step, and has not."""
     for name, again in second.metrics.items():
-        died = SUMS_EVERY if name.startswith(SUMMED) else 1
+        died = SUMS_EVERY if metric_named(name).summed else 1
         logged = first.metrics[name].steps if name in first.metrics else ()
         lost = np.setdiff1d(again.steps[again.steps <= last - died], logged)
         if lost.size:

@@ -1,4 +1,4 @@
-"""What a verdict most likely means, in plain sentences: what moved, when, how far, and where to look."""
+"""The likely meaning of a verdict, in plain sentences: what moved, when, how far, and where to look."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.cases.metrics import LM_LOSS, NUM_ZEROS, metric_named
 from tasks.judge.compare import Differences, compare
-from tasks.judge.restart_evidence import loaded_iteration
-from tasks.judge.strict import (
+from tasks.judge.restart_evidence import STATE_LABEL, loaded_iteration
+from tasks.judge.rows import (
     CHECK_EQUAL,
     DRIFT,
     EXACT,
+    GOLDEN,
     IMPROVEMENT,
-    MISSING,
-    NOTHING_MEASURED,
     REGRESSION,
+    RESTART,
+    RESUME,
+    Reason,
     Row,
 )
-from tasks.judge.tolerances import GOLDEN, RESTART, RESUME, rule_for
 from tasks.records.card import Card, Metric
-from tasks.records.fingerprint import Change
+from tasks.records.fingerprint import FieldChange
 from tasks.records.run import Run
 
 GROWS, STAYS, SHRINKS = "grows", "stays", "shrinks"
@@ -34,31 +36,32 @@ UNREPEATED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a metric went: bit-equal up to ``equal_to`` (None: never), parting at ``first``."""
+    """The course of a metric: identical through ``identical_to`` (None: never), diverging at ``first``."""
 
     comparison: str
     metric: str
-    equal_to: int | None
+    identical_to: int | None
     first: int
     ulp: int | None
     trend: str | None
 
+    @property
+    def begin(self) -> str:
+        if self.identical_to is None:
+            return f"differs from step {self.first}"
+        return _diverges(self.identical_to, self.first)
+
     def __str__(self) -> str:
-        begin = (
-            f"equal to step {self.equal_to}, parts at step {self.first}"
-            if self.equal_to is not None
-            else f"differs from step {self.first}"
-        )
         far = f", by up to {self.ulp} ulp" if self.ulp is not None else ""
         gap = f", the gap {self.trend}" if self.trend else ""
-        return f"{self.comparison}: {self.metric}: {begin}{far}{gap}"
+        return f"{self.comparison}: {self.metric}: {self.begin}{far}{gap}"
 
 
 def explain(
     rows: list[Row],
     *,
     golden: Card | None,
-    changes: list[Change],
+    changes: list[FieldChange],
     run: Run | None = None,
     actual: Card | None = None,
 ) -> list[str]:
@@ -82,7 +85,7 @@ def explain(
         ),
         *_values_that_are_no_numbers(rows),
         *_missing_steps(golden_rows),
-        *_resume_cause(rows, courses, loaded),
+        *_resume_cause(rows, courses),
         *_golden_cause(golden_rows, courses, loaded, restarted=run is None or run.crashes),
         *_resources(golden_rows),
         *_drift(golden_rows, changes),
@@ -93,8 +96,8 @@ def explain(
 def course(
     comparison: str, metric: str, differences: Differences, *, before: int | None = None
 ) -> Course | None:
-    """The course of a metric, or None when all its steps are equal. ``before``: a step known to be equal,
-    before all compared ones (what phase 2 loaded).
+    """The course of a metric, or None when all its steps are identical. ``before``: a step known to be
+    identical, before all compared ones (what phase 2 loaded).
     """
     first = differences.first()
     if first is None:
@@ -103,7 +106,7 @@ def course(
     return Course(
         comparison=comparison,
         metric=metric,
-        equal_to=int(differences.steps[first - 1]) if first else before,
+        identical_to=int(differences.steps[first - 1]) if first else before,
         first=int(differences.steps[first]),
         ulp=largest if largest >= 0 else None,
         trend=trend(differences.relative[first:]),
@@ -111,8 +114,8 @@ def course(
 
 
 def trend(gaps: np.ndarray) -> str | None:
-    """Whether relative differences (float64, shape (n,), in order of step) grow, stay or shrink; None if too
-    few.
+    """The trend of relative differences (float64, shape (n,), in order of step): they grow, stay or shrink.
+    None if there are too few.
     """
     gaps = gaps[np.isfinite(gaps)]
     if gaps.size < FEWEST_STEPS:
@@ -137,44 +140,35 @@ def _course_of(row: Row, golden: Card | None, actual: Card | None) -> Course | N
 
 
 def _values_that_are_no_numbers(rows: list[Row]) -> list[str]:
-    return [
-        f"{row.comparison}: {row.metric}: {row.note}"
-        for row in rows
-        if row.verdict == REGRESSION and " value at step " in row.note
-    ]
+    return [f"{row.comparison}: {row.metric}: {row.note}" for row in rows if row.reason == Reason.NOT_FINITE]
 
 
 def _missing_steps(rows: list[Row]) -> list[str]:
     return [
         f"{row.metric}: {row.note}: the run ended early, or did not log it"
         for row in rows
-        if row.verdict == MISSING and "missing in the actual values" in row.note
+        if not row.passed and row.reason == Reason.STEP_MISSING
     ][:1]
 
 
-def _resume_cause(rows: list[Row], courses: list[Course], loaded: int | None) -> list[str]:
-    causes = [
-        row.note
-        for row in rows
-        if row.comparison == RESTART and row.verdict == MISSING and row.note.startswith("nothing")
-    ]
-    digests = [row for row in rows if row.comparison == RESTART and row.metric.startswith("state: ")]
+def _resume_cause(rows: list[Row], courses: list[Course]) -> list[str]:
+    causes = [row.note for row in rows if row.reason in (Reason.NOTHING_LOADED, Reason.NOTHING_KILLED)]
+    digests = [row for row in rows if row.comparison == RESTART and row.metric.startswith(STATE_LABEL)]
     state = [row for row in digests if not row.passed]
     failed = [
         row for row in rows if row.comparison == RESUME and row.verdict == REGRESSION and _deterministic(row)
     ]
-    parted = [
+    diverging = [
         course
         for course in courses
         if course.comparison == RESUME and course.metric in {row.metric for row in failed}
     ]
-    if not parted and not state:
+    if not diverging and not state:
         return causes
-    first = min((course.first for course in parted), default=None)
-    equal_to = first - 1 if first is not None else loaded
-    which = ", ".join(f"{row.metric.removeprefix('state: ')} ({row.note})" for row in state)
+    first = min((course.first for course in diverging), default=None)
+    which = ", ".join(f"{row.metric.removeprefix(STATE_LABEL)} ({row.note})" for row in state)
     hint = f": {which}" if which else UNREPEATED if digests else ""
-    begin = f"equal to step {equal_to}, then parts" if first is not None else "values are equal"
+    begin = _diverges(first - 1, first) if first is not None else "values are identical"
     return [*causes, f"{begin}: the restart did not restore all state{hint}"]
 
 
@@ -182,70 +176,67 @@ def _golden_cause(
     rows: list[Row], courses: list[Course], loaded: int | None, *, restarted: bool
 ) -> list[str]:
     failed = {row.metric for row in rows if row.verdict == REGRESSION and _deterministic(row)}
-    parted = [course for course in courses if course.comparison == GOLDEN and course.metric in failed]
+    diverging = [course for course in courses if course.comparison == GOLDEN and course.metric in failed]
     causes = []
     verdicts = {row.metric: row.verdict for row in rows}
-    if verdicts.get("lm loss") == EXACT and verdicts.get("num-zeros") in (REGRESSION, DRIFT):
-        causes.append("lm loss equal, num-zeros differ: the forward pass is the same, the gradients are not")
-    if not parted:
+    if verdicts.get(LM_LOSS.name) == EXACT and verdicts.get(NUM_ZEROS.name) in (REGRESSION, DRIFT):
+        causes.append("lm loss identical, num-zeros differ: only the gradients changed, not the forward pass")
+    if not diverging:
         return causes
-    earliest = min(parted, key=lambda course: course.first)
-    if earliest.equal_to is None:
-        return [*causes, f"differs from step {earliest.first}: initialisation, data or environment"]
-    begin = f"equal to step {earliest.equal_to}, then parts"
-    if restarted:
-        return [
-            *causes,
-            f"{begin}: the restart did not restore all state, if there was one at step {earliest.equal_to}; "
-            "otherwise what that step brings: data, schedule, a rare branch",
-        ]
-    if earliest.equal_to == loaded:
-        return [*causes, f"{begin}: saving the checkpoint changed the state"]
-    return [*causes, f"{begin}: what step {earliest.first} brings: data, schedule, a rare branch, or chance"]
+    earliest = min(diverging, key=lambda course: course.first)
+    last = earliest.identical_to
+    cause = f"what step {earliest.first} brings: data, schedule, a rare branch, or chance"
+    if last is None:
+        cause = "initialisation, data or environment"
+    elif restarted:
+        cause = (
+            f"the restart did not restore all state, if there was one at step {last}; otherwise what step "
+            f"{earliest.first} brings: data, schedule, a rare branch"
+        )
+    elif last == loaded:
+        cause = "saving the checkpoint changed the state"
+    return [*causes, f"{earliest.begin}: {cause}"]
+
+
+def _diverges(last: int, first: int) -> str:
+    return f"identical through step {last}, diverges at step {first}"
 
 
 def _resources(rows: list[Row]) -> list[str]:
-    loss = next((row.verdict for row in rows if row.metric == "lm loss"), None)
-    ending = {EXACT: "and loss is equal: ", DRIFT: "and loss is within tolerance: "}.get(
-        loss, "and loss differs too: "
-    )
+    """Sentences for times and memory that left their tolerance."""
+    loss = next((row.verdict for row in rows if row.metric == LM_LOSS.name), None)
+    ending = {EXACT: "loss is identical", DRIFT: "loss is within tolerance"}.get(loss, "loss differs too")
     causes = []
     for row in rows:
-        if not _beyond_tolerance(row):
+        change = metric_named(row.metric).kind.change
+        if change is None or row.rel is None or row.reason in (Reason.NOT_MEASURED, Reason.STAYS_AT_0):
             continue
-        percent = f"{100 * row.rel:.0f} %" if row.rel >= 0.01 else f"{100 * row.rel:.2g} %"
-        if row.metric == "iteration-time":
-            span = row.steps.removeprefix("median ").split(" (")[0].replace("-", " to ")
-            what, kind = f"steps {span} are {percent}", ("slower", "faster", "performance")
-        elif row.metric.startswith("mem-"):
-            what, kind = (
-                f"{row.metric} at step {row.worst_step} is {percent}",
-                ("bigger", "smaller", "memory"),
-            )
-        else:
-            continue
-        if row.verdict == IMPROVEMENT:
-            causes.append(f"{what} {kind[1]}: an improvement, record a new card to keep it")
-        else:
-            causes.append(f"{what} {kind[0]} {ending}{kind[2]}")
+        more, less, about = change
+        if row.verdict == REGRESSION:
+            causes.append(f"{_amount(row)} {more} and {ending}: {about}")
+        elif row.verdict == IMPROVEMENT:
+            causes.append(f"{_amount(row)} {less}: an improvement, record a new card to keep it")
     return causes
 
 
-def _beyond_tolerance(row: Row) -> bool:
-    numbers = isinstance(row.golden, float) and isinstance(row.actual, float) and row.rel is not None
-    return numbers and row.verdict in (REGRESSION, IMPROVEMENT) and NOTHING_MEASURED not in row.note
+def _amount(row: Row) -> str:
+    percent = f"{100 * row.rel:.0f} %" if row.rel >= 0.01 else f"{100 * row.rel:.2g} %"
+    if row.median_of is None:
+        return f"{row.metric} at step {row.worst_step} is {percent}"
+    part = metric_named(row.metric).part
+    steps = f"{part} of steps" if part else "steps"
+    return f"{steps} {row.median_of[0]} to {row.median_of[1]} are {percent}"
 
 
-def _drift(rows: list[Row], changes: list[Change]) -> list[str]:
+def _drift(rows: list[Row], changes: list[FieldChange]) -> list[str]:
     drifting = [row for row in rows if row.verdict == DRIFT and _deterministic(row)]
     if not drifting or not all(row.passed for row in rows):
         return []
-    surroundings = [str(change) for change in changes if change.surroundings]
-    if surroundings:
-        changed = ", ".join(surroundings)
+    changed = ", ".join(str(change) for change in changes if change.software_or_hardware)
+    if changed:
         return [f"all within tolerance and the environment changed ({changed}): drift, record a new card"]
-    return ["all within tolerance of a card that is not held to equality: drift"]
+    return ["all within tolerance of a card that is compared approximately: drift"]
 
 
 def _deterministic(row: Row) -> bool:
-    return row.check != CHECK_EQUAL and rule_for(row.metric).deterministic
+    return row.check != CHECK_EQUAL and metric_named(row.metric).kind.deterministic

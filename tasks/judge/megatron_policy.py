@@ -14,41 +14,35 @@ import dataclasses
 import numpy as np
 
 from tasks.cases.megatron_lm_case import DEFAULT_METRICS
+from tasks.cases.metrics import metric_named
 from tasks.judge.compare import compare, step_text
-from tasks.judge.strict import (
+from tasks.judge.rows import (
     CHECK_APPROXIMATE,
     CHECK_EXACT,
     CHECK_SHOWN,
     DRIFT,
     EXACT,
-    MISSING,
     NOT_JUDGED,
     REGRESSION,
+    Reason,
     Row,
-    steady_steps,
+    missing_row,
 )
+from tasks.judge.strict import median_of, steady_steps
 from tasks.records.card import Card, Metric
 
-# Relative tolerance, and whether the exact check exists besides the approximate one.
-CHECKS = {
-    "iteration-time": (0.05, False),
-    "mem-allocated-bytes": (0.05, False),
-    "mem-max-allocated-bytes": (0.05, False),
-    "lm loss": (0.05, True),
-    "mtp_1 loss": (0.05, True),
-    "mtp_2 loss": (0.05, True),
-    "total loss": (0.05, True),
-    "num-zeros": (0.20, True),
-}
+# All that it has a check for. Those that are deterministic have the exact check besides the approximate one.
+LOSSES = ("lm loss", "mtp_1 loss", "mtp_2 loss", "total loss")
+CHECKED = ("iteration-time", "mem-allocated-bytes", "mem-max-allocated-bytes", *LOSSES, "num-zeros")
 
 
 def decide(golden: Metric | None, actual: Metric | None, *, name: str, check: str) -> bool | None:
-    """Whether Megatron-LM passes the metric; None where it finds a value missing (which fails there too)."""
+    """True where Megatron-LM passes the metric; None where it finds a value missing (which fails there)."""
     if golden is None or actual is None or golden.steps.size == 0:
         return None
-    relative = CHECKS[name][0] if check == CHECK_APPROXIMATE else 0.0
+    relative = _relative(name, check)
     steps = golden.steps
-    if name == "iteration-time":
+    if metric_named(name).kind.median:
         steps = steady_steps(steps[np.isfinite(golden.values)])
         if steps.size == 0:
             return None
@@ -76,16 +70,16 @@ def judge_cards(
 ) -> list[Row]:
     """A row a metric and check. ``metrics`` are a case's METRICS; without them, all that either card has and
     Megatron-LM knows. A metric that it has no check for is shown, not judged."""
-    names = metrics or tuple(name for name in CHECKS if name in golden.metrics or name in actual.metrics)
+    names = metrics or tuple(name for name in CHECKED if name in golden.metrics or name in actual.metrics)
     rows = []
     for name in names or DEFAULT_METRICS:
         pair = golden.metrics.get(name), actual.metrics.get(name)
-        if name not in CHECKS:
-            row = Row(comparison=comparison, metric=name, check=CHECK_SHOWN, verdict=NOT_JUDGED, passed=True)
-            rows.append(dataclasses.replace(row, **_shown(*pair), note="Megatron-LM has no check for it"))
+        if name not in CHECKED:
+            row = Row(comparison=comparison, metric=name, check=CHECK_SHOWN, verdict=NOT_JUDGED)
+            rows.append(dataclasses.replace(row, **_shown(*pair), reason=Reason.NO_CHECK))
             continue
         for check in (CHECK_EXACT, CHECK_APPROXIMATE):
-            if check in checks and (check == CHECK_APPROXIMATE or CHECKS[name][1]):
+            if check in checks and (check == CHECK_APPROXIMATE or metric_named(name).kind.deterministic):
                 rows.append(_row(comparison, name, *pair, check))
     return rows
 
@@ -94,20 +88,20 @@ def _row(comparison: str, name: str, golden: Metric | None, actual: Metric | Non
     if golden is not None and actual is not None and actual.full_precision and not golden.full_precision:
         actual = actual.rounded()
     decision = decide(golden, actual, name=name, check=check)
-    tolerance = CHECKS[name][0] if check == CHECK_APPROXIMATE else 0.0
-    row = Row(
-        comparison=comparison, metric=name, check=check, tolerance=tolerance, verdict=MISSING, passed=False
-    )
-    shown = _shown(golden, actual, median=name == "iteration-time")
-    row = dataclasses.replace(row, **shown)
+    row = missing_row(comparison, name, Reason.NO_USABLE_VALUE, check=check)
+    shown = _shown(golden, actual, median=metric_named(name).kind.median)
+    row = dataclasses.replace(row, tolerance=_relative(name, check), **shown)
     if decision is None:
-        return dataclasses.replace(row, note="a side has no usable value of it")
+        return row
+    verdict = REGRESSION if not decision else EXACT if row.first_step is None and not row.abs else DRIFT
     missing = np.setdiff1d(golden.steps, actual.steps, assume_unique=True)
     if missing.size:
-        note = f"{missing.size} steps of the card, from {missing[0]} on, are missing and count as infinity"
-        row = dataclasses.replace(row, note=note)
-    verdict = REGRESSION if not decision else EXACT if row.first_step is None and not row.abs else DRIFT
-    return dataclasses.replace(row, verdict=verdict, passed=decision)
+        return row.because(verdict, Reason.COUNTS_AS_INFINITY, count=missing.size, step=missing[0])
+    return row.because(verdict, None if decision else Reason.DIFFERS)
+
+
+def _relative(name: str, check: str) -> float:
+    return metric_named(name).tolerance.relative if check == CHECK_APPROXIMATE else 0.0
 
 
 def _shown(golden: Metric | None, actual: Metric | None, *, median: bool = False) -> dict[str, object]:
@@ -120,7 +114,7 @@ def _shown(golden: Metric | None, actual: Metric | None, *, median: bool = False
         expected, obtained = (float(np.median(_values_at(metric, steps))) for metric in (golden, actual))
         finite = np.isfinite(obtained)
         return {
-            "steps": f"median {step_text(steps)}",
+            **median_of(steps),
             "golden": expected,
             "actual": obtained if finite else "inf",
             "abs": abs(obtained - expected) if finite else None,

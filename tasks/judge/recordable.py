@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from tasks.cases.loader import list_cases, load_case
+from tasks.cases.metrics import Shown, metric_named
 from tasks.judge.compare import compare
 from tasks.judge.restart_evidence import processes_of
+from tasks.judge.rows import CHECK_EXACT, GOLDEN
 from tasks.judge.run import Options, restart_and_resume_rows
-from tasks.judge.strict import CHECK_EXACT, Basis, stays_at_0, strict_row
-from tasks.judge.tolerances import GOLDEN, rule_for
+from tasks.judge.strict import stays_at_0, strict_row
+from tasks.judge.tolerances import Basis, rule_for
 from tasks.records.card import header_fault
 from tasks.records.run import Run
 from tasks.util.exits import UsageError
 
 RANKS = 8  # of a run that does not say how many it had
+_BASIS = Basis(check=CHECK_EXACT, reason="runs of one kind")
 
 
 def refuse_borrowed_card(case: str, golden: str) -> None:
     """A copy of another case's card would be a second truth.
 
     Raises:
-        UsageError: the case is held to the cards of another one.
+        UsageError: the case is compared with the cards of another one.
     """
     if golden != case:
-        raise UsageError(f"{case} is held to the golden cards of {golden} (GOLDEN_CARD): record that one")
+        raise UsageError(
+            f"{case} is compared with the golden cards of {golden} (GOLDEN_CARD): record that one"
+        )
 
 
 def refuse_unfit_runs(runs: list[Run]) -> None:
@@ -64,10 +68,9 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
             reference = first.actual1.metrics[name]
             if not np.array_equal(metric.steps, reference.steps):
                 raise UsageError(f"{run.directory}: {name!r}: other steps than {first.directory}")
-            rule = rule_for(name, platform=run.platform)
-            if rule.deterministic and (run.deterministic or first.deterministic):
+            if metric_named(name).kind.deterministic and (run.deterministic or first.deterministic):
                 _refuse_difference(run, first, name)
-            elif rule.judged:
+            elif not isinstance(rule_for(name, platform=run.platform, basis=_BASIS), Shown):
                 _refuse_beyond_tolerance(run, first, name)
 
 
@@ -114,12 +117,12 @@ def _refuse_bad_values(run: Run) -> None:
         fault = header_fault(metric)
         if metric.end_step != wanted:
             fault = f"ends at step {metric.end_step}, the case trains {wanted}"
-        rule = rule_for(name)  # also of what is only shown on this platform
+        kind = metric_named(name).kind  # also of what is only shown on this platform
         if fault is None and not np.isfinite(metric.values).all():
             step = int(metric.steps[~np.isfinite(metric.values)][0])
             fault = f"step {step} is no finite number"
         elif fault is None and (
-            (rule.positive and (metric.values <= 0).any()) or (rule.grows and stays_at_0(metric))
+            (kind.positive and (metric.values <= 0).any()) or (kind.grows and stays_at_0(metric))
         ):
             fault = "is 0 where nothing was measured"
         if fault:
@@ -142,11 +145,9 @@ def _refuse_difference(run: Run, first: Run, name: str) -> None:
 
 def _refuse_beyond_tolerance(run: Run, first: Run, name: str) -> None:
     """Memory and times of equal runs: a card of their middle must hold each of them."""
-    rule = dataclasses.replace(rule_for(name, platform=run.platform), improves=False)
-    basis = Basis(check=CHECK_EXACT, reason="runs of one kind")
     for golden, actual in ((first, run), (run, first)):
         values = golden.actual1.metrics[name], actual.actual1.metrics[name]
-        row = strict_row(GOLDEN, name, *values, rule=rule, basis=basis)
+        row = strict_row(GOLDEN, name, *values, platform=run.platform, basis=_BASIS)
         if not row.passed:
             where = f" at step {row.worst_step}" if row.worst_step is not None else ""
             raise UsageError(

@@ -4,36 +4,15 @@ back.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-from tasks.judge.strict import CHECK_EQUAL, CHECK_SHOWN, EXACT, MISSING, NOT_JUDGED, REGRESSION, Row
-from tasks.judge.tolerances import RESTART
+from tasks.judge.rows import CHECK_SHOWN, EXACT, MISSING, NOT_JUDGED, REGRESSION, RESTART, Reason, Row
+from tasks.records.state import COMMON_STATE, STATE
 from tasks.util.files import mapping, whole
 
-# What every rank must have recorded at the checkpoint and again after loading it.
-STATE = (
-    "parameters",
-    "master_weights",
-    "exp_avg",
-    "exp_avg_sq",
-    "optimizer_steps",
-    "scheduler",
-    "rng",
-    "consumed_samples",
-    "next_batch",
-)
-# What all ranks record alike, and on every layout of ranks.
-COMMON_STATE = (
-    "whole_parameters",
-    "whole_master_weights",
-    "whole_exp_avg",
-    "whole_exp_avg_sq",
-    "optimizer_steps",
-    "scheduler",
-    "consumed_samples",
-)
-
+STATE_LABEL = "state: "  # begins the name of a row about a part of the state
 # Digests of nothing at all: of no bytes, and the sum over no element of any rank. They prove nothing.
 OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 16)
 # Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
@@ -91,14 +70,13 @@ def no_restart_row(phase1: Mapping[str, object]) -> Row:
 
 def failed_try_row(failed: Mapping[str, object]) -> Row:
     """A try that ``--retries`` repeated is shown, and judges nothing: only the last one has values."""
-    what = f"{failed.get('kind')}: {failed.get('message')}; kept in {failed.get('kept')}"
     return Row(
         comparison=RESTART,
         metric=f"phase {failed.get('phase')}, try {failed.get('attempt')}",
         check=CHECK_SHOWN,
         verdict=NOT_JUDGED,
-        passed=True,
-        note=f"failed by its surroundings and was tried again: {what}",
+        reason=Reason.TRIED_AGAIN,
+        details={name: failed.get(name) for name in ("kind", "message", "kept")},
     )
 
 
@@ -112,43 +90,30 @@ def _loaded_row(loaded: int | None, saved: list[int], last: int | None) -> Row:
     expected = loaded if loaded in usable else usable[-1] if usable else None
     row = equal_row("loaded iteration", expected, loaded)
     if loaded is None:
-        return failed(row, MISSING, "nothing was loaded: phase 2 trained again from the start")
+        return row.because(MISSING, Reason.NOTHING_LOADED, what="phase 2")
     if not usable:
-        return failed(row, MISSING, "phase 1 recorded no checkpoint before its last step")
+        return row.because(MISSING, Reason.NO_CHECKPOINT)
     return row
 
 
 def equal_row(name: str, expected: int | str | None, actual: int | str | None) -> Row:
     """A row that passes when both are known and equal."""
-    known = expected is not None and actual is not None
-    equal = known and expected == actual
-    return Row(
-        comparison=RESTART,
-        metric=name,
-        check=CHECK_EQUAL,
-        golden=expected,
-        actual=actual,
-        verdict=EXACT if equal else REGRESSION if known else MISSING,
-        passed=equal,
-        note="" if known else "not recorded",
-    )
+    row = Row(comparison=RESTART, metric=name, golden=expected, actual=actual, verdict=EXACT)
+    if expected is None or actual is None:
+        return row.because(MISSING, Reason.NOT_RECORDED)
+    return row if expected == actual else row.because(REGRESSION, Reason.DIFFERS)
 
 
 def _restored(part: str, steps: str) -> Row:
     """The row of a part of the state that came back."""
     return Row(
-        comparison=RESTART,
-        metric=f"state: {part.replace('_', ' ')}",
-        check=CHECK_EQUAL,
-        steps=steps,
-        verdict=EXACT,
-        passed=True,
+        comparison=RESTART, metric=f"{STATE_LABEL}{part.replace('_', ' ')}", steps=steps, verdict=EXACT
     )
 
 
 def _shown(row: Row, saved: str, loaded: str) -> Row:
     """The row with the beginnings of both digests."""
-    return Row(**{**row.__dict__, "golden": saved[:12], "actual": loaded[:12]})
+    return dataclasses.replace(row, golden=saved[:12], actual=loaded[:12])
 
 
 def processes_of(record: Mapping[str, object]) -> Mapping[str, object]:
@@ -164,15 +129,15 @@ def _state_row(
     ranks = sorted({*before, *after, *started}, key=lambda rank: (len(rank), rank))
     pairs = {rank: (_digest(before, rank, part), _digest(after, rank, part)) for rank in ranks}
     absent = [rank for rank, pair in pairs.items() if None in pair]
-    parted = [rank for rank, (saved, loaded) in pairs.items() if rank not in absent and saved != loaded]
+    changed = [rank for rank, (saved, loaded) in pairs.items() if rank not in absent and saved != loaded]
     row = _restored(part, f"{len(ranks)} ranks")
     if not ranks:
-        return failed(row, MISSING, "no rank recorded it")
-    if parted:
-        saved, loaded = pairs[parted[0]]
-        return failed(_shown(row, saved, loaded), REGRESSION, f"rank {_listed(parted)}: not what was saved")
+        return row.because(MISSING, Reason.NO_STATE)
+    if changed:
+        row = _shown(row, *pairs[changed[0]])
+        return row.because(REGRESSION, Reason.STATE_DIFFERS, ranks=_listed(changed))
     if absent:
-        return failed(row, MISSING, f"rank {_listed(absent)}: not recorded on both sides")
+        return row.because(MISSING, Reason.STATE_NOT_RECORDED, ranks=_listed(absent))
     return row
 
 
@@ -181,18 +146,13 @@ def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, obj
     row = _restored(part, f"{len(before)} to {len(after)} ranks")
     sides = [{_digest(side, rank, part) for rank in side} for side in (before, after)]
     if absent or None in sides[0] | sides[1] or not all(sides):
-        return failed(row, MISSING, "not recorded by every rank on both sides")
+        return row.because(MISSING, Reason.WHOLE_NOT_RECORDED)
     if any(len(side) > 1 for side in sides):
-        return failed(row, REGRESSION, "not the same on all ranks")
+        return row.because(REGRESSION, Reason.WHOLE_OF_RANKS_DIFFERS)
     (saved,), (loaded,) = sides
     if saved != loaded:
-        return failed(_shown(row, saved, loaded), REGRESSION, "not what was saved")
+        return _shown(row, saved, loaded).because(REGRESSION, Reason.WHOLE_DIFFERS)
     return row
-
-
-def failed(row: Row, verdict: str, note: str) -> Row:
-    """The row, failed."""
-    return Row(**{**row.__dict__, "verdict": verdict, "passed": False, "note": note})
 
 
 def _listed(ranks: list[str]) -> str:

@@ -11,10 +11,22 @@ import numpy as np
 
 from tasks.judge import comparability, crash_evidence, explanation, megatron_policy, restart_evidence, strict
 from tasks.judge.completeness import unlogged_rows
-from tasks.judge.strict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, LAST_STEP, MISSING, Row
-from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
+from tasks.judge.rows import (
+    CHECK_APPROXIMATE,
+    CHECK_EXACT,
+    GOLDEN,
+    MISSING,
+    RESTART,
+    RESUME,
+    Reason,
+    Row,
+    missing_row,
+)
+from tasks.judge.strict import NO_LIMIT
+from tasks.judge.tolerances import Basis
 from tasks.records import card_store, held_card
 from tasks.records.card import Card
+from tasks.records.fingerprint import FieldChange
 from tasks.records.run import Run, read_run
 from tasks.util.exits import MISMATCH, PASSED, USAGE, UsageError
 from tasks.util.files import REPOSITORY
@@ -41,10 +53,10 @@ class Verdict:
 
     title: str
     policy: str
-    rows: list[Row]
+    rows: list[Row] = field(default_factory=list)
     steps: tuple[int, int] | None = None
     checks: tuple[str, ...] = ()
-    changes: list[comparability.Change] = field(default_factory=list)
+    changes: list[FieldChange] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
@@ -59,7 +71,7 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """A mismatch is said before an input error that only kept a part from being compared."""
+        """A mismatch takes precedence over an input error that prevented part of the comparison."""
         compared = [
             row
             for row in self.rows
@@ -90,65 +102,58 @@ def judge_run(
     run = read_run(run_dir, case_name=case_name)
     _refuse_steps_without_restart(run, options)
     own_rows = restart_and_resume_rows(run, options)
-    common = {
-        "title": f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}",
-        "policy": options.policy,
-        "steps": options.steps,
-        "checks": options.checks,
-        "golden_file": golden_file,
-        "run": run,
-        "actual_card": run.actual1,
-    }
+    verdict = Verdict(
+        title=f"{run.case_name} · {run.environment} · {run.platform} · run {run.run_id}",
+        policy=options.policy,
+        steps=options.steps,
+        checks=options.checks,
+        golden_file=golden_file,
+        run=run,
+        actual_card=run.actual1,
+    )
     try:
         card, generic = held_card.card_of(run, golden_file, root, strict=options.policy == STRICT)
         provenance = card_store.read_provenance(card.path) or {}
         recorded, _ = held_card.origin(card.path)
     except UsageError as error:
-        return _without_card(run, own_rows, error, common)
+        return _without_card(verdict, own_rows, error)
     full = held_card.any_full(card)
     basis = comparability.basis(
-        recorded,
-        run.fingerprint,
-        deterministic=run.deterministic,
-        generic=generic,
-        full_precision=full,
+        recorded, run.fingerprint, deterministic=run.deterministic, generic=generic, full_precision=full
     )
     basis = dataclasses.replace(basis, restarted=run.crashes)
-    rows = [] if options.policy == MEGATRON else comparability.configuration_rows(recorded, run.fingerprint)
-    if options.policy == STRICT and not recorded and golden_file is None and full and not generic:
-        rows.append(comparability.provenance_row())
+    rows = []
+    if options.policy == STRICT:
+        rows += comparability.configuration_rows(recorded, run.fingerprint)
+        if not recorded and golden_file is None and full and not generic:
+            rows.append(comparability.provenance_row())
     compared, apart = crash_evidence.without_first_steps(run, card)
     actual, _ = crash_evidence.without_first_steps(run, run.actual1)
-    rows += _compared(
-        GOLDEN, compared, actual, metrics=run.metrics, basis=basis, platform=run.platform, options=options
-    )
+    rows += _compared(GOLDEN, compared, actual, basis, options, metrics=run.metrics, platform=run.platform)
     rows += own_rows
     changes = comparability.changes(recorded, run.fingerprint) if recorded else []
-    return Verdict(
+    return dataclasses.replace(
+        verdict,
         rows=rows,
         changes=changes,
         sentences=explanation.explain(rows, golden=card, run=run, changes=changes),
-        notes=_notes(card, provenance, run, rows) + apart + _held_to(basis, options),
+        notes=_notes(card, provenance, run, rows) + apart + _approximate(basis, options),
         golden_card=card,
-        **common,
     )
 
 
-def _without_card(run: Run, own_rows: list[Row], error: UsageError, common: Mapping[str, object]) -> Verdict:
+def _without_card(verdict: Verdict, own_rows: list[Row], error: UsageError) -> Verdict:
     """Of Megatron-LM's program the restart alone decides; ours has to have a card."""
-    rows, found = own_rows, {"error": str(error)}
-    if (
-        run.subject
-        and isinstance(error, card_store.NoGoldenCard)
-        and any(row.comparison == RESUME for row in rows)
-    ):
-        note = f"no golden card of {run.subject}: only the restart was judged; --baseline PATH compares"
-        found = {"notes": [note]}
+    subject = verdict.run.subject
+    resumed = any(row.comparison == RESUME for row in own_rows)
+    if subject and isinstance(error, card_store.NoGoldenCard) and resumed:
+        note = f"no golden card of {subject}: only the restart was judged; --baseline PATH compares"
+        verdict = dataclasses.replace(verdict, rows=own_rows, notes=[note])
     else:
-        row = Row(comparison=GOLDEN, metric="golden card", check=CHECK_EQUAL, verdict=MISSING, passed=False)
-        rows = [dataclasses.replace(row, note="no card to compare with"), *own_rows]
-    sentences = explanation.explain(rows, golden=None, run=run, changes=[])
-    return Verdict(rows=rows, sentences=sentences, **found, **common)
+        rows = [missing_row(GOLDEN, "golden card", Reason.NO_CARD), *own_rows]
+        verdict = dataclasses.replace(verdict, rows=rows, error=str(error))
+    sentences = explanation.explain(verdict.rows, golden=None, run=verdict.run, changes=[])
+    return dataclasses.replace(verdict, sentences=sentences)
 
 
 def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None = None) -> Verdict:
@@ -160,41 +165,21 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
     """
     options = options or Options()
     card, actual = card_store.read_card(golden_file), card_store.read_card(actual_file)
-    common = [name for name in card.metrics if name in actual.metrics]
-    if not common:
-        raise UsageError(
-            f"{golden_file} and {actual_file} have no common metric ({_names(card)}; {_names(actual)})"
-        )
-    if options.policy == STRICT:
-        held_card.refuse_header_faults(card, actual)
-        if not any(
-            np.intersect1d(card.metrics[name].steps, actual.metrics[name].steps).size for name in common
-        ):
-            raise UsageError(
-                f"{golden_file} and {actual_file}: {common[0]!r} and other metrics have no common step"
-            )
+    _refuse_nothing_common(card, actual, f"{golden_file} and {actual_file}", options)
     card, actual = _restricted(card, options), _restricted(actual, options)
-    origins = [held_card.origin(path) for path in (golden_file, actual_file)]
-    basis = comparability.basis(*[facts for facts, _ in origins], full_precision=held_card.any_full(card))
-    platform = next((name for _, name in origins if name), None)
-    rows = (
-        []
-        if options.policy == MEGATRON
-        else comparability.configuration_rows(*[facts for facts, _ in origins])
-    )
-    rows += _compared(GOLDEN, card, actual, metrics=None, basis=basis, platform=platform, options=options)
+    (recorded, platform), (facts, actual_platform) = map(held_card.origin, (golden_file, actual_file))
+    basis = comparability.basis(recorded, facts, full_precision=held_card.any_full(card))
+    rows = comparability.configuration_rows(recorded, facts) if options.policy == STRICT else []
+    platform = platform or actual_platform
+    rows += _compared(GOLDEN, card, actual, basis, options, metrics=None, platform=platform)
+    gaps = [row for row in rows if row.verdict == MISSING and row.first_step is not None]
     error = None
-    if options.policy == STRICT:
-        gaps = [row for row in rows if row.verdict == MISSING and row.first_step is not None]
+    if options.policy == STRICT and gaps:
         error = (
             f"{actual_file}: {gaps[0].metric!r}: {gaps[0].note}, compared with {golden_file}; "
             "restrict the comparison with --steps A-B"
-            if gaps
-            else None
         )
-    changes = (
-        comparability.changes(*[facts for facts, _ in origins]) if all(facts for facts, _ in origins) else []
-    )
+    changes = comparability.changes(recorded, facts) if recorded and facts else []
     return Verdict(
         title=f"{golden_file.name} · {actual_file.name}",
         policy=options.policy,
@@ -202,11 +187,23 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
         rows=rows,
         changes=changes,
         sentences=explanation.explain(rows, golden=card, actual=actual, changes=changes),
-        notes=_held_to(basis, options),
+        notes=_approximate(basis, options),
         error=error,
         golden_card=card,
         actual_card=actual,
     )
+
+
+def _refuse_nothing_common(card: Card, actual: Card, files: str, options: Options) -> None:
+    common = [name for name in card.metrics if name in actual.metrics]
+    if not common:
+        raise UsageError(f"{files} have no common metric ({_names(card)}; {_names(actual)})")
+    if options.policy != STRICT:
+        return
+    held_card.refuse_header_faults(card, actual)
+    pairs = [(card.metrics[name].steps, actual.metrics[name].steps) for name in common]
+    if not any(np.intersect1d(*pair).size for pair in pairs):
+        raise UsageError(f"{files}: {common[0]!r} and other metrics have no common step")
 
 
 def restart_and_resume_rows(run: Run, options: Options) -> list[Row]:
@@ -218,11 +215,11 @@ def _compared(
     comparison: str,
     card: Card,
     actual: Card,
-    *,
-    metrics,
-    basis: strict.Basis,
-    platform: str | None,
+    basis: Basis,
     options: Options,
+    *,
+    metrics: tuple[str, ...] | None,
+    platform: str | None,
 ) -> list[Row]:
     begins = min(
         (int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size), default=None
@@ -237,13 +234,12 @@ def _compared(
 
 def _kept_rows(run: Run, options: Options) -> list[Row]:
     """Phase 1, which goes on from a kept checkpoint, against the run that made it."""
-    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
-    loaded = restart_evidence.loaded_iteration(run.record1) if run.record1 is not None else None
+    loaded = restart_evidence.loaded_iteration(run.record1 or {})
     if run.origin is None or loaded is None:
-        return [dataclasses.replace(row, note="phase 1 did not go on from the kept checkpoint")]
+        return _nothing_resumed(Reason.NOT_FROM_KEPT)
     basis = comparability.basis(run.origin.fingerprint, run.fingerprint, deterministic=run.deterministic)
     basis = dataclasses.replace(basis, only_the_model="the checkpoint was made by another run")
-    first, second = run.origin.values.between(loaded + 1, LAST_STEP), run.actual1
+    first, second = run.origin.values.between(loaded + 1, NO_LIMIT), run.actual1
     if options.policy == MEGATRON:
         first, second = first.rounded(), second.rounded()
     return _compared(
@@ -263,24 +259,26 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
         for name, part in (("phase2.json", run.record2), ("actual_phase2.json", run.actual2))
         if part is None
     ]
-    loaded = restart_evidence.loaded_iteration(run.record2) if run.record2 is not None else None
-    row = Row(comparison=RESUME, metric="all metrics", check=CHECK_EXACT, verdict=MISSING, passed=False)
     if absent:
-        note = f"the restart left no {' and no '.join(absent)}; run tasks.resume"
-        return [dataclasses.replace(row, note=note)]
+        return _nothing_resumed(Reason.NO_PHASE_2, files=" and no ".join(absent))
+    loaded = restart_evidence.loaded_iteration(run.record2)
     if loaded is None:
-        return [dataclasses.replace(row, note="phase 2 loaded no checkpoint, so it resumed nothing")]
-    first = run.actual1.between(loaded + 1, LAST_STEP)
+        return _nothing_resumed(Reason.NOTHING_RESUMED)
+    first = run.actual1.between(loaded + 1, NO_LIMIT)
     second = run.actual2
     if options.policy == MEGATRON:
-        first, second = first.rounded(), second.rounded().between(loaded + 1, LAST_STEP)
+        first, second = first.rounded(), second.rounded().between(loaded + 1, NO_LIMIT)
     return _within_run(run, first, second, options, run.metrics)
 
 
+def _nothing_resumed(reason: Reason, **details: object) -> list[Row]:
+    return [missing_row(RESUME, "all metrics", reason, check=CHECK_EXACT, **details)]
+
+
 def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
-    pairs, why_none = crash_evidence.twice_trained(run)
-    if not pairs:
-        return [crash_evidence.resume_row(why_none)]
+    pairs, missing = crash_evidence.twice_trained(run)
+    if missing:
+        return [missing]
     return [
         crash_evidence.named(row, index)
         for index, (first, second) in enumerate(pairs)
@@ -296,14 +294,12 @@ def _within_run(
     if run.changes_layout:
         reason = "the restart has another layout of ranks, which add up in another order"
     exact = run.deterministic and not run.changes_layout
-    basis = strict.Basis(
+    basis = Basis(
         check=CHECK_EXACT if exact else CHECK_APPROXIMATE,
         reason=reason,
         only_the_model="it depends on the layout of ranks, which changed" if run.changes_layout else "",
     )
-    return _compared(
-        RESUME, first, second, metrics=metrics, basis=basis, platform=run.platform, options=options
-    )
+    return _compared(RESUME, first, second, basis, options, metrics=metrics, platform=run.platform)
 
 
 def _restart_rows(run: Run, options: Options) -> list[Row]:
@@ -318,20 +314,19 @@ def _restart_rows(run: Run, options: Options) -> list[Row]:
 
 def _evidence_rows(run: Run) -> list[Row]:
     if run.record1 is None:
-        row = Row(comparison=RESTART, metric="phase 1", check=CHECK_EQUAL, verdict=MISSING, passed=False)
-        return [dataclasses.replace(row, note="no phase1.json: nothing says how phase 1 went")]
+        return [missing_row(RESTART, "phase 1", Reason.NO_PHASE_1)]
     if run.goes_on_from_kept:
         return restart_evidence.restart_rows(run.origin.record, run.record1) if run.origin else []
     if run.resumes:
         if run.record2 is None:
             return []
         rows = restart_evidence.layout_rows if run.changes_layout else restart_evidence.restart_rows
-        surroundings = comparability.phases_row(
+        environment = comparability.phases_row(
             run.fingerprint,
             [record.get("fingerprint") for record in (run.record1, run.record2)],
             other_layout=run.changes_layout,
         )
-        return [surroundings, *rows(run.record1, run.record2)]
+        return [environment, *rows(run.record1, run.record2)]
     if run.crashes:
         return crash_evidence.crash_rows(run.record1, list(run.kills))
     return [restart_evidence.no_restart_row(run.record1)]
@@ -367,10 +362,10 @@ def _notes(card: Card, provenance: Mapping[str, object], run: Run, rows: list[Ro
     return notes
 
 
-def _held_to(basis: strict.Basis, options: Options) -> list[str]:
+def _approximate(basis: Basis, options: Options) -> list[str]:
     if options.policy == MEGATRON or basis.check == CHECK_EXACT:
         return []
-    return [f"held to the approximate checks: {basis.reason}"]
+    return [f"compared approximately: {basis.reason}"]
 
 
 def _names(card: Card) -> str:

@@ -1,75 +1,38 @@
-"""The comparison: two metrics in, one row out. Pure functions over numbers, held to ``tasks.tolerances``.
+"""The strict comparison, this harness' own policy: two metrics in, one row out. Pure functions over numbers.
 
-Strict, the policy of this harness. Megatron-LM's own decisions are in ``tasks.megatron``.
+Tolerances stand in ``tasks.cases.metrics``; Megatron-LM's own decisions in ``tasks.judge.megatron_policy``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.cases.metrics import WARM_UP_STEPS, Exact, MetricSpec, Rule, Shown, Tolerance, metric_named
 from tasks.judge.compare import Differences, compare, step_text
-from tasks.judge.tolerances import (
+from tasks.judge.rows import (
+    CHECK_APPROXIMATE,
+    CHECK_EXACT,
+    CHECK_SHOWN,
+    DRIFT,
+    EXACT,
     GOLDEN,
-    OF_THE_MODEL,
-    OF_THE_SCHEDULE,
+    IMPROVEMENT,
+    MISSING,
+    NOT_JUDGED,
+    REGRESSION,
     RESUME,
-    STEADY_STEPS_NEEDED,
-    WARM_UP_STEPS,
-    Rule,
-    rule_for,
+    Reason,
+    Row,
+    and_more,
 )
+from tasks.judge.tolerances import STEADY_STEPS_NEEDED, Basis, rule_for
 from tasks.records.card import Card, Metric
 
-EXACT, DRIFT, REGRESSION, MISSING = "exact", "drift", "regression", "missing"
-IMPROVEMENT, NOT_JUDGED = "improvement", "not judged"
-NOTHING_MEASURED = "nothing was measured"  # in the note of a row
-CHECK_EXACT, CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_SHOWN = "exact", "approximate", "equal", "shown"
-LAST_STEP = 2**62
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of the verdict. ``rel`` is a part of the golden value, ``ulp`` units in the last place of
-    float32; ``golden``, ``actual``, ``abs`` and ``rel`` are those of the worst step, ``ulp`` is the largest
-    of all steps.
-    """
-
-    comparison: str
-    metric: str
-    check: str
-    steps: str = ""
-    first_step: int | None = None
-    worst_step: int | None = None
-    golden: float | str | None = None
-    actual: float | str | None = None
-    abs: float | None = None
-    rel: float | None = None
-    ulp: int | None = None
-    tolerance: float | str | None = None
-    verdict: str
-    passed: bool
-    note: str = ""
-
-    @property
-    def judged(self) -> bool:
-        return self.verdict != NOT_JUDGED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Why deterministic metrics are held to the exact check, or only to the approximate one; whether both
-    sides ran on the same kind of processor; why only values of model and schedule are judged, if so; whether
-    the actual side was restarted on its way.
-    """
-
-    check: str
-    reason: str
-    same_processor: bool = True
-    only_the_model: str = ""
-    restarted: bool = False
+NO_LIMIT = 2**62  # as a last step
+_TOO_FEW = Shown(why=f"a median of fewer than {STEADY_STEPS_NEEDED} steps after the warm-up is not steady")
+_CHECKS = {Exact: CHECK_EXACT, Tolerance: CHECK_APPROXIMATE, Shown: CHECK_SHOWN}
 
 
 def strict_row(
@@ -78,65 +41,36 @@ def strict_row(
     golden: Metric | None,
     actual: Metric | None,
     *,
-    rule: Rule,
     basis: Basis,
+    platform: str | None = None,
     begins: int | None = None,
 ) -> Row:
     """Judge one metric. None stands for a metric that a side does not have, which never passes.
 
     ``begins``: the first step after the restart, by default the first one of ``golden``.
     """
-    if rule.same_processor and not basis.same_processor:
-        rule = dataclasses.replace(rule, judged=False, why_not="the card was recorded on another processor")
-    if comparison == RESUME or basis.restarted:
-        # It measures growth anew, in a few steps there may be none, and to need less improves nothing.
-        rule = dataclasses.replace(rule, grows=False, improves=False)
-    if basis.only_the_model:
-        rule = _only_the_model(name, rule, basis.only_the_model)
-    check = _check(rule, basis)
-    row = Row(
-        comparison=comparison,
-        metric=name,
-        check=check,
-        tolerance=_tolerance(rule, check),
-        verdict=MISSING,
-        passed=False,
-    )
-    absent = _absent(golden, actual, comparison)
-    if absent:
-        return dataclasses.replace(row, note=absent)
-    notes = []
-    if check == CHECK_APPROXIMATE and rule.deterministic:
-        notes.append(f"not exact: {basis.reason}")
+    metric = metric_named(name)
+    rule = rule_for(name, platform=platform, comparison=comparison, basis=basis)
+    row = _absent(comparison, name, golden, actual)
+    row = dataclasses.replace(row, check=_CHECKS[type(rule)], tolerance=_tolerance(rule))
+    if row.reason:
+        return row
+    remarks = []
+    if metric.kind.deterministic and isinstance(rule, Tolerance):
+        remarks.append(f"not exact: {basis.reason}")
     if actual.full_precision and not golden.full_precision:
         actual = actual.rounded()
-        notes.append("compared at 5 decimals")
-    if rule.first_step_apart and begins in (None, golden.steps[0]):
-        first = int(golden.steps[0])
-        golden, actual = golden.between(first + 1, LAST_STEP), actual.between(first + 1, LAST_STEP)
-        notes.append(f"without step {first}: {rule.first_step_apart}")
+        remarks.append("compared at 5 decimals")
+    first = int(golden.steps[0])
+    if comparison == RESUME and metric.first_step_apart and begins in (None, first):
+        golden, actual = golden.between(first + 1, NO_LIMIT), actual.between(first + 1, NO_LIMIT)
+        remarks.append(f"without step {first}: {metric.first_step_apart}")
         if not golden.steps.size:
-            return dataclasses.replace(row, note=f"no step to compare; {notes[-1]}")
-    if rule.median:
-        return _median_row(row, golden, actual, rule, notes)
-    gap = _step_gap(golden, actual, sparse=comparison == GOLDEN)
-    differences = compare(golden, actual)
-    row = dataclasses.replace(row, steps=step_text(differences.steps), **differences.shown())
-    if gap and rule.judged:
-        step, note = gap
-        return dataclasses.replace(row, first_step=step, note=note)
-    verdict, note = _judge(differences, rule, check)
-    if check == CHECK_APPROXIMATE and verdict in (REGRESSION, IMPROVEMENT):
-        row = dataclasses.replace(row, **_outside(differences, rule, verdict, note))
-    return _concluded(row, rule, verdict, [*notes, note])
-
-
-def _only_the_model(name: str, rule: Rule, why: str) -> Rule:
-    if name in OF_THE_SCHEDULE:
-        return dataclasses.replace(rule, relative=0.0)
-    if name in OF_THE_MODEL:
-        return rule
-    return dataclasses.replace(rule, judged=False, why_not=why)
+            return row.because(MISSING, Reason.ONLY_FIRST_STEP, step=first, why=metric.first_step_apart)
+    row = dataclasses.replace(row, remarks=tuple(remarks))
+    if metric.kind.median:
+        return _median_row(row, golden, actual, metric, rule)
+    return _every_step_row(row, golden, actual, metric, rule)
 
 
 def judge_cards(
@@ -159,8 +93,8 @@ def judge_cards(
             name,
             golden.metrics.get(name),
             actual.metrics.get(name),
-            rule=rule_for(name, platform=platform, comparison=comparison),
             basis=basis,
+            platform=platform,
             begins=begins,
         )
         for name in names
@@ -188,91 +122,107 @@ def steady_steps(steps: np.ndarray) -> np.ndarray:
     return window if window.size else steps[steps >= start][:4]
 
 
-def _check(rule: Rule, basis: Basis) -> str:
-    if not rule.judged:
-        return CHECK_SHOWN
-    return CHECK_EXACT if rule.deterministic and basis.check == CHECK_EXACT else CHECK_APPROXIMATE
-
-
-def _tolerance(rule: Rule, check: str) -> float | str | None:
-    if check == CHECK_SHOWN:
+def _tolerance(rule: Rule) -> float | str | None:
+    if isinstance(rule, Shown):
         return None
-    if check == CHECK_EXACT:
+    if isinstance(rule, Exact):
         return 0.0
     if not rule.one_sided:
         return rule.relative
     return " ".join(f"+{part:g}" for part in (rule.relative, rule.absolute) if part)
 
 
-def _absent(golden: Metric | None, actual: Metric | None, comparison: str) -> str:
-    sides = (
-        ("phase 1 has", "phase 2 has")
-        if comparison == RESUME
-        else ("the golden card has", "the actual values have")
-    )
+def _absent(comparison: str, name: str, golden: Metric | None, actual: Metric | None) -> Row:
+    """The row to begin with, which has a reason if a side has nothing to compare."""
+    sides = ("phase 1 has", "phase 2 has")
+    if comparison != RESUME:
+        sides = ("the golden card has", "the actual values have")
+    row = Row(comparison=comparison, metric=name, verdict=MISSING)
     for side, metric in zip(sides, (golden, actual), strict=True):
         if metric is None:
-            return f"{side} no such metric"
+            return row.because(MISSING, Reason.METRIC_MISSING, side=side)
         if metric.steps.size == 0:
-            return f"{side} no step of it to compare"
-    return ""
+            return row.because(MISSING, Reason.NO_STEP, side=side)
+    return row
 
 
-def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[int, str] | None:
-    """The first step that one side lacks. A ``sparse`` card (1, 5, 10, …) does not miss the steps between its
-    own; a run is never sparse.
+def _every_step_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Rule) -> Row:
+    lacking = _step_gap(golden, actual, sparse=row.comparison == GOLDEN)
+    differences = compare(golden, actual)
+    row = dataclasses.replace(row, steps=step_text(differences.steps), **differences.shown())
+    if isinstance(rule, Shown):
+        return _not_judged(row, rule)
+    if lacking:
+        reason, steps = lacking
+        row = dataclasses.replace(row, first_step=int(steps[0]), remarks=())
+        return row.because(MISSING, reason, step=steps[0], more=and_more(steps.size))
+    row = _judged(row, differences, metric, rule)
+    outside = isinstance(rule, Tolerance) and row.verdict in (REGRESSION, IMPROVEMENT)
+    return _outside(row, differences, rule) if outside else row
+
+
+def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[Reason, np.ndarray] | None:
+    """The steps that one side lacks. A ``sparse`` card (1, 5, 10, …) does not miss the steps between its own;
+    a run is never sparse.
     """
     if np.array_equal(golden.steps, actual.steps):
         return None
     missing = np.setdiff1d(golden.steps, actual.steps, assume_unique=True)
     if missing.size:
-        many = f" and {missing.size - 1} more" if missing.size > 1 else ""
-        return int(missing[0]), f"step {missing[0]}{many} missing in the actual values"
+        return Reason.STEP_MISSING, missing
     interval = int(np.diff(golden.steps).max()) if golden.steps.size > 1 else 1
     extra = actual.steps[
         (actual.steps <= golden.steps[0] - interval) | (actual.steps >= golden.steps[-1] + interval)
     ]
     if not extra.size and (interval == 1 or not sparse):
         extra = np.setdiff1d(actual.steps, golden.steps, assume_unique=True)
-    if extra.size:
-        many = f" and {extra.size - 1} more" if extra.size > 1 else ""
-        return int(extra[0]), f"step {extra[0]}{many} missing in the golden values"
-    return None
+    return (Reason.EXTRA_STEP, extra) if extra.size else None
 
 
-def _judge(differences: Differences, rule: Rule, check: str) -> tuple[str, str]:
-    """Verdict and note of metrics whose steps agree."""
-    golden, actual = differences.golden, differences.actual
-    for side, metric in (("actual", actual), ("golden", golden)):
-        lost = np.flatnonzero(~np.isfinite(metric.values))
-        if lost.size and rule.judged:
-            index = int(lost[0])
-            return REGRESSION, f"{side} value at step {metric.steps[index]} is {metric.shown(index)}"
-        unmeasured = np.flatnonzero(metric.values <= 0) if rule.positive and rule.judged else ()
-        if len(unmeasured):
-            index = int(unmeasured[0])
-            value = f"{metric.shown(index)} at step {metric.steps[index]}"
-            return REGRESSION, f"{side} value is {value}: {NOTHING_MEASURED}"
-    if rule.grows and not stays_at_0(golden) and stays_at_0(actual):
-        return REGRESSION, f"actual value stays at 0: {NOTHING_MEASURED}"
+def _judged(row: Row, differences: Differences, metric: MetricSpec, rule: Exact | Tolerance) -> Row:
+    """The row with its verdict, of metrics whose steps agree."""
+    row = _unmeasured(row, differences, metric, rule)
+    if row.reason:
+        return row
     if differences.equal.all():
-        return EXACT, ""
-    if check == CHECK_EXACT or _beyond(differences, rule).any():
-        return REGRESSION, ""
-    if rule.one_sided and rule.improves and _less(differences, rule).any():
-        return IMPROVEMENT, "less than the golden card: record a new card to keep it"
-    return DRIFT, ""
+        return row.because(EXACT)
+    if isinstance(rule, Exact) or _beyond(differences, rule).any():
+        return row.because(REGRESSION, Reason.DIFFERS)
+    if rule.one_sided and not rule.restarted and _less(differences, rule).any():
+        return row.because(IMPROVEMENT, Reason.LESS)
+    return row.because(DRIFT)
 
 
-def _outside(differences: Differences, rule: Rule, verdict: str, note: str) -> dict[str, object]:
-    """The fields of a row that say where its tolerance was left: a step inside it, first or worst, tells
-    nothing. Of a value that is no number, or was not measured, the note tells the step.
+def _unmeasured(row: Row, differences: Differences, metric: MetricSpec, rule: Exact | Tolerance) -> Row:
+    """The row, with a reason if a value is no number, or was not measured."""
+    golden, actual = differences.golden, differences.actual
+    for side, series in (("actual", actual), ("golden", golden)):
+        lost = np.flatnonzero(~np.isfinite(series.values))
+        if lost.size:
+            return row.because(REGRESSION, Reason.NOT_FINITE, side=side, **_place(series, lost[0]))
+        unmeasured = np.flatnonzero(series.values <= 0)
+        if metric.kind.positive and unmeasured.size:
+            return row.because(REGRESSION, Reason.NOT_MEASURED, side=side, **_place(series, unmeasured[0]))
+    anew = isinstance(rule, Tolerance) and rule.restarted
+    if metric.kind.grows and not anew and not stays_at_0(golden) and stays_at_0(actual):
+        return row.because(REGRESSION, Reason.STAYS_AT_0)
+    return row
+
+
+def _place(series: Metric, index: int) -> dict[str, object]:
+    return {"step": int(series.steps[index]), "value": series.shown(index)}
+
+
+def _outside(row: Row, differences: Differences, rule: Tolerance) -> Row:
+    """The row with the first and the worst step outside the tolerance. Where a value was not measured, the
+    reason names the step, and the worst one stays that of all steps.
     """
-    outside = _less(differences, rule) if verdict == IMPROVEMENT else _beyond(differences, rule)
+    outside = _less(differences, rule) if row.verdict == IMPROVEMENT else _beyond(differences, rule)
     if not outside.any():
-        return {}
-    shown = {} if NOTHING_MEASURED in note else differences.shown(among=outside)
-    return {**shown, "first_step": int(differences.steps[outside][0])}
+        return row
+    unmeasured = row.reason in (Reason.NOT_MEASURED, Reason.STAYS_AT_0)
+    shown = {} if unmeasured else differences.shown(among=outside)
+    return dataclasses.replace(row, **{**shown, "first_step": int(differences.steps[outside][0])})
 
 
 def stays_at_0(metric: Metric) -> bool:
@@ -281,17 +231,17 @@ def stays_at_0(metric: Metric) -> bool:
     return grown.size > 0 and not (grown > 0).any()
 
 
-def _allowed(differences: Differences, rule: Rule) -> np.ndarray:
+def _allowed(differences: Differences, rule: Tolerance) -> np.ndarray:
     return rule.relative * np.abs(differences.golden.values) + rule.absolute
 
 
-def _less(differences: Differences, rule: Rule) -> np.ndarray:
-    """Which steps are less than the golden ones by more than the tolerance, bool (n,)."""
+def _less(differences: Differences, rule: Tolerance) -> np.ndarray:
+    """The steps that are less than the golden ones by more than the tolerance, bool (n,)."""
     return differences.golden.values - differences.actual.values > _allowed(differences, rule)
 
 
-def _beyond(differences: Differences, rule: Rule) -> np.ndarray:
-    """Which steps leave the tolerance, bool (n,); a value that is no number does."""
+def _beyond(differences: Differences, rule: Tolerance) -> np.ndarray:
+    """The steps outside the tolerance, bool (n,); a value that is no number is outside."""
     with np.errstate(invalid="ignore"):
         change = differences.actual.values - differences.golden.values
         allowed = _allowed(differences, rule)
@@ -299,47 +249,51 @@ def _beyond(differences: Differences, rule: Rule) -> np.ndarray:
         return ~within if rule.one_sided else ~(within & (-change <= allowed))
 
 
-def _median_row(row: Row, golden: Metric, actual: Metric, rule: Rule, notes: list[str]) -> Row:
-    finite = golden.steps[np.isfinite(golden.values)]
-    steps = steady_steps(finite)
+def _median_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Rule) -> Row:
+    steps = steady_steps(golden.steps[np.isfinite(golden.values)])
     if row.comparison == RESUME:
-        steps = golden.steps[WARM_UP_STEPS:]  # a time of phase 1 that is no number is told, not left out
-        if finite.size and steps.size < STEADY_STEPS_NEEDED and rule.judged:
-            why_not = f"a median of fewer than {STEADY_STEPS_NEEDED} steps after the warm-up is not steady"
-            rule = dataclasses.replace(rule, judged=False, why_not=why_not)
+        steps = golden.steps[WARM_UP_STEPS:]  # a time of phase 1 that is no number is reported, not skipped
+        if steps.size < STEADY_STEPS_NEEDED and np.isfinite(golden.values).any():
+            rule = rule if isinstance(rule, Shown) else _TOO_FEW
             row = dataclasses.replace(row, check=CHECK_SHOWN, tolerance=None)
     missing = np.setdiff1d(steps, actual.steps, assume_unique=True)
-    if steps.size == 0 or missing.size:
-        what = (
-            f"step {missing[0]} is missing in the actual values"
-            if missing.size
-            else "no steady steps to compare"
-        )
-        return _concluded(row, rule, MISSING, [*notes, what])
-    unmeasured = np.flatnonzero(~np.isfinite(actual.values) | (rule.positive & (actual.values <= 0)))
-    lost = [f"{actual.shown(index)} at step {actual.steps[index]}" for index in unmeasured[:1]]
-    golden, actual = _median(golden, steps, rule), _median(actual, steps, rule)
-    differences = compare(golden, actual)
-    shown = {**differences.shown(), "first_step": None, "worst_step": None}
-    row = dataclasses.replace(row, steps=f"median {step_text(steps)}", **shown)
-    verdict, note = _judge(differences, rule, row.check)
-    if not np.isfinite(actual.values).all():
-        note = f"actual values of steps {step_text(steps)} are not all numbers"
-    elif lost and verdict != REGRESSION:  # of a step that is not among the steady ones
-        verdict, note = REGRESSION, f"actual value is {lost[0]}: {NOTHING_MEASURED}"
-    return _concluded(row, rule, verdict, [*notes, note])
+    if missing.size:
+        row = row.because(MISSING, Reason.STEP_MISSING, step=missing[0], more=and_more(missing.size))
+    elif not steps.size:
+        row = row.because(MISSING, Reason.NO_STEADY_STEP)
+    else:
+        differences = compare(_median(golden, steps), _median(actual, steps))
+        shown = {**differences.shown(), "first_step": None, "worst_step": None}
+        row = dataclasses.replace(row, **median_of(steps), **shown)
+        row = row if isinstance(rule, Shown) else _judged(row, differences, metric, rule)
+        row = _with_lost_steps(row, differences, actual, steps)
+    return _not_judged(row, rule) if isinstance(rule, Shown) else row
 
 
-def _median(metric: Metric, steps: np.ndarray, rule: Rule) -> Metric:
+def _with_lost_steps(row: Row, medians: Differences, actual: Metric, steady: np.ndarray) -> Row:
+    """The row of a median, failed if any step's time is no number or was not measured, also one that is not
+    among the ``steady`` ones.
+    """
+    if not np.isfinite(medians.actual.values).all():
+        return row.because(row.verdict, Reason.MEDIAN_NOT_FINITE, steps=step_text(steady))
+    lost = np.flatnonzero(~np.isfinite(actual.values) | (actual.values <= 0))
+    if lost.size and row.verdict != REGRESSION:
+        return row.because(REGRESSION, Reason.NOT_MEASURED, side="actual", **_place(actual, lost[0]))
+    return row
+
+
+def median_of(steps: np.ndarray) -> dict[str, object]:
+    """The fields of a row that name the steps of a median."""
+    return {"steps": f"median {step_text(steps)}", "median_of": (int(steps[0]), int(steps[-1]))}
+
+
+def _median(metric: Metric, steps: np.ndarray) -> Metric:
     values = metric.values[np.isin(metric.steps, steps)]
     middle = np.median(values) if np.isfinite(values).all() else np.nan
-    if rule.positive and (values <= 0).any():
-        middle = values.min()  # one that was not measured is told, not outvoted
+    if (values <= 0).any():
+        middle = values.min()  # one that was not measured is reported, not outvoted
     return dataclasses.replace(metric, steps=steps[:1], values=np.array([middle]), texts={})
 
 
-def _concluded(row: Row, rule: Rule, verdict: str, notes: list[str]) -> Row:
-    if not rule.judged:
-        verdict, notes = NOT_JUDGED, [*notes, f"not judged: {rule.why_not}"]
-    passed = verdict not in (REGRESSION, MISSING)
-    return dataclasses.replace(row, verdict=verdict, passed=passed, note="; ".join(filter(None, notes)))
+def _not_judged(row: Row, rule: Shown) -> Row:
+    return dataclasses.replace(row, verdict=NOT_JUDGED, remarks=(*row.remarks, f"not judged: {rule.why}"))

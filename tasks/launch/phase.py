@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tasks.cases.case import Case
-from tasks.cases.metrics import interval
+from tasks.cases.metrics import LM_LOSS, interval
 from tasks.launch.agent import Phase, PhaseResult, launch
 from tasks.launch.node_barrier import NodeBarrier
 from tasks.launch.setup import Setup
@@ -136,7 +136,7 @@ def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, st
     """
     directory = setup.run_dir / f"phase{number}"
     actual = setup.trainer.judged(read_events(directory / "tensorboard"))
-    losses = actual.metrics.get("lm loss")
+    losses = actual.metrics.get(LM_LOSS.name)
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
     _refuse_early_end(setup, int(losses.steps[-1]), directory)
@@ -180,7 +180,7 @@ def _forget_results(run_dir: Path, number: int) -> None:
 
 def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
     last = setup.case.last_iteration()
-    every = interval("lm loss", setup.case.model_args, subject=setup.trainer.name)
+    every = interval(LM_LOSS.name, setup.case.model_args, subject=setup.trainer.name)
     if step < last - last % every:
         raise TrainingFailed(
             f"the ranks ended after step {step} of {last}, without an error;"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.cases.metrics import METRICS
+from tasks.cases.metrics import METRICS, metric_named
 from tasks.launch import bytecode
 from tasks.machine import platforms
 from tasks.util.exits import UsageError
@@ -28,9 +28,6 @@ if TYPE_CHECKING:  # NumPy is not needed to read a command line
 
 OWN, MEGATRON = "own", "megatron"
 PROGRAM = "pretrain_gpt.py"
-# Of a case's METRICS, what only our own program measures.
-MEASURED_BY_US = frozenset({"mem-growth-bytes"})
-MEASURED_BY_US_PREFIXES = ("relative-", "overlap-")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAMED_COMMIT_LENGTH = 12
 # Text that tells one age of Megatron-LM from another, and the files of its megatron package that may hold it.
@@ -60,11 +57,7 @@ class TrainerUnderTest:
         """The metrics that this program writes. Megatron-LM knows nothing of our own."""
         if self.own:
             return metrics
-        return tuple(
-            name
-            for name in metrics
-            if name not in MEASURED_BY_US and not name.startswith(MEASURED_BY_US_PREFIXES)
-        )
+        return tuple(name for name in metrics if not metric_named(name).ours)
 
     def judged(self, actual: Card) -> Card:
         """Of all that Megatron-LM logs, what has a rule here; batch size and reserved memory say nothing."""

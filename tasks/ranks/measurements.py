@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from megatron.core.optimizer import MegatronOptimizer
 
+from tasks.cases import metrics
 from tasks.ranks import model, overlap, resources, scalars
 from tasks.ranks.device import EventPool
 from tasks.ranks.model import Chunks
@@ -70,12 +71,12 @@ class StepMeasurements:
         end = self._events.record()
         end.synchronize()
         values = {
-            "lm loss": loss,
-            "grad-norm": grad_norm,
-            "iteration-time": self._begin.elapsed_time(end) / 1000.0,
+            metrics.LM_LOSS.name: loss,
+            metrics.GRAD_NORM.name: grad_norm,
+            metrics.ITERATION_TIME.name: self._begin.elapsed_time(end) / 1000.0,
         } | model.learning_rates(self._args, self._optimizer)
         if self._args.log_num_zeros_in_grad:
-            values["num-zeros"] = num_zeros
+            values[metrics.NUM_ZEROS.name] = num_zeros
         if self._args.log_memory_to_tensorboard:
             values |= scalars.memory_scalars(self._earlier_peak_bytes)
         self._events.take_back([self._begin, end])
@@ -92,13 +93,13 @@ class StepMeasurements:
     def _keep_for_sums(self, iteration: int) -> None:
         values = self.overlap.take() | self._resources.take(iteration)
         if self._args.log_params_norm:
-            values["params-norm"] = scalars.parameters_square(self._chunks)
+            values[metrics.PARAMS_NORM.name] = scalars.parameters_square(self._chunks)
         self._sums.add(iteration, values)
 
     def _of_the_job(self, sums: dict[str, Any]) -> dict[str, float]:
-        if "params-norm" in sums:
-            sums["params-norm"] = math.sqrt(sums["params-norm"])
-        for name in (overlap.HIDDEN_TIME, overlap.EXPOSED_TIME):
-            sums[name] /= self._args.world_size
+        if metrics.PARAMS_NORM.name in sums:
+            sums[metrics.PARAMS_NORM.name] = math.sqrt(sums[metrics.PARAMS_NORM.name])
+        for metric in (metrics.HIDDEN_TIME, metrics.EXPOSED_TIME):
+            sums[metric.name] /= self._args.world_size
         relative = resources.scalars_from(sums)  # takes what it uses out of the sums
         return sums | relative

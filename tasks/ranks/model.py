@@ -29,6 +29,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
+from tasks.cases import metrics
 from tasks.ranks import mcore_compat
 
 Chunks = list[DistributedDataParallel]
@@ -190,9 +191,9 @@ def learning_rates(args: argparse.Namespace, optimizer: MegatronOptimizer) -> di
     Every rank has all groups, also those of which it holds no parameter.
     """
     rates = {bool(group.get("is_decoupled_lr")): group["lr"] for group in optimizer.param_groups}
-    scalars = {"learning-rate": rates[False]}
+    scalars = {metrics.LEARNING_RATE.name: rates[False]}
     if args.decoupled_lr is not None:
-        scalars["decoupled-learning-rate"] = rates[True]
+        scalars[metrics.DECOUPLED_LEARNING_RATE.name] = rates[True]
     return scalars
 
 

@@ -14,13 +14,10 @@ from typing import Any
 
 from megatron.core.distributed import param_and_grad_buffer
 
+from tasks.cases import metrics
 from tasks.ranks.device import EventPool
 from tasks.ranks.model import Chunks
 
-GRAD_BUCKETS = "overlap-grad-buckets"
-PARAM_GATHERS = "overlap-param-gathers"
-HIDDEN_TIME = "overlap-hidden-time"
-EXPOSED_TIME = "overlap-exposed-time"
 _WATCHED_METHODS = ("start_grad_sync", "start_param_sync", "register_grad_ready", "finish_param_sync")
 
 
@@ -126,10 +123,10 @@ class Overlap:
             self._at_once[-1][1].synchronize()
         at_once = [begun.elapsed_time(done) / 1000.0 for begun, done in self._at_once]
         values = {
-            GRAD_BUCKETS: self._early,
-            PARAM_GATHERS: self._ahead,
-            HIDDEN_TIME: sum(handle.hidden_s for handle in self._waits),
-            EXPOSED_TIME: sum(handle.exposed_s for handle in self._waits) + sum(at_once),
+            metrics.GRAD_BUCKETS.name: self._early,
+            metrics.PARAM_GATHERS.name: self._ahead,
+            metrics.HIDDEN_TIME.name: sum(handle.hidden_s for handle in self._waits),
+            metrics.EXPOSED_TIME.name: sum(handle.exposed_s for handle in self._waits) + sum(at_once),
         }
         for handle in self._waits:
             self._events.take_back(handle.events)

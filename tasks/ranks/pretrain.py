@@ -24,13 +24,13 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import TransformerConfig
 from megatron.core.utils import check_param_hashes_across_dp_replicas
 
+from tasks.cases import metrics
 from tasks.cases.flags import parse_arguments
 from tasks.ranks import batches, checkpoint, model, scalars, state
 from tasks.ranks.measurements import StepMeasurements
 from tasks.ranks.warm_up import reserve_memory, warm_up
 from tasks.ranks.whole_state import whole_state_digests
 from tasks.records.checkpoints import FALLBACKS
-from tasks.records.events import SUMS_EVERY
 from tasks.records.manifest import ANY_ORIGIN, Origin
 from tasks.util.exits import UsageError
 from tasks.util.progress import ProgressBoard
@@ -294,7 +294,7 @@ class Trainer:
                 with checkpoint.gathered_parameters(args, self.chunks):
                     self._check_weight_hashes()
             saves, ends = args.save and self._every(args.save_interval), self._every(args.exit_interval)
-            if saves or ends or self._every(SUMS_EVERY):
+            if saves or ends or self._every(metrics.SUMS_EVERY):
                 self._write_sums()
             if saves:
                 self._save()
@@ -371,8 +371,9 @@ class Trainer:
         values = self.measurements.scalars(self.iteration, losses, grad_norm, num_zeros)
         if values:
             self.writer.write(self.iteration, values)
-            self._note("logging", values["lm loss"])
-            scalars.refuse_bad_loss(values["lm loss"], self.iteration)
+            loss = values[metrics.LM_LOSS.name]
+            self._note("logging", loss)
+            scalars.refuse_bad_loss(loss, self.iteration)
         self.measurements.compute_piece()
 
     def _write_sums(self) -> None:

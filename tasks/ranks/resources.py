@@ -18,14 +18,10 @@ import torch
 import torch.nn.functional
 from megatron.core.pipeline_parallel import schedules
 
+from tasks.cases import metrics
 from tasks.ranks.cuda_on_cpu import resident_bytes
 from tasks.ranks.device import EventPool, allocated_bytes
 
-MEMORY_GROWTH = "mem-growth-bytes"
-RELATIVE_FORWARD_TIME = "relative-forward-time"
-RELATIVE_BACKWARD_TIME = "relative-backward-time"
-RELATIVE_STEP_TIME = "relative-step-time"
-WARM_UP_STEPS = 5  # buffers and caches are allocated in the first ones
 # Steps: on a GPU the piece delays the step after it, and events around every pass cost 1 to 3 % of a step.
 TIMED_EVERY_ON_CUDA = 10
 _FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
@@ -99,7 +95,7 @@ class Resources:
         self._step_begin = self._step_clock()
 
     def _passes_are_due(self) -> bool:
-        return self._steps <= WARM_UP_STEPS or self._steps % self._timed_every == 0
+        return self._steps <= metrics.WARM_UP_STEPS or self._steps % self._timed_every == 0
 
     def end_step(self) -> None:
         """Call it after the optimizer's step."""
@@ -124,13 +120,13 @@ class Resources:
         growth = [0] * self._args.world_size
         growth[self._args.rank] = self._memory_growth(iteration)
         seconds = {name: watch.take() for name, watch in self._watches.items()}
-        return {**seconds, _STEP: self._step_s, MEMORY_GROWTH: growth}
+        return {**seconds, _STEP: self._step_s, metrics.MEMORY_GROWTH.name: growth}
 
     def _memory_growth(self, iteration: int) -> int:
         if self._first_iteration is None:
             self._first_iteration = iteration
         now = _memory()
-        if iteration < self._first_iteration + WARM_UP_STEPS:
+        if iteration < self._first_iteration + metrics.WARM_UP_STEPS:
             self._memory_at_start = now
         return max(now[kind] - self._memory_at_start[kind] for kind in now)
 
@@ -141,10 +137,10 @@ def scalars_from(sums: dict[str, Any]) -> dict[str, float]:
     """
     seconds = {name: sums.pop(name) for name in (_FORWARD, _BACKWARD, _PIECE, _STEP)}
     return {
-        MEMORY_GROWTH: max(sums.pop(MEMORY_GROWTH)),
-        RELATIVE_FORWARD_TIME: seconds[_FORWARD] / seconds[_PIECE],
-        RELATIVE_BACKWARD_TIME: seconds[_BACKWARD] / seconds[_PIECE],
-        RELATIVE_STEP_TIME: seconds[_STEP] / seconds[_PIECE],
+        metrics.MEMORY_GROWTH.name: max(sums.pop(metrics.MEMORY_GROWTH.name)),
+        metrics.RELATIVE_FORWARD_TIME.name: seconds[_FORWARD] / seconds[_PIECE],
+        metrics.RELATIVE_BACKWARD_TIME.name: seconds[_BACKWARD] / seconds[_PIECE],
+        metrics.RELATIVE_STEP_TIME.name: seconds[_STEP] / seconds[_PIECE],
     }
 
 

@@ -14,6 +14,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
+from tasks.cases import metrics
 from tasks.ranks.device import allocated_bytes
 from tasks.ranks.model import Chunks
 from tasks.records.events import ATTEMPT_SUFFIX
@@ -128,8 +129,8 @@ def memory_scalars(earlier_peak: int) -> dict[str, int]:
     """
     allocated = allocated_bytes()
     return {
-        "mem-allocated-bytes": allocated["current"],
-        "mem-max-allocated-bytes": max(earlier_peak, allocated["peak"]),
+        metrics.ALLOCATED.name: allocated["current"],
+        metrics.MAX_ALLOCATED.name: max(earlier_peak, allocated["peak"]),
     }
 
 

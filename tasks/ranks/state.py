@@ -19,6 +19,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from tasks.ranks.batches import Batches
 from tasks.ranks.model import Chunks
+from tasks.records.state import StateDigests
 
 
 def _digest_tensors(tensors: Iterable[torch.Tensor]) -> str:
@@ -115,17 +116,18 @@ def state_digests(
     adam = [inner.state[parameter] for inner, parameter in own]
     steps = _optimizer_steps(optimizer)
     batches = [_next_digest(iterator) for iterator in iterators if iterator is not None]
-    return {
-        "parameters": _digest_tensors(parameter for chunk in chunks for parameter in chunk.parameters()),
-        "master_weights": _digest_tensors(parameter for _, parameter in own),
-        "exp_avg": _digest_tensors(state["exp_avg"] for state in adam),
-        "exp_avg_sq": _digest_tensors(state["exp_avg_sq"] for state in adam),
-        "optimizer_steps": _digest_json(steps) if steps else "",  # nobody counts: no proof
-        "scheduler": _digest_json(scheduler.state_dict()),
-        "rng": _digest_random_states(),
-        "consumed_samples": str(consumed_samples),
-        "next_batch": _digest_json(batches),
-    }
+    digests = StateDigests(
+        parameters=_digest_tensors(parameter for chunk in chunks for parameter in chunk.parameters()),
+        master_weights=_digest_tensors(parameter for _, parameter in own),
+        exp_avg=_digest_tensors(state["exp_avg"] for state in adam),
+        exp_avg_sq=_digest_tensors(state["exp_avg_sq"] for state in adam),
+        optimizer_steps=_digest_json(steps) if steps else "",  # nobody counts: no proof
+        scheduler=_digest_json(scheduler.state_dict()),
+        rng=_digest_random_states(),
+        consumed_samples=str(consumed_samples),
+        next_batch=_digest_json(batches),
+    )
+    return dict(vars(digests))
 
 
 def write_evidence(folder: Path, kind: str, iteration: int, args: argparse.Namespace, digests: dict) -> None:

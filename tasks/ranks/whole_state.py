@@ -19,8 +19,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import param_is_not_shared
 
 from tasks.ranks.model import Chunks
+from tasks.records.state import WHOLE_STATE
 
-PARTS = ("whole_parameters", "whole_master_weights", "whole_exp_avg", "whole_exp_avg_sq")
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Odd constants whose bits look random, as int64: 2^64 divided by the golden ratio, and splitmix64's two.
 _STEP, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
@@ -28,7 +28,7 @@ _STEP, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644EC
 
 def whole_state_digests(chunks: Chunks, optimizer: MegatronOptimizer) -> dict[str, str]:
     """16 hexadecimal digits a part, equal on all ranks; a collective. Parameters must be gathered."""
-    sums = torch.zeros(len(PARTS), dtype=torch.int64, device=torch.cuda.current_device())
+    sums = torch.zeros(len(WHOLE_STATE), dtype=torch.int64, device=torch.cuda.current_device())
     first_replica = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     for name, parameter in named_parameters(chunks):
         if not param_is_not_shared(parameter):
@@ -45,7 +45,7 @@ def whole_state_digests(chunks: Chunks, optimizer: MegatronOptimizer) -> dict[st
         for place, values in enumerate((main, adam["exp_avg"], adam["exp_avg_sq"]), 1):
             sums[place] += element_sum(values, seed, start)
     torch.distributed.all_reduce(sums)
-    return {part: f"{int(value) % 2**64:016x}" for part, value in zip(PARTS, sums, strict=True)}
+    return {part: f"{int(value) % 2**64:016x}" for part, value in zip(WHOLE_STATE, sums, strict=True)}
 
 
 def named_parameters(chunks: Chunks) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.cases.metrics import LM_LOSS
 from tasks.records.card import Card
 from tasks.util.exits import TrainingFailed
 
@@ -54,7 +55,7 @@ def records(directory: Path, logged: Mapping[int, Card], world_size: int) -> lis
     found = []
     for attempt, process_ids in begun.items():
         whole = attempt == max(begun)
-        losses = logged[attempt].metrics.get("lm loss") if attempt in logged else None
+        losses = logged[attempt].metrics.get(LM_LOSS.name) if attempt in logged else None
         found.append(
             {
                 "attempt": attempt,

@@ -20,10 +20,6 @@ _CRC_POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _MASK_DELTA = 0xA282EAD8
 ATTEMPT_SUFFIX = ".attempt{}"  # ends the name of an attempt's event file
 _ATTEMPT = re.compile(r"\.attempt(\d+)$")
-# How those begin that all ranks measure together, and after how many steps they add them up and log them:
-# what was not added up yet dies with a rank.
-SUMMED = ("overlap-", "relative-", "mem-growth-bytes", "params-norm")
-SUMS_EVERY = 10
 SAMPLES_SUFFIX = " vs samples"  # Megatron-LM writes these again with consumed samples in the place of steps
 
 

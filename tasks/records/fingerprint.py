@@ -62,7 +62,7 @@ CONFIGURATION = {"case": "configuration", "corpus": "corpus"}
 
 
 # Other software or hardware may round otherwise: inside tolerance is a drift, not a regression.
-SURROUNDINGS = frozenset(
+SOFTWARE_OR_HARDWARE = frozenset(
     {"environment", "platform", "python", "gpu", "driver", "nccl", "cuda", "cudnn", "ranks per gpu"}
 )
 
@@ -75,7 +75,7 @@ _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 
 @dataclass(frozen=True)
-class Change:
+class FieldChange:
     """A field that differs. None: that side does not have it."""
 
     field: str
@@ -87,9 +87,9 @@ class Change:
         return self.field in CONFIGURATION
 
     @property
-    def surroundings(self) -> bool:
-        """Whether it excuses a small difference. An unknown field never does, unless it holds a version."""
-        if self.field in SURROUNDINGS:
+    def software_or_hardware(self) -> bool:
+        """True where it excuses a small difference. An unknown field does only if it holds a version."""
+        if self.field in SOFTWARE_OR_HARDWARE:
             return True
         known = [value for value in (self.golden, self.actual) if value is not None]
         return not self.configuration and all(_VERSION.fullmatch(value) for value in known)
@@ -98,10 +98,10 @@ class Change:
         return f"{self.field} {short(self.golden)} → {short(self.actual)}"
 
 
-def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[Change]:
+def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[FieldChange]:
     """All fields that differ, those with influence first, in order of name."""
     found = [
-        Change(field, _text(golden.get(field)), _text(actual.get(field)))
+        FieldChange(field, _text(golden.get(field)), _text(actual.get(field)))
         for field in sorted({*golden, *actual})
         if golden.get(field) != actual.get(field)
     ]
@@ -110,14 +110,14 @@ def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[
 
 def between_phases(
     first: Mapping[str, object], second: Mapping[str, object], *, other_layout: bool = True
-) -> list[Change]:
+) -> list[FieldChange]:
     """What a phase must have in common with the run that it is of, and has not. ``other_layout``: the restart
     may have other flags and ranks.
     """
     return [
         change
         for change in changes(first, second)
-        if (change.surroundings or change.configuration)
+        if (change.software_or_hardware or change.configuration)
         and not (other_layout and change.field in OF_THE_RESTART)
     ]
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.cases.metrics import metric_named
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -101,8 +103,8 @@ def _draw_metric(panel: tuple[Axes, Axes], verdict: Verdict, name: str) -> None:
     above.margins(x=0.02)
     below.set_xlabel("step", fontsize=8)
     for axes in panel:
-        if name.startswith("mem-"):
-            axes.yaxis.set_major_formatter(EngFormatter(unit="B"))
+        if unit := metric_named(name).kind.unit:
+            axes.yaxis.set_major_formatter(EngFormatter(unit=unit))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
 

@@ -6,41 +6,26 @@ import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.util.exits import UsageError
 
 if TYPE_CHECKING:
+    from tasks.judge.rows import Row
     from tasks.judge.run import Verdict
-    from tasks.judge.strict import Row
 
-HEADERS = (
-    "comparison",
-    "metric",
-    "check",
-    "steps",
-    "first diff",
-    "worst",
-    "golden",
-    "actual",
-    "abs",
-    "rel",
-    "ulp",
-    "tolerance",
-    "verdict",
-)
 REPORTS = ("report.txt", "report.json", "report.xml", "report.md")
 PICTURES = ("report.html", "curves.png")
-MARKS = {"exact": "=", "drift": "~", "improvement": "+", "not judged": "·", "regression": "✗", "missing": "✗"}
-COLOURS = {
-    "exact": "32",
-    "drift": "33",
-    "improvement": "36",
-    "not judged": "2",
-    "regression": "1;31",
-    "missing": "1;31",
+# Mark and colour of a verdict.
+STYLES = {
+    "exact": ("=", "32"),
+    "drift": ("~", "33"),
+    "improvement": ("+", "36"),
+    "not judged": ("·", "2"),
+    "regression": ("✗", "1;31"),
+    "missing": ("✗", "1;31"),
 }
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
@@ -72,11 +57,7 @@ def forget_reports(directory: Path, names: Sequence[str] = (*REPORTS, *PICTURES)
 def as_text(verdict: Verdict, *, colour: bool = False) -> str:
     """For a terminal or a log: what differs in the fingerprints, the table, what it means."""
     parts = [_heading(verdict), *_changes(verdict), "", _table(verdict, "simple", colour=colour), ""]
-    parts += [
-        f"{row.comparison}: {row.metric}: {row.note}"
-        for row in verdict.rows
-        if row.note and _worth_a_line(row)
-    ]
+    parts += row_notes(verdict)
     parts += [f"- {sentence}" for sentence in verdict.sentences]
     parts += verdict.notes
     parts.append(_conclusion(verdict, colour=colour))
@@ -88,11 +69,7 @@ def as_markdown(verdict: Verdict) -> str:
     parts = [f"### {_heading(verdict)}", "", f"**{_conclusion(verdict)}**", ""]
     parts += [f"- {line}" for line in _changes(verdict)]
     parts += [f"- {sentence}" for sentence in verdict.sentences]
-    parts += [
-        f"- {row.comparison}: {row.metric}: {row.note}"
-        for row in verdict.rows
-        if row.note and _worth_a_line(row)
-    ]
+    parts += [f"- {note}" for note in row_notes(verdict)]
     return "\n".join([*parts, "", _table(verdict, "github"), "", *verdict.notes]) + "\n"
 
 
@@ -147,20 +124,15 @@ def as_junit(verdict: Verdict) -> str:
 
 def cells(row: Row) -> list[str]:
     """A row as the table shows it, in the order of ``HEADERS``."""
+    return [text(row) for _, text in COLUMNS.values()]
+
+
+def row_notes(verdict: Verdict, *, all_rows: bool = False) -> list[str]:
+    """The notes of the rows that are worth a line below the table, or of all."""
     return [
-        row.comparison,
-        row.metric,
-        row.check,
-        row.steps,
-        _number(row.first_step),
-        _number(row.worst_step),
-        _number(row.golden),
-        _number(row.actual),
-        _short(row.abs),
-        _short(row.rel),
-        _number(row.ulp),
-        _short(row.tolerance),
-        f"{MARKS[row.verdict]} {row.verdict}",
+        f"{row.comparison}: {row.metric}: {row.note}"
+        for row in verdict.rows
+        if row.note and (all_rows or not row.passed or row.verdict in ("drift", "improvement"))
     ]
 
 
@@ -170,11 +142,9 @@ def _table(verdict: Verdict, form: str, *, colour: bool = False) -> str:
     lines = [cells(row) for row in verdict.rows]
     if colour:
         for line, row in zip(lines, verdict.rows, strict=True):
-            line[-1] = _coloured(line[-1], COLOURS[row.verdict])
-    right = ("left",) * 4 + ("right",) * 8 + ("left",)
-    return tabulate(
-        lines, headers=HEADERS, tablefmt=form, colalign=right if lines else None, disable_numparse=True
-    )
+            line[-1] = _coloured(line[-1], STYLES[row.verdict][1])
+    sides = [side for side, _ in COLUMNS.values()] if lines else None
+    return tabulate(lines, headers=HEADERS, tablefmt=form, colalign=sides, disable_numparse=True)
 
 
 def _heading(verdict: Verdict) -> str:
@@ -197,10 +167,6 @@ def _conclusion(verdict: Verdict, *, colour: bool = False) -> str:
     return _coloured(text, "1;32" if verdict.passed else "1;31") if colour else text
 
 
-def _worth_a_line(row: Row) -> bool:
-    return not row.passed or row.verdict in ("drift", "improvement")
-
-
 def _failure(row: Row) -> str:
     where = f" at step {row.worst_step}" if row.worst_step is not None else ""
     numbers = (
@@ -213,9 +179,12 @@ def _failure(row: Row) -> str:
 
 
 def _json_row(row: Row) -> dict[str, object]:
+    fields = {**vars(row), "passed": row.passed, "note": row.note}
+    fields["reason"] = row.reason.name.lower() if row.reason else None
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dataclasses.asdict(row).items()
+        for name, value in fields.items()
+        if name not in ("details", "remarks", "median_of")
     }
 
 
@@ -240,3 +209,22 @@ def _coloured(text: str, code: str) -> str:
 def _plain(text: str) -> str:
     """Without the control characters that XML cannot hold."""
     return "".join(character for character in text if character >= " " or character in "\n\t")
+
+
+# Alignment and text of each column.
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "comparison": ("left", lambda row: row.comparison),
+    "metric": ("left", lambda row: row.metric),
+    "check": ("left", lambda row: row.check),
+    "steps": ("left", lambda row: row.steps),
+    "first diff": ("right", lambda row: _number(row.first_step)),
+    "worst": ("right", lambda row: _number(row.worst_step)),
+    "golden": ("right", lambda row: _number(row.golden)),
+    "actual": ("right", lambda row: _number(row.actual)),
+    "abs": ("right", lambda row: _short(row.abs)),
+    "rel": ("right", lambda row: _short(row.rel)),
+    "ulp": ("right", lambda row: _number(row.ulp)),
+    "tolerance": ("right", lambda row: _short(row.tolerance)),
+    "verdict": ("left", lambda row: f"{STYLES[row.verdict][0]} {row.verdict}"),
+}
+HEADERS = tuple(COLUMNS)

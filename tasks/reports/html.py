@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.reports.formats import HEADERS, PICTURES, cells, forget_reports
+from tasks.reports.formats import HEADERS, PICTURES, cells, forget_reports, row_notes
 
 if TYPE_CHECKING:
     from tasks.judge.run import Options, Verdict
@@ -35,7 +35,7 @@ def as_html(verdict: Verdict, *, picture: bytes | None = None) -> str:
         state="PASSED" if verdict.passed else "NOT COMPARED" if verdict.error else "DOES NOT MATCH",
         headers=HEADERS,
         rows=[(row, cells(row)) for row in verdict.rows],
-        notes=[*_row_notes(verdict), *verdict.notes],
+        notes=[*row_notes(verdict, all_rows=True), *verdict.notes],
         picture=base64.b64encode(picture).decode("ascii"),
         logs=_logs(verdict),
     )
@@ -110,7 +110,3 @@ def _logs(verdict: Verdict) -> list[tuple[str, str]]:
         shown = [path for path in logs if _ALARMING.search(excerpts[path])] or logs[-1:]
         parts += [(f"{phase}/{path.name}", excerpts[path]) for path in shown]
     return parts
-
-
-def _row_notes(verdict: Verdict) -> list[str]:
-    return [f"{row.comparison}: {row.metric}: {row.note}" for row in verdict.rows if row.note]

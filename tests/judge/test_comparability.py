@@ -87,7 +87,7 @@ def test_a_commit_with_changes_is_told_from_the_commit():
     ],
 )
 @pytest.mark.parametrize("phase", [1, 2])
-def test_phases_of_a_run_have_their_surroundings_in_common(facts, verdict, phase):
+def test_all_phases_of_a_run_have_the_same_environment(facts, verdict, phase):
     phases = [FINGERPRINT, FINGERPRINT]
     phases[phase - 1] = facts and {**FINGERPRINT, **facts}
     row = phases_row(FINGERPRINT, phases, other_layout=False)

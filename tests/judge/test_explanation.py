@@ -27,12 +27,12 @@ def test_nothing_to_say_about_an_equal_run(tmp_path):
 def test_the_restart_did_not_restore_all_state(tmp_path):
     sentences = said(tmp_path, phase2=card(51, change=from_step(51, "lm loss")))
     assert (
-        "equal to step 50, then parts: the restart did not restore all state, or a computation does not "
-        "repeat: every digest of the loaded state was right "
+        "identical through step 50, diverges at step 51: the restart did not restore all state, or a "
+        "computation does not repeat: every digest of the loaded state was right "
         '(docs/determinism.md, "Again and again", tells which)'
     ) in sentences
     assert any(
-        line.startswith("resume: lm loss: equal to step 50, parts at step 51, by up to ")
+        line.startswith("resume: lm loss: identical through step 50, diverges at step 51, by up to ")
         for line in sentences
     )
 
@@ -41,7 +41,7 @@ def test_the_restart_parts_later_and_the_state_that_differs_is_named(tmp_path):
     record = {"state": {str(SAVED): state(optimizer_steps="e" * 64)}}
     sentences = said(tmp_path, phase2=card(51, change=from_step(52, "lm loss")), record2=record)
     assert (
-        "equal to step 51, then parts: the restart did not restore all state: "
+        "identical through step 51, diverges at step 52: the restart did not restore all state: "
         "optimizer steps (rank 3: not what was saved)"
     ) in sentences
 
@@ -49,7 +49,7 @@ def test_the_restart_parts_later_and_the_state_that_differs_is_named(tmp_path):
 def test_state_that_differs_without_a_trace_in_the_values(tmp_path):
     sentences = said(tmp_path, record2={"state": {str(SAVED): state(rng="e" * 64)}})
     assert sentences == [
-        "values are equal: the restart did not restore all state: rng (rank 3: not what was saved)"
+        "values are identical: the restart did not restore all state: rng (rank 3: not what was saved)"
     ]
 
 
@@ -71,15 +71,17 @@ def test_parts_where_no_restart_was(tmp_path):
     changed = from_step(37, "lm loss")
     sentences = said(tmp_path, phase1=card(change=changed), phase2=card(51, change=changed))
     assert (
-        "equal to step 36, then parts: what step 37 brings: data, schedule, a rare branch, or chance"
-        in sentences
-    )
+        "identical through step 36, diverges at step 37: what step 37 brings: data, schedule, a rare branch, "
+        "or chance"
+    ) in sentences
 
 
 def test_phase_1_parts_after_its_checkpoint(tmp_path):
     changed = from_step(51, "lm loss")
     sentences = said(tmp_path, phase1=card(change=changed), phase2=card(51, change=changed))
-    assert "equal to step 50, then parts: saving the checkpoint changed the state" in sentences
+    assert (
+        "identical through step 50, diverges at step 51: saving the checkpoint changed the state" in sentences
+    )
 
 
 def test_two_cards_that_part_at_a_step_in_between(tmp_path):
@@ -87,7 +89,9 @@ def test_two_cards_that_part_at_a_step_in_between(tmp_path):
     actual = write_golden(tmp_path / "b", card(change=from_step(51, "lm loss")))
     sentences = judge_pair(golden, actual).sentences
     assert any(
-        line.startswith("equal to step 50, then parts: the restart did not restore all state")
+        line.startswith(
+            "identical through step 50, diverges at step 51: the restart did not restore all state"
+        )
         for line in sentences
     )
 
@@ -95,7 +99,9 @@ def test_two_cards_that_part_at_a_step_in_between(tmp_path):
 def test_loss_equal_but_zeros_differ(tmp_path):
     changed = from_step(1, "num-zeros")
     sentences = said(tmp_path, phase1=card(change=changed), phase2=card(51, change=changed))
-    assert "lm loss equal, num-zeros differ: the forward pass is the same, the gradients are not" in sentences
+    assert (
+        "lm loss identical, num-zeros differ: only the gradients changed, not the forward pass" in sentences
+    )
 
 
 def test_drift_of_a_changed_environment(tmp_path):
@@ -115,7 +121,7 @@ def test_drift_of_a_changed_environment(tmp_path):
 def test_drift_in_an_unchanged_environment_does_not_blame_it(tmp_path):
     changed = from_step(3, "lm loss")
     run = {"phase1": card(change=changed), "phase2": card(51, change=changed), "model_args": {"--seed": 1}}
-    assert "all within tolerance of a card that is not held to equality: drift" in said(tmp_path, **run)
+    assert "all within tolerance of a card that is compared approximately: drift" in said(tmp_path, **run)
 
 
 def test_no_drift_is_said_when_something_is_outside_tolerance(tmp_path):
@@ -136,7 +142,30 @@ def test_slower_with_equal_loss_is_performance(tmp_path):
         test_type="regular",
         platform="dgx_a100",
     )
-    assert sentences == ["steps 30 to 45 are 31 % slower and loss is equal: performance"]
+    assert sentences == ["steps 30 to 45 are 31 % slower and loss is identical: performance"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("relative-forward-time", "forward passes of steps"),
+        ("relative-backward-time", "backward passes of steps"),
+        ("relative-step-time", "computations of steps"),
+    ],
+)
+def test_a_slowdown_on_a_cpu_is_explained_as_one_on_a_gpu(tmp_path, name, part):
+    def timed(time: float):
+        values = card()
+        values.metrics[name] = metric_from(range(1, 101), [time] * 100)
+        return values
+
+    for factor, sentence in (
+        (1.5, f"{part} 30 to 45 are 50 % slower and loss is identical: performance"),
+        (0.5, f"{part} 30 to 45 are 50 % faster: an improvement, record a new card to keep it"),
+    ):
+        where = tmp_path / str(factor)
+        run = {"phase1": timed(24.0 * factor), "test_type": "regular", "platform": "cpu_x86_64"}
+        assert said(where, golden=timed(24.0), **run) == [sentence]
 
 
 def test_slower_with_another_loss_says_so(tmp_path):
@@ -154,7 +183,7 @@ def test_faster_is_an_improvement(tmp_path):
 def test_more_memory(tmp_path):
     changed = from_step(60, "mem-allocated-bytes", factor=1.2, until=61)
     sentences = said(tmp_path, phase1=card(change=changed), test_type="regular")
-    assert sentences == ["mem-allocated-bytes at step 60 is 20 % bigger and loss is equal: memory"]
+    assert sentences == ["mem-allocated-bytes at step 60 is 20 % bigger and loss is identical: memory"]
 
 
 def test_nan_is_named_with_its_step(tmp_path):
@@ -200,13 +229,16 @@ def test_course_tells_distance_and_trend(tmp_path):
 
     sentences = said(tmp_path, phase1=card(change=step_up), phase2=card(51, change=step_up))
     (course,) = [line for line in sentences if line.startswith("golden: lm loss")]
-    assert course == "golden: lm loss: equal to step 10, parts at step 11, by up to 1440 ulp, the gap grows"
+    assert (
+        course
+        == "golden: lm loss: identical through step 10, diverges at step 11, by up to 1440 ulp, the gap grows"
+    )
 
 
 @pytest.mark.parametrize(
     ("mib", "sentence"),
     [
-        (60, "mem-growth-bytes at step 60 is 20 % bigger and loss is equal: memory"),
+        (60, "mem-growth-bytes at step 60 is 20 % bigger and loss is identical: memory"),
         (30, "mem-growth-bytes at step 60 is 40 % smaller: an improvement, record a new card to keep it"),
     ],
 )

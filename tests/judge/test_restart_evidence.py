@@ -7,13 +7,12 @@ import hashlib
 import pytest
 
 from tasks.judge.restart_evidence import (
-    COMMON_STATE,
-    STATE,
     layout_rows,
     no_restart_row,
     processes_of,
     restart_rows,
 )
+from tasks.records.state import COMMON_STATE, STATE
 from tests.fake_run import SAVED, state
 
 PHASE_1 = {

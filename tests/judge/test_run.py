@@ -129,7 +129,10 @@ def test_steps_restrict_what_is_compared_and_the_report_says_so(tmp_path):
 def test_phase_2_must_have_run_where_phase_1_did(tmp_path):
     record2 = {"fingerprint": {**FINGERPRINT, "torch": "2.0.0"}}
     verdict = judged(tmp_path, record2=record2)
-    assert (row_of(verdict, "restart", "surroundings").note, verdict.exit_code) == ("torch 2.13.0 → 2.0.0", 1)
+    assert (row_of(verdict, "restart", "same environment").note, verdict.exit_code) == (
+        "torch 2.13.0 → 2.0.0",
+        1,
+    )
 
 
 def test_nan_loss_is_named_with_its_step(tmp_path):
@@ -349,4 +352,4 @@ def test_both_phases_are_of_the_run_that_they_lie_in(tmp_path, phase, facts, pas
     record = read_json_object(path)
     write_json(path, {**record, "fingerprint": {**record["fingerprint"], **facts}})
     verdict = judge_run(tmp_path / "run", root=tmp_path)
-    assert row_of(verdict, "restart", "surroundings").passed is verdict.passed is passed
+    assert row_of(verdict, "restart", "same environment").passed is verdict.passed is passed

@@ -32,12 +32,14 @@ def imported_by_detection() -> list[str]:
     )
 
 
-def names_of_scalars() -> list[str]:
-    """Names of scalars that the evidence of overlap and of resources has."""
+def names_of_sums() -> list[str]:
+    """Names of the scalars that the ranks add up, by what measures them; the norm of parameters aside."""
+    from tasks.cases import metrics
     from tasks.ranks import overlap, resources
 
-    found = [vars(module)[name] for module in (overlap, resources) for name in vars(module) if name.isupper()]
-    return [name for name in found if isinstance(name, str)]
+    sums = dict.fromkeys(("forward", "backward", "piece", "step"), 1.0)
+    of_resources = resources.scalars_from(sums | {metrics.MEMORY_GROWTH.name: [1]})
+    return [*overlap.Overlap([]).take(), *of_resources]
 
 
 def imported_again_as_main(command: str) -> dict[str, object]:

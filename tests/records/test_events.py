@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.cases.metrics import METRICS
-from tasks.records.events import SUMMED, read_attempts, read_events, read_log_times
+from tasks.cases.metrics import METRICS, metric_named
+from tasks.records.events import read_attempts, read_events, read_log_times
 from tasks.util.exits import TrainingFailed, UsageError
 from tests.event_files import event, framed, write_events
 from tests.program import answer_of
@@ -163,6 +163,6 @@ def test_a_scalar_that_was_never_logged_has_no_times(tmp_path):
 
 
 def test_what_ranks_add_up_is_what_may_die_with_one():
-    summed = {*answer_of("modules.names_of_scalars"), "params-norm"} & {*METRICS}
+    summed = {*answer_of("modules.names_of_sums"), "params-norm"}
     assert len(summed) == 9
-    assert {name for name in METRICS if name.startswith(SUMMED)} == summed
+    assert {name for name in METRICS if metric_named(name).summed} == summed

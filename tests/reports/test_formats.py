@@ -9,9 +9,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from tasks.judge.rows import Row
 from tasks.judge.run import Verdict
-from tasks.judge.strict import Row
-from tasks.records.fingerprint import Change
+from tasks.records.fingerprint import FieldChange
 from tasks.reports.formats import HEADERS, as_json, as_junit, as_markdown, as_text, cells
 
 EXACT = Row(
@@ -26,7 +26,6 @@ EXACT = Row(
     ulp=0,
     tolerance=0.0,
     verdict="exact",
-    passed=True,
 )
 WORSE = Row(
     comparison="resume",
@@ -42,11 +41,10 @@ WORSE = Row(
     ulp=7,
     tolerance=0.0,
     verdict="regression",
-    passed=False,
-    note="a <note> & more",
+    remarks=("a <note> & more",),
 )
 SHOWN = Row(
-    comparison="golden", metric="iteration-time", check="shown", verdict="not judged", passed=True, note="why"
+    comparison="golden", metric="iteration-time", check="shown", verdict="not judged", remarks=("why",)
 )
 
 
@@ -62,7 +60,7 @@ def test_table_has_every_column_and_a_line_a_row():
 
 
 def test_fingerprint_differences_are_listed_before_the_table():
-    text = as_text(verdict(EXACT, changes=[Change("torch", "2.13.0", "2.14.1")]))
+    text = as_text(verdict(EXACT, changes=[FieldChange("torch", "2.13.0", "2.14.1")]))
     assert text.index("fingerprint differs: torch 2.13.0 → 2.14.1") < text.index("comparison")
 
 
