@@ -12,7 +12,8 @@ import sys
 
 from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
-from tasks.launch.setup import add_options, check_space, prepare
+from tasks.launch.options import add_phase_arguments
+from tasks.launch.setup import check_space, prepare
 from tasks.machine import nodes
 from tasks.records import checkpoints
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
@@ -23,7 +24,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.resume", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    add_options(parser)
+    add_phase_arguments(parser)
     options = parser.parse_args(words)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0)

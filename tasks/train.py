@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
-from tasks.launch.setup import add_options, check_space, prepare
+from tasks.launch.options import add_phase_arguments
+from tasks.launch.setup import check_space, prepare
 from tasks.machine import nodes
 from tasks.records import kept_checkpoint
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
@@ -26,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    add_options(parser)
+    add_phase_arguments(parser)
     parser.add_argument(
         "--from-start",
         action="store_true",

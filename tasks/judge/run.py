@@ -13,7 +13,7 @@ from tasks.judge import comparability, crash_evidence, explanation, megatron_pol
 from tasks.judge.completeness import unlogged_rows
 from tasks.judge.strict import CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_EXACT, LAST_STEP, MISSING, Row
 from tasks.judge.tolerances import GOLDEN, RESTART, RESUME
-from tasks.records import card_store, held_card
+from tasks.records import card_store
 from tasks.records.card import Card
 from tasks.records.run import Run, read_run
 from tasks.util.exits import MISMATCH, PASSED, USAGE, UsageError
@@ -100,12 +100,12 @@ def judge_run(
         "actual_card": run.actual1,
     }
     try:
-        card, generic = held_card.card_of(run, golden_file, root, strict=options.policy == STRICT)
+        card, generic = card_store.card_of(run, golden_file, root, strict=options.policy == STRICT)
         provenance = card_store.read_provenance(card.path) or {}
-        recorded, _ = held_card.origin(card.path)
+        recorded, _ = card_store.origin(card.path)
     except UsageError as error:
         return _without_card(run, own_rows, error, common)
-    full = held_card.any_full(card)
+    full = card_store.any_full(card)
     basis = comparability.basis(
         recorded,
         run.fingerprint,
@@ -166,7 +166,7 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
             f"{golden_file} and {actual_file} have no common metric ({_names(card)}; {_names(actual)})"
         )
     if options.policy == STRICT:
-        held_card.refuse_header_faults(card, actual)
+        card_store.refuse_header_faults(card, actual)
         if not any(
             np.intersect1d(card.metrics[name].steps, actual.metrics[name].steps).size for name in common
         ):
@@ -174,8 +174,8 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
                 f"{golden_file} and {actual_file}: {common[0]!r} and other metrics have no common step"
             )
     card, actual = _restricted(card, options), _restricted(actual, options)
-    origins = [held_card.origin(path) for path in (golden_file, actual_file)]
-    basis = comparability.basis(*[facts for facts, _ in origins], full_precision=held_card.any_full(card))
+    origins = [card_store.origin(path) for path in (golden_file, actual_file)]
+    basis = comparability.basis(*[facts for facts, _ in origins], full_precision=card_store.any_full(card))
     platform = next((name for _, name in origins if name), None)
     rows = (
         []

@@ -12,6 +12,7 @@ import pytest
 from tasks.cases import corpus
 from tasks.cases.case import load_case
 from tasks.launch import setup
+from tasks.launch.options import add_phase_arguments
 from tasks.launch.setup import named_data, understood
 from tasks.launch.trainer import OURS
 from tasks.machine import gpu_memory, platforms
@@ -32,7 +33,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    setup.add_options(parser)
+    add_phase_arguments(parser)
     return parser.parse_args([*words, "--run-dir", "runs/mine"])
 
 

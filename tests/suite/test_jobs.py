@@ -25,7 +25,7 @@ class Code(Step):
     code: str
 
     @property
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         return ["-c", self.code]
 
 
