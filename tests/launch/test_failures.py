@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.launch import failures
-from tasks.launch.failures import InfrastructureFailure, failure_of, classify_agent_errors
+from tasks.launch.failures import InfrastructureFailure, classify_agent_errors, failure_of
 from tasks.util.exits import Hang, TrainingFailed, UsageError
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:50835: Connection reset by peer"
