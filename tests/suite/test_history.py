@@ -117,12 +117,12 @@ def test_two_states_without_a_commit_are_never_the_same(tmp_path: Path, here: di
 def test_run_conditions_are_those_of_this_checkout_machine_and_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = argparse.Namespace(set=["lr=0.5"], trainer="megatron", baseline=None)
+    options = argparse.Namespace(set=["lr=0.5"], rank_plugin=[Path("p.py")], trainer="megatron")
     assert unpatched(options) == {
         "commit": platforms.git_commit(),
         "environment": platforms.environment(),
         "platform": platforms.detect().name,
-        "changes": ["set=['lr=0.5']", "trainer=megatron"],
+        "changes": ["rank_plugin=['p.py']", "set=['lr=0.5']", "trainer=megatron"],
     }
     monkeypatch.setenv("CRASH_TEST_DEVICE", "tpu")
     assert unpatched(options)["platform"] == "none", "each case says why it cannot run"
