@@ -23,7 +23,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tasks.launch import bytecode, phase, trainer  # noqa: E402
-from tasks.launch.setup import Setup, add_options, prepare  # noqa: E402
+from tasks.launch.options import add_phase_arguments  # noqa: E402
+from tasks.launch.setup import Setup, prepare  # noqa: E402
 from tasks.launch.trainer import TrainerUnderTest  # noqa: E402
 from tasks.machine import platforms  # noqa: E402
 from tasks.records.card import Card  # noqa: E402
@@ -103,7 +104,7 @@ def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
 def prepared(words: list[str]) -> Setup:
     """What ``tasks.train`` makes of these words."""
     parser = argparse.ArgumentParser()
-    add_options(parser)
+    add_phase_arguments(parser)
     return prepare(parser.parse_args(words))
 
 

@@ -112,7 +112,7 @@ def _refuse_half_a_pair(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{arguments.case}: two cards are compared as they are; give CASE with --run-dir")
     if not arguments.run_dir and same_file(arguments.golden, arguments.actual):
         raise UsageError(f"{arguments.golden}: given twice; a card equals itself, that shows nothing")
-    if not arguments.run_dir and nodes.words(arguments):
+    if not arguments.run_dir and any(vars(arguments)[name] is not None for name in nodes.OPTIONS):
         raise UsageError(
             "--nnodes and what belongs to it: two cards are compared on one machine; leave it out"
         )

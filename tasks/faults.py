@@ -1,4 +1,4 @@
-"""Planted faults: does the comparison see them? Each breaks megatron-core or the training program a little.
+"""Inject known faults and report which check detects each. A fault changes megatron-core or the trainer.
 
 ``python -m tasks.faults [NAME ...] --work-dir DIR`` trains a few steps with each fault and compares them as
 ``tasks.diff`` always does, with the golden card or, where there is none of this kind of processor, with a
@@ -15,8 +15,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +24,14 @@ from tasks.judge.rows import GOLDEN, RESTART, RESUME
 from tasks.launch import setup
 from tasks.machine import platforms
 from tasks.records import card_store
+from tasks.suite import jobs
+from tasks.suite.steps import Step
 from tasks.util.exits import (
-    CANNOT_RUN,
     MISMATCH,
     PASSED,
-    TRAINING_FAILED,
     CannotRun,
     TaskError,
     UsageError,
-    ends_with_this_process,
     exit_with,
     run_to_end,
 )
@@ -170,9 +167,7 @@ class Runner:
         if self._reference is None:
             self._reference = self.work_dir / "reference"
             steps = f"exit-interval={REFERENCE_STEPS}"
-            done = self._task("train", "--run-dir", str(self._reference), "--set", steps)
-            if done.returncode:
-                raise _failed("the clean run", done)
+            self._run("the clean run", "train", self._reference, "--set", steps)
         return self._reference
 
     def try_out(self, fault: Fault) -> Result:
@@ -182,10 +177,10 @@ class Runner:
         """
         begin = time.monotonic()
         run_dir = self.work_dir / fault.name
-        done = self._restart(fault, run_dir) if fault.resumes else self._train(fault, run_dir)
-        if done.returncode:
-            # Ended by an error, it never came to the rows where a person would look.
-            raise _failed(fault.name, done)
+        if fault.resumes:
+            self._restart(fault, run_dir)
+        else:
+            self._train(fault, run_dir)
         failing = self._compare(fault, run_dir)
         first = min(failing, key=_step_of, default=None)
         return Result(
@@ -196,28 +191,26 @@ class Runner:
             seconds=time.monotonic() - begin,
         )
 
-    def _train(self, fault: Fault, run_dir: Path) -> subprocess.CompletedProcess[str]:
-        words = ["--run-dir", str(run_dir), "--set", f"exit-interval={TRAINING_STEPS}"]
-        return self._task("train", *words, *_plugin_words(fault))
+    def _train(self, fault: Fault, run_dir: Path) -> None:
+        steps = f"exit-interval={TRAINING_STEPS}"
+        self._run(fault.name, "train", run_dir, "--set", steps, *_plugin_options(fault))
 
-    def _restart(self, fault: Fault, run_dir: Path) -> subprocess.CompletedProcess[str]:
+    def _restart(self, fault: Fault, run_dir: Path) -> None:
         reference = self.reference()
         run_dir.mkdir(parents=True)
         for name in ("case.json", "phase1.json", "actual_phase1.json"):
             shutil.copy(reference / name, run_dir)
         for name in ("checkpoints", "data_cache"):
             os.symlink(reference.resolve() / name, run_dir / name)
-        words = ["--run-dir", str(run_dir), "--set", f"exit-interval={_last_step(reference)}"]
-        return self._task("resume", *words, *_plugin_words(fault))
+        steps = f"exit-interval={_last_step(reference)}"
+        self._run(fault.name, "resume", run_dir, "--set", steps, *_plugin_options(fault))
 
     def _compare(self, fault: Fault, run_dir: Path) -> list[dict[str, object]]:
         """The failing rows of the comparison that the fault belongs to, in the order of the table."""
         steps = () if fault.resumes else ("--steps", f"1-{TRAINING_STEPS}")
         serves = fault.resumes or self._card_serves(run_dir)
         card = () if serves else ("--golden", str(self.reference() / "actual_phase1.json"))
-        done = self._task("diff", "--run-dir", str(run_dir), *steps, *card)
-        if done.returncode not in (PASSED, MISMATCH):
-            raise _failed(f"{fault.name}: the comparison", done)
+        self._run(f"{fault.name}: the comparison", "diff", run_dir, *steps, *card)
         rows = json.loads((run_dir / "report.json").read_text())["rows"]
         rows = [row for row in rows if row["comparison"] in COMPARED[fault.resumes]]
         if not rows:
@@ -234,12 +227,19 @@ class Runner:
         recorded = (card_store.read_provenance(card.path) or {}).get("fingerprint", {})
         return recorded.get("cpu") == facts["fingerprint"]["cpu"]
 
-    def _task(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", f"tasks.{name}", self.case, *words]
-        settings = ends_with_this_process()
-        return subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **settings
-        )
+    def _run(self, what: str, task: str, run_dir: Path, *options: str) -> None:
+        """Run a task of the case in ``run_dir``, which keeps its output.
+
+        Raises:
+            TaskError: it gave no result; a comparison that does not match has one.
+        """
+        step = Step(task=task, arguments=(self.case, "--run-dir", str(run_dir), *options))
+        job = jobs.Job(case=self.case, steps=[step], run_dir=run_dir, quiet=True)
+        code = jobs.run_alone(job)
+        if code not in (PASSED, MISMATCH):
+            error = TaskError(f"{what}: {job.last_error() or f'exit code {code}'}")
+            error.exit_code = code
+            raise error
 
 
 def tried_out(runner: Runner, fault: Fault) -> Result:
@@ -254,7 +254,7 @@ def tried_out(runner: Runner, fault: Fault) -> Result:
         )
 
 
-def _plugin_words(fault: Fault) -> list[str]:
+def _plugin_options(fault: Fault) -> list[str]:
     return ["--rank-plugin", str(fault.plugin)] if fault.plugin else []
 
 
@@ -270,17 +270,6 @@ def _last_step(run_dir: Path) -> int:
     return json.loads((run_dir / "phase1.json").read_text())["steps"][1]
 
 
-def _last_error(done: subprocess.CompletedProcess[str]) -> str:
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return errors[-1].removeprefix("error: ") if errors else f"exit code {done.returncode}"
-
-
-def _failed(what: str, done: subprocess.CompletedProcess[str]) -> TaskError:
-    error = TaskError(f"{what}: {_last_error(done)}")
-    error.exit_code = done.returncode if done.returncode in range(PASSED, CANNOT_RUN + 1) else TRAINING_FAILED
-    return error
-
-
 def as_markdown(results: Sequence[Result]) -> str:
     """The table: fault, caught by, first step that shows it, seconds."""
     lines = ["| fault | caught by | first step | seconds |", "|---|---|---:|---:|"]
@@ -291,14 +280,14 @@ def as_markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Try all, print the table; ``MISMATCH`` when one is not caught, or an alarm is false."""
     parser = argparse.ArgumentParser(prog="python -m tasks.faults", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a file of tests/faults (default: all)")
     parser.add_argument("--case", default="gpt3_pp4_resume", help="the case that is broken (%(default)s)")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a clean run of the case to restart")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="default: runs/faults/<time>")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     faults = chosen_faults(options.names, known_faults())
     if not faults:
         raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")

@@ -1,7 +1,7 @@
 """Write the golden card of an environment and platform from finished runs.
 
-``python -m tasks.record CASE --reason TEXT [--yes]`` trains and restarts the case three times first;
-``--from-run DIR`` (repeatable) takes runs that are finished.
+``python -m tasks.record [CASE] --reason TEXT [--yes]`` trains and restarts the case three times first, by
+default each case that has cards of its own; ``--from-run DIR`` (repeatable) takes finished runs.
 """
 
 from __future__ import annotations
@@ -11,31 +11,19 @@ import datetime
 import functools
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.cases.loader import golden_case
-from tasks.util.exits import (
-    CANNOT_RUN,
-    HANG,
-    PASSED,
-    TRAINING_FAILED,
-    USAGE,
-    TaskError,
-    UsageError,
-    ends_with_this_process,
-    exit_with,
-    run_to_end,
-)
+from tasks.cases.loader import golden_case, list_cases
+from tasks.suite import jobs, listing
+from tasks.suite.steps import TRAINING_TASKS, Step
+from tasks.util.exits import PASSED, TaskError, UsageError, exit_with, run_to_end
+from tasks.util.files import REPOSITORY
 
 if TYPE_CHECKING:
     from tasks.records.card import Card
     from tasks.records.run import Run
-
-from tasks.util.files import REPOSITORY
 
 RUNS = 3
 
@@ -53,24 +41,37 @@ class Change:
     step: int | None
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Check the runs, show what changes, write card and provenance.
 
     Raises:
         UsageError: runs that may not become a card, or a card that exists and no ``--yes``.
     """
-    arguments = _parser().parse_args(words)
+    arguments = _parser().parse_args(argv)
     reason = " ".join(arguments.reason.split())
     if not reason:
         raise UsageError("--reason is empty: say why the values change; it is kept with the card")
+    if arguments.from_run and not arguments.case:
+        raise UsageError("--from-run: say of which case the runs are: CASE --from-run DIR")
+    for case in [arguments.case] if arguments.case else cases_with_cards():
+        _record(case, reason, arguments)
+    return PASSED
+
+
+def cases_with_cards() -> list[str]:
+    """The cases that have golden cards of their own and can run here."""
+    return [case for case in list_cases() if golden_case(case) == case and not listing.reason_to_skip(case)]
+
+
+def _record(case: str, reason: str, arguments: argparse.Namespace) -> None:
     from tasks.judge import recordable
     from tasks.records import card_store
     from tasks.records.run import read_run
 
     if not arguments.from_run:
-        recordable.refuse_borrowed_card(arguments.case, golden_case(arguments.case))
-    directories = arguments.from_run or make_runs(arguments.case)
-    runs = [read_run(directory, case_name=arguments.case) for directory in directories]
+        recordable.refuse_borrowed_card(case, golden_case(case))
+    directories = arguments.from_run or make_runs(case)
+    runs = [read_run(directory, case_name=case) for directory in directories]
     recordable.refuse_unfit_runs(runs)
     recordable.refuse_another_configuration(runs[0], arguments.root)
     card = card_of(runs)
@@ -86,7 +87,6 @@ def main(words: list[str] | None = None) -> int:
         )
     _write(path, card, provenance_of(runs, reason))
     print(f"written: {path}")
-    return PASSED
 
 
 def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
@@ -125,17 +125,16 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
         REPOSITORY / "runs" / case / f"{begin}-{os.getpid()}-record{index + 1}" for index in range(count)
     ]
     for index, directory in enumerate(directories):
-        for task in ("train", "resume"):
-            print(f"run {index + 1} of {count}: {task}", flush=True)
-            command = [sys.executable, "-m", f"tasks.{task}", case, "--run-dir", str(directory)]
-            done = subprocess.run(command, cwd=REPOSITORY, check=False, **ends_with_this_process())
-            code = done.returncode
-            if code:
-                see = f"; see {directory}" if directory.exists() else ""
-                error = TaskError(f"tasks.{task} ended with exit code {code}; no card was written{see}")
-                known = (USAGE, TRAINING_FAILED, HANG, CANNOT_RUN)
-                error.exit_code = code if code in known else TRAINING_FAILED
-                raise error
+        print(f"run {index + 1} of {count}: {directory}", flush=True)
+        arguments = (case, "--run-dir", str(directory))
+        steps = [Step(task=task, arguments=arguments) for task in TRAINING_TASKS]
+        job = jobs.Job(case=case, steps=steps, run_dir=directory, quiet=False)
+        if code := jobs.run_alone(job):
+            task = steps[len(job.codes) - 1].task
+            see = f"; see {directory}" if directory.exists() else ""
+            error = TaskError(f"tasks.{task} ended with exit code {code}; no card was written{see}")
+            error.exit_code = code
+            raise error
     return directories
 
 
@@ -276,7 +275,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a golden card from finished runs.",
         allow_abbrev=False,
     )
-    parser.add_argument("case", metavar="CASE", help="name of the case")
+    parser.add_argument(
+        "case", nargs="?", metavar="CASE", help="name of the case (default: all with cards of their own)"
+    )
     parser.add_argument(
         "--from-run",
         type=Path,

@@ -1,7 +1,7 @@
-"""Every case that fits this machine, one after the other or several at once: ``python -m tasks.regress``.
+"""All cases supported here, one after the other or several at once: ``python -m tasks.regress``.
 
-It takes the options of ``nox -s regress --``, and goes on after a failure. What came out is in the table at
-the end and in ``regress.json``, of which ``--rerun-failed`` makes its choice.
+It goes on after a failure. The table at the end and ``regress.json`` say how each case ended;
+``--rerun-failed`` chooses from that file.
 """
 
 from __future__ import annotations
@@ -12,31 +12,46 @@ import functools
 import sys
 
 from tasks.cases import names, quarantine
-from tasks.suite import history, jobs, listing, outcomes
-from tasks.suite.fork_server import SharedParent
+from tasks.suite import dry_run, history, jobs, listing, outcomes
+from tasks.suite.fork_server import ForkServer
 from tasks.suite.history import Record
 from tasks.suite.options import read_suite_options
-from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, CaseResult
 from tasks.suite.steps import case_steps
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run the cases, print the table.
+def main(argv: list[str] | None = None) -> int:
+    """List the cases, say what would run, or run them and print the table.
 
     Raises:
-        UsageError: options that do not go together, no such case, a quarantine that cannot be read.
+        UsageError: options that do not go together, no such case, a quarantine that is wrong.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.regress", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    options = read_suite_options(parser, sys.argv[1:] if words is None else words)
+    options = read_suite_options(sys.argv[1:] if argv is None else argv)
     today = datetime.date.today()
     chosen = history.select(names.case_names(), options)
-    if not chosen:
-        print(f"all cases of {history.path_for(options)} passed: nothing to run again")
-        return PASSED
-    planned = [Outcome(case=case, quarantine=quarantine.read(names.file_of(case), today)) for case in chosen]
+    if options.list:
+        print(listing.listing(chosen, today, as_json=options.json))
+    elif not chosen:
+        print(f"all cases of {history.path_for(options)} passed: there is nothing to run again")
+    elif options.dry_run:
+        _print_plans(chosen, options)
+    else:
+        return _run_and_record(chosen, options, today)
+    return PASSED
+
+
+def _print_plans(cases: list[str], options: argparse.Namespace) -> None:
+    for case in cases:
+        reason = listing.reason_to_skip(case)
+        plan = dry_run.plan(case, options, outcomes.run_directory(case, options))
+        print(f"{case}: would be skipped, since {reason}" if reason else f"{case}:\n{plan}")
+
+
+def _run_and_record(chosen: list[str], options: argparse.Namespace, today: datetime.date) -> int:
+    planned = [
+        CaseResult(case=case, quarantine=quarantine.read(names.file_of(case), today)) for case in chosen
+    ]
     path = history.path_for(options) if options.nodes.first else None
     if path and options.run_dir and path.exists() and not options.rerun_failed:
         raise UsageError(
@@ -44,8 +59,8 @@ def main(words: list[str] | None = None) -> int:
             " again, --rerun-failed"
         )
     earlier = history.read(path) if options.rerun_failed else ()
-    here = history.surroundings(options)
-    record = Record(path, planned, earlier=earlier, today=today, passed_with=here)
+    conditions = history.run_conditions(options)
+    record = Record(path, planned, earlier=earlier, today=today, passed_with=conditions)
     try:
         _run(chosen, options, record, today)
     finally:
@@ -62,8 +77,8 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
             record.note(case, state=SKIPPED, reason=reason)
         else:
             waiting.append(case)
-    parent = SharedParent(waiting, options)
-    parent.import_once()
+    server = ForkServer(waiting, options)
+    server.import_once()
 
     def job_of(case: str) -> jobs.Job:
         run_dir = outcomes.run_directory(case, options)
@@ -72,7 +87,7 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
             steps=case_steps(case, options, run_dir),
             run_dir=run_dir,
             quiet=options.jobs > 1,
-            start=functools.partial(parent.start, case),
+            start=functools.partial(server.start, case),
         )
 
     def began(job: jobs.Job) -> None:

@@ -12,24 +12,25 @@ import sys
 
 from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
-from tasks.launch.setup import add_options, check_space, prepare
+from tasks.launch.options import add_phase_arguments
+from tasks.launch.setup import check_space, prepare
 from tasks.machine import nodes
 from tasks.records import checkpoints
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Restart; returns ``PASSED`` or raises a ``TaskError``."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.resume", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    add_options(parser)
-    options = parser.parse_args(words)
+    add_phase_arguments(parser)
+    options = parser.parse_args(argv)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0)
     if options.retries > 0:
         return retries.supervise(
-            "resume", words or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
+            "resume", argv or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
         )
     return run_on_all_nodes(among, options.run_dir, "resume", functools.partial(_resume, options))
 

@@ -14,19 +14,20 @@ from pathlib import Path
 
 from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
-from tasks.launch.setup import add_options, check_space, prepare
+from tasks.launch.options import add_phase_arguments
+from tasks.launch.setup import check_space, prepare
 from tasks.machine import nodes
 from tasks.records import kept_checkpoint
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.util.files import REPOSITORY
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Train; returns ``PASSED`` or raises a ``TaskError``."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.train", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    add_options(parser)
+    add_phase_arguments(parser)
     parser.add_argument(
         "--from-start",
         action="store_true",
@@ -39,7 +40,7 @@ def main(words: list[str] | None = None) -> int:
         help="go on with a phase that was interrupted, from its newest complete checkpoint; the verdict"
         " counts it as a restart",
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     among = nodes.read(options)
     nodes.refuse_alone_only(among, retries=options.retries > 0, go_on=options.go_on)
     if options.go_on and options.retries > 0:
@@ -48,7 +49,7 @@ def main(words: list[str] | None = None) -> int:
         _check_run_dir(options.run_dir, go_on=options.go_on)
     if options.retries > 0:
         return retries.supervise(
-            "train", words or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
+            "train", argv or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
         )
     return run_on_all_nodes(among, options.run_dir, "train", functools.partial(_train, options))
 

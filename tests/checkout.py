@@ -40,12 +40,15 @@ said="$("$REAL_PYTHON" -m nox --nocolor --no-venv "$@" --dry-run 2>&1)"; code=$?
 echo "$said"
 [ "$code" -eq 0 ] || exit "$code"
 # The command lines of the tasks must be right, too.
-sed -n "s/^nox > would run: \\(python -m tasks\\.\\)/\\1/p" <<< "$said" | "$REAL_PYTHON" "$PARSE_ONLY"
+sed -n "s/^\\(nox > \\)*would run: \\(python -m tasks\\.\\)/\\2/p" <<< "$said" | "$REAL_PYTHON" "$PARSE_ONLY"
 """
 # The real nox, with the Python of the test as its environment.
 REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
-# Programs of the repository only read their command line.
+# Programs of the repository only read their command line, but for dry runs.
 PYTHON = """#!/bin/bash
+case "$*" in
+  "-m tasks.run "*--dry-run* | "-m tasks.regress "*--dry-run*) exec "$REAL_PYTHON" "$@" ;;
+esac
 case "${RUN_TASKS:-no} $1 $2" in
   "no -m tasks."* | "no -m benchmarks."*) shift; exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;
   "no "*.py*) exec "$REAL_PYTHON" "$PARSE_ONLY" "$@" ;;

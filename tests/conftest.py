@@ -27,5 +27,5 @@ def run_dir(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The noxfile with two cases, first and second, whose tasks exit as they are told."""
+    """The noxfile and two cases, first and second, whose steps exit as they are told."""
     return stub_checkout.make(tmp_path)

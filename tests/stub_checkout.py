@@ -1,4 +1,4 @@
-"""A copy of the noxfile whose tasks only say what they were asked, and exit as they are told."""
+"""A copy of the repository whose steps only write down their arguments, and exit as they are told."""
 
 from __future__ import annotations
 
@@ -35,16 +35,19 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 """
 
 
+STUBS = ("train", "resume", "diff", "report", "record", "faults", "doctor", "environment", "lint_cards")
+
+
 def make(tmp_path: Path) -> Path:
-    """The noxfile and the modules that it imports, two cases, and tasks that exit as they are told."""
+    """The noxfile, the tasks that run cases, two cases, and steps that exit as they are told."""
     (tmp_path / "tasks").mkdir()
-    for name in ("noxfile.py", "shared_environment.py"):
+    for name in ("noxfile.py", "nox_environment.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     for path in REPOSITORY.glob("tasks/**/*.py"):
         target = tmp_path / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    for name in ("train", "resume", "diff", "report", "record", "doctor", "environment", "lint_cards"):
+    for name in STUBS:
         (tmp_path / f"tasks/{name}.py").write_text(TOLD)
     for name in ("first", "second"):
         add_case(tmp_path, name)
@@ -67,9 +70,13 @@ def nox_environment(**variables: str) -> dict[str, str]:
 
 
 def nox(folder: Path, *arguments: str, no_venv: bool = True, **variables: str) -> subprocess.CompletedProcess:
-    no_venv_option = ["--no-venv"] if no_venv else []
+    return task(folder, "nox", "--nocolor", *(["--no-venv"] if no_venv else []), *arguments, **variables)
+
+
+def task(folder: Path, module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """``python -m module``."""
     return subprocess.run(
-        [sys.executable, "-m", "nox", "--nocolor", *no_venv_option, *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env=nox_environment(**variables),
         stdout=subprocess.PIPE,

@@ -97,15 +97,15 @@ def test_nothing_to_clean(tmp_path: Path) -> None:
 
 
 def test_a_run_that_lies_in_the_folder_itself_is_not_taken_apart(tmp_path: Path) -> None:
-    mine, family, begun = (tmp_path / "runs" / name for name in ("mine", "family", "begun"))
-    for folder, told in ((mine, "case.json"), (family, "regress.json")):
+    mine, suite, begun = (tmp_path / "runs" / name for name in ("mine", "suite", "begun"))
+    for folder, told in ((mine, "case.json"), (suite, "regress.json")):
         (folder / "checkpoints").mkdir(parents=True)
         (folder / told).write_text("{}")
     (begun / "data_cache").mkdir(parents=True)
     with held(begun):
         assert clean(tmp_path, "--keep", "0").stdout == "0 run directories removed\n"
     assert all(
-        folder.is_dir() for folder in (mine / "checkpoints", family / "checkpoints", begun / "data_cache")
+        folder.is_dir() for folder in (mine / "checkpoints", suite / "checkpoints", begun / "data_cache")
     )
     assert clean(tmp_path, "--keep", "0").stdout.endswith(
         "1 run directories removed\n"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks import faults
+from tasks.suite import jobs
+from tasks.suite.steps import Step
 from tasks.util.exits import MISMATCH, PASSED, CannotRun, TaskError, UsageError
 from tests.fake_run import write_golden
 
@@ -95,11 +97,23 @@ def test_the_table_shows_what_went_wrong() -> None:
     assert ["WRONG" in line for line in lines] == [False, True, True]
 
 
-def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
-    def task(self, name, *words):
-        return faults.subprocess.CompletedProcess([], 4, "", "error: no rank made progress for 60 s\n")
+def steps_end(monkeypatch, codes: dict[str, int], output: str = "") -> list[Step]:
+    """Steps exit with the code of their task (0) and this output instead of being run; returned are those."""
+    ran: list[Step] = []
 
-    monkeypatch.setattr(faults.Runner, "_task", task)
+    def run_alone(job: jobs.Job) -> int:
+        ran.extend(job.steps)
+        job.codes.extend(codes.get(step.task, 0) for step in job.steps)
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        (job.run_dir / jobs.OUTPUT_FILE).write_text(f"{output}\n")
+        return job.exit_code
+
+    monkeypatch.setattr(jobs, "run_alone", run_alone)
+    return ran
+
+
+def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
+    steps_end(monkeypatch, {"train": 4}, "error: no rank made progress for 60 s")
     fault = faults.known_faults()[0]
     tried = faults.tried_out(faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path), fault)
     assert not tried.as_wanted
@@ -108,35 +122,29 @@ def test_an_end_by_an_error_is_no_fault_caught(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["memory_leak", "resume_samples_reset", "control"])
 def test_the_task_that_the_fault_is_of_runs_with_its_plugin(monkeypatch, tmp_path, name) -> None:
-    def task(self, task_name, *words):
-        ran.append((task_name, words[words.index("--rank-plugin") + 1] if "--rank-plugin" in words else None))
-        return faults.subprocess.CompletedProcess([], 4, "", "")
-
-    ran: list[tuple[str, str | None]] = []
     reference = tmp_path / "reference"
     reference.mkdir()
     for file in ("case.json", "actual_phase1.json"):
         (reference / file).touch()
     (reference / "phase1.json").write_text('{"steps": [1, 60]}')
-    monkeypatch.setattr(faults.Runner, "_task", task)
+    ran = steps_end(monkeypatch, {"train": 4, "resume": 4})
     fault = next(one for one in faults.chosen_faults([], faults.known_faults()) if one.name == name)
     with pytest.raises(TaskError):
         faults.Runner("gpt3_pp4_resume", tmp_path, reference).try_out(fault)
-    plugin = str(fault.plugin) if fault.plugin else None
-    assert ran == [("resume" if fault.resumes else "train", plugin)]
+    (step,) = ran
+    assert step.task == ("resume" if fault.resumes else "train")
+    plugin = ["--rank-plugin", str(fault.plugin)] if fault.plugin else []
+    assert list(step.arguments[5:]) == plugin
 
 
-@pytest.mark.parametrize(("code", "given"), [(2, 2), (5, 5), (-9, 3)])
-def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path, code, given) -> None:
-    def task(self, name, *words):
-        return faults.subprocess.CompletedProcess([], 0 if name == "train" else code, "", "error: no card\n")
-
-    monkeypatch.setattr(faults.Runner, "_task", task)
+@pytest.mark.parametrize("code", [2, 3, 5])
+def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path, code) -> None:
+    steps_end(monkeypatch, {"diff": code}, "error: no card")
     monkeypatch.setattr(faults.Runner, "_card_serves", lambda self, run_dir: True)
     fault = faults.known_faults()[0]
     with pytest.raises(TaskError, match=f"{fault.name}: the comparison: no card") as failed:
         faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path).try_out(fault)
-    assert failed.value.exit_code == given
+    assert failed.value.exit_code == code
 
 
 @pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])
@@ -177,16 +185,11 @@ def test_a_reference_is_a_clean_run_of_the_case(tmp_path) -> None:
 def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None:
     run_dir = tmp_path / "memory_leak"
 
-    def task(self, name, *words):
-        run_dir.mkdir(exist_ok=True)
-        facts = {"environment": "lts", "platform": "cpu_x86_64", "fingerprint": {"cpu": "some"}}
-        (run_dir / "case.json").write_text(json.dumps(facts))
-        (run_dir / "report.json").write_text(
-            json.dumps({"rows": [{"comparison": "resume", "passed": False}]})
-        )
-        return faults.subprocess.CompletedProcess([], 0, "", "")
-
-    monkeypatch.setattr(faults.Runner, "_task", task)
+    run_dir.mkdir()
+    facts = {"environment": "lts", "platform": "cpu_x86_64", "fingerprint": {"cpu": "some"}}
+    (run_dir / "case.json").write_text(json.dumps(facts))
+    (run_dir / "report.json").write_text(json.dumps({"rows": [{"comparison": "resume", "passed": False}]}))
+    steps_end(monkeypatch, {})
     runner = faults.Runner("gpt3_pp4_resume", tmp_path, tmp_path)
     with pytest.raises(TaskError, match="nothing was compared"):
         runner.try_out(faults.chosen_faults(["memory_leak"], faults.known_faults())[1])

@@ -1,4 +1,4 @@
-"""noxfile.py, run as people run it: in a copy of the repository whose tasks only say what they were asked."""
+"""noxfile.py, run as people run it, in a copy of the repository with steps that train nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tasks.cases.loader import list_cases
 from tasks.util.files import REPOSITORY
-from tests.stub_checkout import calls, nox
+from tests.stub_checkout import add_case, calls, nox
 
 pytestmark = pytest.mark.sessions
 
@@ -48,14 +48,6 @@ def test_an_unknown_session_is_bad_usage_and_the_known_ones_are_named(checkout: 
     assert "no session 'frist'. Did you mean first? Sessions: first, second, regress, case" in outcome.stdout
 
 
-def test_a_case_that_waits_for_data_says_so_in_the_menu(checkout: Path) -> None:
-    (checkout / "test_cases/first/model_config.yaml").write_text(
-        "MODEL_ARGS: {--data-path: '${DATA_PATH}'}\n"
-    )
-    menu = nox(checkout, "-l", DATA_PATH="").stdout
-    assert re.findall(r"- (\w+) -> .*needs DATA_PATH", menu) == ["first"]
-
-
 def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
     """As argcomplete's shell function asks: with the line so far, and a file for the answer."""
     words = {"_ARGCOMPLETE": "1", "COMP_LINE": "nox -s gpt3", "COMP_POINT": "11", "_ARGCOMPLETE_IFS": "\n"}
@@ -69,7 +61,8 @@ def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
 
 def test_what_the_noxfile_reads_needs_nothing_that_is_not_installed_with_nox() -> None:
     """Its modules are imported where no installed package is found."""
-    read = ast.parse((REPOSITORY / "noxfile.py").read_text()).body
+    files = [REPOSITORY / name for name in ("noxfile.py", "nox_environment.py")]
+    read = [node for file in files for node in ast.parse(file.read_text()).body]
     of_tasks = [node for node in read if isinstance(node, ast.ImportFrom) and "tasks" in node.module]
     imports = "\n".join(ast.unparse(node) for node in of_tasks)
     assert "names" in imports
@@ -79,52 +72,46 @@ def test_what_the_noxfile_reads_needs_nothing_that_is_not_installed_with_nox() -
     assert outcome.returncode == 0, outcome.stderr
 
 
-# ---- steps ----
+# ---- sessions and their tasks ----
 
 
-def test_a_case_is_four_steps_in_order(checkout: Path) -> None:
-    outcome = nox(checkout, "-s", "first")
+def test_a_case_is_one_task_that_gets_what_is_behind_the_dashes(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--run-dir", "mine", "--set", "lr=1")
     assert outcome.returncode == 0, outcome.stdout
-    assert calls(checkout) == [
-        "train first --run-dir RUN/first",
-        "resume first --run-dir RUN/first",
-        "diff first --run-dir RUN/first",
-        "report --run-dir RUN/first",
-    ]
+    assert "nox > python -m tasks.run first --run-dir mine --set lr=1\n" in outcome.stdout
+    assert [line.split()[0] for line in calls(checkout)] == ["train", "resume", "diff", "report"]
+    assert calls(checkout)[0] == "train first --run-dir mine --set lr=1"
 
 
-def test_options_reach_the_steps_that_take_them(checkout: Path) -> None:
-    options = ["--run-dir", "mine", "--set", "train-iters=60", "--set", "lr=1", "--rank-plugin", "p.py"]
-    options += ["--data-path", "d", "--hang-timeout", "9", "--max-restarts", "1", "--retries", "1"]
-    outcome = nox(checkout, "-s", "first", "--", *options)
+def test_a_case_file_of_megatron_lm_has_a_session(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "case", "--", "--case-file", "theirs/model_config.yaml")
     assert outcome.returncode == 0, outcome.stdout
-    launch = "first --run-dir mine --set train-iters=60 --set lr=1 --rank-plugin p.py --data-path d"
-    launch += " --hang-timeout 9 --max-restarts 1 --retries 1"
-    assert calls(checkout) == [
-        f"train {launch}",
-        f"resume {launch}",
-        "diff first --run-dir mine",
-        "report --run-dir mine",
-    ]
+    assert calls(checkout)[0].startswith("train --case-file theirs/model_config.yaml --run-dir RUN/theirs")
+    assert nox(checkout, "-s", "case").returncode == 2
 
 
-def test_two_runs_never_share_a_directory(checkout: Path) -> None:
-    nox(checkout, "-s", "first")
-    nox(checkout, "-s", "first")
-    directories = {line.split()[-1] for line in (checkout / "calls.txt").read_text().splitlines()}
-    assert len(directories) == 2
-
-
-def test_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
-    outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1", no_venv=False)
+def test_a_dry_run_of_a_case_is_its_tasks(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1")
     assert outcome.returncode == 0
-    steps = re.findall(r"would run: python -m tasks\.(\w+)", outcome.stdout)
+    steps = re.findall(r"^would run: python -m tasks\.(\w+)", outcome.stdout, re.MULTILINE)
     assert steps == ["train", "resume", "diff", "report"]
-    assert re.search(r"platform: cpu_\w+, 8 ranks; environment", outcome.stdout)
-    assert "golden card: none: the session would exit 2; record one: nox -s record -- first" in outcome.stdout
     assert not calls(checkout)
-    assert not (checkout / ".nox").exists()
-    assert not (checkout / "runs").exists()
+
+
+def test_a_dry_run_of_all_tests_names_everything(checkout: Path) -> None:
+    add_case(checkout, "gpt3_pp4_resume")
+    outcome = nox(checkout, "-s", "tests", "--", "--dry-run")
+    assert outcome.returncode == 0, outcome.stdout
+    commands = re.findall(r"would run: (?:python -m )?(\S+)", outcome.stdout)
+    assert commands == ["ruff", "ruff", "pytest", "tasks.train", "tasks.resume", "tasks.diff", "tasks.report"]
+
+
+def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--help")
+    assert outcome.returncode == 0
+    assert "usage: nox -s first --" in outcome.stdout
+    assert "--rank-plugin" in outcome.stdout
+    assert not calls(checkout)
 
 
 @pytest.mark.parametrize("session", ["record", "faults", "doctor"])
@@ -134,34 +121,15 @@ def test_a_dry_command_line_is_the_one_that_would_run(checkout: Path, session: s
     assert not calls(checkout)
 
 
-def test_several_machines_are_told_to_every_step_and_node_0_draws(checkout: Path) -> None:
-    together = ["--nnodes", "2", "--rdzv-endpoint", "127.0.0.1:29400", "--run-dir", "shared"]
-    for rank, last in (("0", "report"), ("1", "diff")):
-        (checkout / "calls.txt").unlink(missing_ok=True)
-        outcome = nox(checkout, "-s", "first", "--", *together, "--node-rank", rank)
-        assert outcome.returncode == 0, outcome.stdout
-        lines = [line.split() for line in calls(checkout)]
-        assert lines[-1][0] == last
-        assert all(line[line.index("--node-rank") + 1] == rank for line in lines if line[0] != "report")
-
-
-def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
-    outcome = nox(checkout, "-s", "first", "--", "--help")
-    assert outcome.returncode == 0
-    assert "--rank-plugin" in outcome.stdout
-    assert not calls(checkout)
-
-
 def test_the_help_of_record_is_shown_once(checkout: Path) -> None:
     assert nox(checkout, "-s", "record", "--", "--help").returncode == 0
     assert calls(checkout) == ["record --help"]
 
 
 def test_lint_takes_no_arguments(checkout: Path) -> None:
-    """They were left out in silence."""
-    outcome = nox(checkout, "-s", "lint", "--", "tasks/train.py")
+    outcome = nox(checkout, "-s", "lint", "--", "tasks/run.py")
     assert outcome.returncode == 2
-    assert "lint checks everything and takes no arguments: tasks/train.py" in outcome.stdout
+    assert "lint checks everything and takes no arguments: tasks/run.py" in outcome.stdout
     assert not calls(checkout)
 
 
@@ -173,12 +141,6 @@ def test_clean_removes_old_runs_but_none_that_is_running(checkout: Path) -> None
         os.utime(checkout / "runs/first/0", (0, 0))
         assert nox(checkout, "-s", "clean", "--", "--keep", "1").returncode == 0
     assert sorted(path.name for path in (checkout / "runs/first").iterdir()) == ["0", "2"]
-
-
-def test_a_case_held_to_anothers_card_is_not_recorded_unasked(checkout: Path) -> None:
-    (checkout / "test_cases/second/model_config.yaml").write_text("INHERIT: first\nGOLDEN_CARD: first\n")
-    assert nox(checkout, "-s", "record", "--", "--reason", "why").returncode == 0
-    assert calls(checkout) == ["record first --reason why"]
 
 
 # ---- the environment ----
@@ -207,34 +169,3 @@ def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) ->
         assert outcome.returncode == 5
         assert "pip install" in outcome.stdout
     assert not any(line.startswith("doctor") for line in calls(checkout))
-
-
-# ---- Megatron-LM under test ----
-
-
-def test_a_checkout_is_compared_with_another_without_a_card(checkout: Path) -> None:
-    outcome = nox(
-        checkout,
-        *("-s", "first", "--", "--run-dir", "here", "--set", "lr=1", "--megatron-lm", "mine"),
-        *("--subject", "branch", "--baseline", "theirs"),
-    )
-    assert outcome.returncode == 0, outcome.stdout
-    tested = "--run-dir here --set lr=1 --megatron-lm mine --subject branch"
-    assert calls(checkout) == [
-        "train first --run-dir here/baseline --set lr=1 --megatron-lm theirs",
-        f"train first {tested}",
-        f"resume first {tested}",
-        "diff first --run-dir here --golden here/baseline/actual_phase1.json",
-        "report --run-dir here --golden here/baseline/actual_phase1.json",
-    ]
-
-
-def test_a_case_file_of_megatron_lm_is_run_as_it_is(checkout: Path) -> None:
-    file = checkout / "theirs" / "model_config.yaml"
-    outcome = nox(checkout, "-s", "case", "--", "--case-file", str(file), "--run-dir", "here")
-    assert outcome.returncode == 0, outcome.stdout
-    assert calls(checkout)[0] == f"train --case-file {file} --run-dir here"
-    assert nox(checkout, "-s", "case").returncode == 2
-    (checkout / "theirs").mkdir()
-    nox(checkout, "-s", "case", "--", "--case-file", str(file.parent))
-    assert calls(checkout)[-1] == "report --run-dir RUN/theirs"

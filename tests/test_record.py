@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,30 +240,33 @@ def test_unfit_run_is_refused(tmp_path, run, message):
 def test_without_runs_it_makes_three_of_its_own(tmp_path, monkeypatch):
     commands = []
 
-    def run(command, **_):
-        commands.append(command[1:4])
-        directory = Path(command[-1])
-        assert directory.is_relative_to(tmp_path / "runs" / CASE)
-        if command[2] == "tasks.train":
-            write_run(directory)
-        return subprocess.CompletedProcess(command, 0)
+    def run_alone(job):
+        commands.extend(step.argv[:3] for step in job.steps)
+        assert all(step.argv[-1] == str(job.run_dir) for step in job.steps)
+        assert job.run_dir.is_relative_to(tmp_path / "runs" / CASE)
+        write_run(job.run_dir)
+        return 0
 
     monkeypatch.setattr("tasks.record.REPOSITORY", tmp_path)
-    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("tasks.suite.jobs.run_alone", run_alone)
     assert record(tmp_path) == 0
     assert commands == [["-m", "tasks.train", CASE], ["-m", "tasks.resume", CASE]] * 3
     assert read_provenance(path_in(tmp_path))["equal_runs"] == 3
 
 
-@pytest.mark.parametrize(("code", "given"), [(3, 3), (4, 4), (5, 5), (1, 3), (-9, 3)])
-def test_a_phase_that_fails_ends_the_recording_with_its_code(tmp_path, monkeypatch, code, given):
+@pytest.mark.parametrize(("codes", "task"), [([3], "train"), ([0, 4], "resume"), ([5], "train")])
+def test_a_phase_that_fails_ends_the_recording_with_its_code(tmp_path, monkeypatch, codes, task):
+    def run_alone(job):
+        job.codes.extend(codes)
+        return job.exit_code
+
     monkeypatch.setattr("tasks.record.REPOSITORY", tmp_path)
-    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, code))
+    monkeypatch.setattr("tasks.suite.jobs.run_alone", run_alone)
     with pytest.raises(
-        TaskError, match=f"tasks.train ended with exit code {code}; no card was written"
+        TaskError, match=f"tasks.{task} ended with exit code {codes[-1]}; no card was written"
     ) as caught:
         record(tmp_path)
-    assert caught.value.exit_code == given
+    assert caught.value.exit_code == codes[-1]
     assert not path_in(tmp_path).exists()
 
 
@@ -375,3 +376,15 @@ def test_runs_of_such_a_case_are_refused_too(tmp_path):
     (run / "case.json").write_text(json.dumps({**case, "golden_case": "another"}))
     with pytest.raises(UsageError, match="compared with the golden cards of another"):
         main([CASE, "--reason", "why", "--from-run", str(run)])
+
+
+def test_without_a_case_every_case_with_cards_of_its_own_is_recorded(tmp_path, monkeypatch):
+    recorded = []
+    monkeypatch.setattr("tasks.record._record", lambda case, reason, arguments: recorded.append(case))
+    monkeypatch.delenv("DATA_PATH", raising=False)
+    assert main(["--reason", "why"]) == 0
+    assert "gpt3_pp4" in recorded
+    assert "gpt3_pp4_crash_resume" not in recorded, "it is compared with another case's card"
+    assert "gpt3_pp4_resume_common_pile" not in recorded, "its data are not here"
+    with pytest.raises(UsageError, match="--from-run: say of which case"):
+        main(["--reason", "why", "--from-run", str(tmp_path)])

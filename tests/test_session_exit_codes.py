@@ -13,45 +13,19 @@ from tests.stub_checkout import calls, nox, nox_environment
 pytestmark = pytest.mark.sessions
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, 5])
-@pytest.mark.parametrize("step", ["train", "resume"])
-def test_a_training_that_fails_ends_nox_with_its_code(checkout: Path, step: str, code: int) -> None:
-    outcome = nox(checkout, "-s", "first", **{f"{step.upper()}_EXITS": str(code)})
-    assert outcome.returncode == code
-    assert [line.split()[0] for line in calls(checkout)][-1] == step
-
-
-@pytest.mark.parametrize(("answer", "code"), [("1", 3), ("killed", 3), ("77", 3)])
-def test_a_training_that_crashes_is_no_verdict(checkout: Path, answer: str, code: int) -> None:
-    assert nox(checkout, "-s", "first", TRAIN_EXITS=answer).returncode == code
-
-
-@pytest.mark.parametrize("code", [1, 2])
-def test_the_verdict_is_the_exit_code_and_the_report_is_drawn(checkout: Path, code: int) -> None:
-    outcome = nox(checkout, "-s", "first", DIFF_EXITS=str(code))
+@pytest.mark.parametrize(
+    ("step", "answer", "code"),
+    [("train", "3", 3), ("train", "4", 4), ("train", "killed", 3), ("diff", "1", 1), ("diff", "2", 2)],
+)
+def test_the_code_of_the_task_is_that_of_nox(checkout: Path, step: str, answer: str, code: int) -> None:
+    outcome = nox(checkout, "-s", "first", **{f"{step.upper()}_EXITS": answer})
     assert outcome.returncode == code
     assert "Session first" in outcome.stdout
-    assert calls(checkout)[-1].startswith("report")
 
 
-def test_a_report_that_cannot_be_drawn_is_no_pass(checkout: Path) -> None:
-    assert nox(checkout, "-s", "first", REPORT_EXITS="2").returncode == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "a:1"], "give --run-dir DIR"),
-        (["--node-rank", "1"], "need --nnodes"),
-    ],
-)
-def test_half_of_what_several_machines_need_is_bad_usage(
-    checkout: Path, options: list[str], message: str
-) -> None:
-    outcome = nox(checkout, "-s", "first", "--", *options)
-    assert outcome.returncode == 2
-    assert message in outcome.stdout
-    assert not calls(checkout)
+@pytest.mark.parametrize(("answer", "code"), [("killed", 3), ("77", 3), ("1", 1)])
+def test_a_task_that_ends_with_another_code_has_failed(checkout: Path, answer: str, code: int) -> None:
+    assert nox(checkout, "-s", "record", RECORD_EXITS=answer).returncode == code
 
 
 def test_other_sessions_still_run_and_the_first_code_wins(checkout: Path) -> None:
@@ -104,13 +78,6 @@ def test_bad_usage_of_any_session_is_told_without_a_traceback(checkout: Path, wo
     outcome = nox(checkout, "-s", *words, DOCTOR_EXITS="2")
     assert outcome.returncode == 2
     assert "Traceback" not in outcome.stdout
-
-
-def test_a_run_directory_that_cannot_be_made_is_no_traceback(checkout: Path) -> None:
-    (checkout / "file").write_text("")
-    outcome = nox(checkout, "-s", "first", "--", "--run-dir", "file/run")
-    assert outcome.returncode == 5
-    assert "choose another --run-dir" in outcome.stdout
 
 
 def test_a_case_file_that_is_no_text_does_not_cost_the_menu(checkout: Path) -> None:

@@ -29,8 +29,16 @@ def golden_case(name: str, root: Path = REPOSITORY) -> str:
     Raises:
         UsageError: no such case, or it names one that does not exist.
     """
-    path = _find(name, root)
-    return _golden_case(path, _merged(_chain(path, root)), root)
+    return _golden_case(_find(name, root), read_content(name, root), root)
+
+
+def read_content(name: str, root: Path = REPOSITORY) -> dict[str, object]:
+    """The content of a case's file over what it inherits; values are not checked.
+
+    Raises:
+        UsageError: no such case, or a file that cannot be read.
+    """
+    return _merged(_chain(_find(name, root), root))
 
 
 def load_case(

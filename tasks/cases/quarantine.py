@@ -1,7 +1,6 @@
 """Quarantine: a case whose failure does not count until a day, with somebody who looks after it.
 
-``QUARANTINE`` in a case's file says who, why and until when. What cannot be read is an error, never a
-quarantine. Only the standard library is imported: ``--list`` has no YAML reader.
+``QUARANTINE`` in a case's file says who, why and until when. A wrong entry is an error, never a quarantine.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.cases import yaml_reader
 from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED, UsageError
 
 KEY = "QUARANTINE"
@@ -18,11 +18,6 @@ KEYS = ("OWNER", "REASON", "UNTIL")
 LONGEST_DAYS = 90
 # What a run shows is excused. A file that is wrong, a card that is not there, a machine that cannot are not.
 EXCUSED = (PASSED, MISMATCH, TRAINING_FAILED, HANG)
-
-_MENTION = re.compile(r"""["']?QUARANTINE\b""")
-_HEAD = re.compile(r"QUARANTINE:\s*(?:#.*)?")
-_ENTRY = re.compile(r"""\ +(?P<key>[A-Za-z_]+):\ +(?P<value>"[^"\\]*"|'[^']*'|[A-Za-z0-9](?:(?!:\ |\ \#).)*)
-                        \s*(?:\ \#.*)?""", re.VERBOSE)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,30 +72,15 @@ def read(path: Path, today: datetime.date) -> Quarantine | None:
     """The quarantine in a case's own file; that of a case which it inherits from is not its own.
 
     Raises:
-        UsageError: the file has one that is not three plain lines below ``QUARANTINE:``, or is wrong.
+        UsageError: the file has one that is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # told when the case is run, which counts
+        content = yaml_reader.read_mapping(path)
+    except UsageError:  # reported when the case is run, which then fails and counts
         return None
-    places = [number for number, line in enumerate(lines) if _MENTION.match(line)]
-    if not places:
+    if KEY not in content:
         return None
-    entry: dict[str, str] = {}
-    plain = len(places) == 1 and _HEAD.fullmatch(lines[places[0]]) is not None
-    for line in lines[places[0] + 1 :]:
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if not line.startswith(" "):
-            break
-        match = _ENTRY.fullmatch(line)
-        plain = plain and match is not None and match["key"] not in entry
-        if match:
-            entry[match["key"]] = match["value"].strip().strip("\"'")
-    if not plain:
-        raise UsageError(
-            f"{path}: {KEY}: write it as a line {KEY}: and below it {', '.join(KEYS)}, a line each"
-        )
+    entry = content[KEY]
     if found := faults(entry, today):
         raise UsageError(f"{path}: {'; '.join(found)}")
     return Quarantine(

@@ -24,7 +24,7 @@ from tasks.judge.rows import (
 )
 from tasks.judge.strict import NO_LIMIT
 from tasks.judge.tolerances import Basis
-from tasks.records import card_store, held_card
+from tasks.records import card_store
 from tasks.records.card import Card
 from tasks.records.fingerprint import FieldChange
 from tasks.records.run import Run, read_run
@@ -112,12 +112,12 @@ def judge_run(
         actual_card=run.actual1,
     )
     try:
-        card, generic = held_card.card_of(run, golden_file, root, strict=options.policy == STRICT)
+        card, generic = card_store.card_of(run, golden_file, root, strict=options.policy == STRICT)
         provenance = card_store.read_provenance(card.path) or {}
-        recorded, _ = held_card.origin(card.path)
+        recorded, _ = card_store.origin(card.path)
     except UsageError as error:
         return _without_card(verdict, own_rows, error)
-    full = held_card.any_full(card)
+    full = card_store.any_full(card)
     basis = comparability.basis(
         recorded, run.fingerprint, deterministic=run.deterministic, generic=generic, full_precision=full
     )
@@ -167,8 +167,8 @@ def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None 
     card, actual = card_store.read_card(golden_file), card_store.read_card(actual_file)
     _refuse_nothing_common(card, actual, f"{golden_file} and {actual_file}", options)
     card, actual = _restricted(card, options), _restricted(actual, options)
-    (recorded, platform), (facts, actual_platform) = map(held_card.origin, (golden_file, actual_file))
-    basis = comparability.basis(recorded, facts, full_precision=held_card.any_full(card))
+    (recorded, platform), (facts, actual_platform) = map(card_store.origin, (golden_file, actual_file))
+    basis = comparability.basis(recorded, facts, full_precision=card_store.any_full(card))
     rows = comparability.configuration_rows(recorded, facts) if options.policy == STRICT else []
     platform = platform or actual_platform
     rows += _compared(GOLDEN, card, actual, basis, options, metrics=None, platform=platform)
@@ -200,7 +200,7 @@ def _refuse_nothing_common(card: Card, actual: Card, files: str, options: Option
         raise UsageError(f"{files} have no common metric ({_names(card)}; {_names(actual)})")
     if options.policy != STRICT:
         return
-    held_card.refuse_header_faults(card, actual)
+    card_store.refuse_header_faults(card, actual)
     pairs = [(card.metrics[name].steps, actual.metrics[name].steps) for name in common]
     if not any(np.intersect1d(*pair).size for pair in pairs):
         raise UsageError(f"{files}: {common[0]!r} and other metrics have no common step")

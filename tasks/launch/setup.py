@@ -67,64 +67,6 @@ class Setup:
         return dataclasses.replace(self, case=case, platform=platform)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line of a phase."""
-    parser.add_argument(
-        "case", nargs="?", metavar="CASE", help="a folder of test_cases/, or the path of a case file"
-    )
-    parser.add_argument(
-        "--case-file",
-        metavar="PATH",
-        type=Path,
-        help="instead of CASE: a model_config.yaml of Megatron-LM's functional tests, its cards beside it",
-    )
-    parser.add_argument("--run-dir", metavar="DIR", type=Path, required=True, help="where the run is kept")
-    parser.add_argument(
-        "--set",
-        metavar="FLAG=VALUE",
-        action="append",
-        default=[],
-        help="a Megatron flag of the case, changed: --set train-iters=200",
-    )
-    parser.add_argument(
-        "--data-path",
-        metavar="PREFIX",
-        type=Path,
-        help="train on this Megatron dataset (PREFIX.bin, PREFIX.idx) instead of the case's text",
-    )
-    parser.add_argument(
-        "--rank-plugin",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="Python executed in every rank before the model is built",
-    )
-    parser.add_argument(
-        "--hang-timeout",
-        metavar="SECONDS",
-        type=float,
-        help="no progress of any rank for so long is a hang (default: 10 times the slowest step)",
-    )
-    parser.add_argument(
-        "--max-restarts",
-        metavar="N",
-        type=int,
-        help="how often failed ranks are started again within the phase (default: once for each kill that the"
-        " case asks for, so never for most)",
-    )
-    parser.add_argument(
-        "--retries",
-        metavar="N",
-        type=int,
-        default=0,
-        help="how often a phase that failed by its surroundings (a broken connection, a port taken, a killed"
-        " process) is tried again (default: never)",
-    )
-    trainer.add_options(parser)
-    nodes.add_options(parser)
-
-
 def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts."""
     for plugin in options.rank_plugin:

@@ -129,6 +129,7 @@ class TrainerUnderTest:
 
 
 OURS = TrainerUnderTest()
+OPTIONS = ("megatron_lm", "trainer", "subject")  # of add_options, by their names in a namespace
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -149,16 +150,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="keep golden cards apart by this name (default: the checkout's commit)",
     )
-
-
-def words(options: argparse.Namespace) -> list[str]:
-    """The same flags again, for the task that launches."""
-    chosen = {
-        "--megatron-lm": options.megatron_lm,
-        "--trainer": options.trainer,
-        "--subject": options.subject,
-    }
-    return [word for flag, value in chosen.items() if value for word in (flag, str(value))]
 
 
 def choose(options: argparse.Namespace) -> TrainerUnderTest:

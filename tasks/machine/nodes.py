@@ -1,7 +1,7 @@
 """The nodes that train together: their number, this node's rank, and the rendezvous endpoint.
 
 Node 0 hosts torch's elastic rendezvous, judges the run and prints the verdict. All nodes see the same run
-directory. Only the standard library is imported, since the noxfile reads this too.
+directory.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Nodes:
 
 
 ALONE = Nodes()
+OPTIONS = ("nnodes", "node_rank", "rdzv_endpoint", "node_timeout")  # by their names in a namespace
 
 
 # ---- options and Slurm variables ----
@@ -69,17 +70,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help=f"how long nodes wait for one another (default: {DEFAULT_TIMEOUT_S:.0f})",
     )
-
-
-def words(options: argparse.Namespace) -> list[str]:
-    """The options of ``add_options`` that were given, as a command line again."""
-    given = {
-        "--nnodes": options.nnodes,
-        "--node-rank": options.node_rank,
-        "--rdzv-endpoint": options.rdzv_endpoint,
-        "--node-timeout": options.node_timeout,
-    }
-    return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
 
 def read(options: argparse.Namespace, variables: Mapping[str, str] | None = None) -> Nodes:
@@ -263,7 +253,7 @@ def own_address(nodes: Nodes) -> str:
 
 
 def _interface(address: str) -> str:
-    import psutil  # not needed where the noxfile reads this
+    import psutil  # only several nodes need it
 
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in addresses):

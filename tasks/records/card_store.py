@@ -1,4 +1,4 @@
-"""Golden cards: read, checked, written, found; and where a card came from.
+"""Golden cards: read, checked, written, found for a run; and the provenance of a card.
 
 A card is Megatron-LM's own format: ``{metric: {"start_step", "end_step", "step_interval", "values": {step:
 value}}}``, with an optional ``"value_precision": "full"`` for a metric whose values were not rounded to 5
@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from tasks.records.card import Card, card_text
-from tasks.records.card_reader import read as read_card  # noqa: F401
+from tasks.records.card import Card, card_text, header_fault
+from tasks.records.card_reader import read as read_card
 from tasks.util.exits import UsageError
-from tasks.util.files import file_sha256, read_json_object, write_atomically
+from tasks.util.files import file_sha256, mapping, read_json_object, write_atomically
 
 
 def write_card(path: str | Path, card: Card) -> None:
@@ -30,7 +31,7 @@ class NoGoldenCard(UsageError):
 
 @dataclass(frozen=True)
 class FoundCard:
-    """Where the card for an environment and platform lies; ``generic``: held to approximate checks only."""
+    """The card for an environment and platform; ``generic``: it decides approximate checks only."""
 
     path: Path
     generic: bool
@@ -49,19 +50,79 @@ def find_card(
     ``folder``: where they lie, when that is not ``<root>/goldens/<case>``.
 
     Raises:
-        UsageError: there is neither; says how to record one.
+        NoGoldenCard: there is neither; says how to get one.
     """
     own = card_path(root, case_name, environment, platform)
     own = folder / own.name if folder else own
-    if os.path.lexists(own):  # one that cannot be read is told, and no looser one taken
+    if os.path.lexists(own):  # an unreadable one is an error, not a reason to take the looser one
         return FoundCard(own, generic=False)
     generic = own.with_name(f"golden_values_{environment}.json")
     if generic.exists():
         return FoundCard(generic, generic=True)
+    record = f'record one: nox -s record -- {case_name} --reason "..."'
+    advice = f"put {own.name} beside the case file" if folder else record
     raise NoGoldenCard(
-        f"no golden card of {case_name} for {environment} on {platform} ({own.name}); "
-        f'record one: nox -s record -- {case_name} --reason "..."'
+        f"no golden card of {case_name} for {environment} on {platform} ({own.name}); {advice}"
     )
+
+
+class ComparedRun(Protocol):
+    """A run, as far as its golden card depends on it. ``goldens``: the folder of its cards, where given."""
+
+    directory: Path
+    card_name: str
+    environment: str
+    platform: str
+    goldens: Path | None
+
+
+def card_of(run: ComparedRun, golden_file: Path | None, root: Path, *, strict: bool) -> tuple[Card, bool]:
+    """The card at ``golden_file``, else that of the run's environment and platform; and whether it is a
+    generic one.
+
+    Raises:
+        UsageError: no card, a malformed one, or what the run itself measured.
+    """
+    if golden_file is not None:
+        own = run.directory / "actual_phase1.json"
+        if golden_file.exists() and golden_file.samefile(own):
+            raise UsageError(
+                f"{golden_file}: is what this run measured; a run equals itself, that shows nothing"
+            )
+        found = FoundCard(golden_file, generic=False)
+    else:
+        found = find_card(root, run.card_name, run.environment, run.platform, run.goldens)
+    card = read_card(found.path)
+    if strict:
+        refuse_header_faults(card)
+    if not card.metrics:
+        raise UsageError(f"{found.path}: holds no metric")
+    return card, found.generic
+
+
+def refuse_header_faults(*cards: Card) -> None:
+    """Raises ``UsageError`` for a card whose header contradicts its values."""
+    for card in cards:
+        for name, metric in card.metrics.items():
+            fault = header_fault(metric)
+            if fault:
+                raise UsageError(f"{card.name}: {name!r}: {fault}")
+
+
+def origin(path: Path) -> tuple[Mapping[str, object], str | None]:
+    """Fingerprint and platform of a card: from its provenance, or from the run that it lies in."""
+    provenance = read_provenance(path)
+    beside = path.with_name("case.json")
+    if provenance is None and beside.exists():
+        provenance = read_json_object(beside)
+    facts = mapping((provenance or {}).get("fingerprint"))
+    platform = (provenance or {}).get("platform") or facts.get("platform")
+    return facts, platform if isinstance(platform, str) else None
+
+
+def any_full(card: Card) -> bool:
+    """Whether values of a card are kept as they were measured."""
+    return any(metric.full_precision for metric in card.metrics.values())
 
 
 def provenance_path(card_file: Path) -> Path:

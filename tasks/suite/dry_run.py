@@ -1,93 +1,79 @@
-"""What nox is asked for, and what a session would do on this machine, for ``--dry-run``.
-
-Only the standard library is imported: the noxfile reads this.
-"""
+"""Dry run: the platform, rank count and golden card of a case, and the steps that would run."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import shlex
 from pathlib import Path
 
-from tasks.cases import names
+from tasks.cases.loader import golden_case, overridden_lines
 from tasks.launch import trainer
 from tasks.machine import nodes, platforms
-from tasks.util.exits import TaskError
+from tasks.suite.steps import case_steps
+from tasks.util.exits import TaskError, UsageError
 from tasks.util.files import REPOSITORY
 
 
-def describe(
-    case: str,
-    among: nodes.Nodes = nodes.ALONE,
-    options: argparse.Namespace | None = None,
-    *,
-    root: Path = REPOSITORY,
-) -> list[str]:
-    """Where a case would run and what it would be held to, a line each.
+def plan(case: str, options: argparse.Namespace, run_dir: Path) -> str:
+    """A line for each fact of ``describe``, then the command line of each step."""
+    steps = case_steps(case, options, run_dir)
+    commands = [f"would run: python {shlex.join(step.argv)}" for step in steps]
+    return "\n".join([*describe(case, options), *commands])
 
-    On a machine that cannot run it, the line says why: a dry run tells, it does not fail.
+
+def describe(case: str, options: argparse.Namespace, *, root: Path = REPOSITORY) -> list[str]:
+    """The platform of a case and its golden card, a line each.
+
+    On a machine that cannot run it, the line says why: a dry run reports errors, it does not fail.
     """
     try:
-        platform = nodes.spread(platforms.detect(), among)
+        platform = nodes.spread(platforms.detect(), options.nodes)
     except TaskError as error:
         return [f"platform: none: {error}"]
     environment = platforms.environment()
     on = f", {platform.ranks_per_gpu} a GPU" if platform.device == "cuda" else ""
-    here = f"; this is node {among.rank} of {among.count}" if among.several else ""
-    card = options and _of_another_kind(case, options, root)
+    several = options.nodes.several
+    here = f"; this is node {options.nodes.rank} of {options.nodes.count}" if several else ""
+    try:
+        card = _card(case, environment, platform.name, options, root)
+    except UsageError as error:
+        card = f"none, the run would exit {error.exit_code}: {error}"
     return [
         f"platform: {platform.name}, {platform.world_size} ranks{on}; environment {environment}{here}",
         *(f"note: {note}" for note in platform.notes),
-        f"golden card: {card or golden_card(case, environment, platform.name, root, options)}",
+        *_values_without_effect(case, options, platform, root),
+        f"golden card: {card}",
     ]
 
 
-def _of_another_kind(case: str, options: argparse.Namespace, root: Path) -> str:
-    """What options have a run held to in the place of a case's own card; empty: to that."""
+def _values_without_effect(
+    case: str, options: argparse.Namespace, platform: platforms.Platform, root: Path
+) -> list[str]:
+    """Values of the case that its platform's entries override; a checkout's own parser reads its flags."""
+    if options.case_file or options.megatron_lm or options.trainer == trainer.MEGATRON:
+        return []
+    settings = {"platform_name": platform.name, "world_size": platform.world_size}
+    return overridden_lines(case, options.set, root=root, **settings)
+
+
+def _card(case: str, environment: str, platform: str, options: argparse.Namespace, root: Path) -> str:
+    """The card that a run with these options is compared with, in words.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from tasks.records import card_store  # NumPy, which nothing else here needs
+
     if options.baseline:
         return f"none, every step is compared with {options.baseline}"
+    file: Path | None = options.case_file
     if options.megatron_lm or options.trainer == trainer.MEGATRON:
         default = "<its commit>" if options.megatron_lm else "megatron-core-<its version>"
-        folder = f"goldens/{names.golden_case(case, root)}@{options.subject or default}/"
-        where = "the folder of the case file" if options.case_file else folder
+        kept = "the folder of the case file" if file else f"goldens/{golden_case(case, root)}"
+        where = kept if file else f"{kept}@{options.subject or default}/"
         return f"from {where}; where there is none, the restart alone decides"
-    return ""
-
-
-def golden_card(
-    case: str,
-    environment: str,
-    platform_name: str,
-    root: Path = REPOSITORY,
-    options: argparse.Namespace | None = None,
-) -> str:
-    """The card that a run of ``case`` is held to, in words; chosen as ``golden.find_card`` does."""
-    folder = Path("goldens", names.golden_case(case, root))
-    if options and options.case_file:
-        folder = options.case_file if options.case_file.is_dir() else options.case_file.parent
-    own, generic = f"golden_values_{environment}_{platform_name}.json", f"golden_values_{environment}.json"
-    if (root / folder / own).is_file():
-        return str(folder / own)
-    if (root / folder / generic).is_file():
-        return f"{folder / generic} (no {own}: approximate checks only)"
-    advice = f"put {own} beside the file" if options and options.case_file else _advice(folder.name)
-    return f"none: the session would exit 2; {advice}"
-
-
-def _advice(case: str) -> str:
-    return f'record one: nox -s record -- {case} --reason "..."'
-
-
-def unknown_session(words: list[str], known: list[str]) -> str | None:
-    """What is wrong with the sessions that nox's command line names, or None; what is behind ``--`` is no
-    session.
-    """
-    words = words[: words.index("--")] if "--" in words else words
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
-    for name in parser.parse_known_args(words)[0].session:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            return f"there is no session {name!r}.{hint} Sessions: {', '.join(known)}"
-    return None
+    name = case if file else golden_case(case, root)
+    folder = file if file is None or file.is_dir() else file.parent
+    found = card_store.find_card(root, name, environment, platform, folder)
+    path = found.path.relative_to(root) if found.path.is_relative_to(root) else found.path
+    return f"{path} (no card of {platform}: approximate checks only)" if found.generic else str(path)

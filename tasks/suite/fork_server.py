@@ -1,7 +1,7 @@
-"""One parent for what several cases train: it imports torch and megatron once and forks their training tasks.
+"""Steps of cases as processes. The fork server imports torch and megatron once and forks training tasks.
 
-The ranks are forked from the task in turn, as ever. Only for our own program on a CPU, on one machine; a
-case for which that does not hold, or whose environment variables are others, is started anew.
+The ranks are forked from the task in turn. Only for our own program on a CPU, on one machine; a case for
+which that does not hold, or whose environment variables are others, is started anew.
 """
 
 from __future__ import annotations
@@ -17,32 +17,56 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Protocol
 
-from tasks.cases.loader import load_case
+from tasks.cases.loader import load_case, parse_settings
 from tasks.launch import trainer
 from tasks.launch.imports import ImportSettings, new_random_state, preload
 from tasks.machine import platforms
 from tasks.machine.platforms import Platform
-from tasks.suite.step_process import StepProcess, start_anew
 from tasks.suite.steps import TRAINING_TASKS, Step
-from tasks.util.exits import SESSION_VARIABLE, TaskError
+from tasks.util.exits import SESSION_VARIABLE, TaskError, environment_of_a_task
 
 _POLL_S = 0.02
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-class SharedParent:
-    """This process, as far as it is the parent of what the cases train. ``cases``: those that it can fork."""
+class StepProcess(Protocol):
+    """The methods of a ``subprocess.Popen`` that are used."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+
+def start_anew(step: Step, output: IO[str] | None) -> StepProcess:
+    """A new Python, in a session of its own: Ctrl-C reaches this process alone, which asks each step once."""
+    return subprocess.Popen(
+        [sys.executable, *step.argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        env=environment_of_a_task(),
+        start_new_session=True,
+    )
+
+
+class ForkServer:
+    """This process as the parent of training tasks. ``cases``: those that it can fork."""
 
     def __init__(self, cases: Sequence[str], options: argparse.Namespace) -> None:
-        surroundings = _surroundings(cases, options)
-        self._wanted = next(iter(surroundings.values()), None)
-        self.cases = [case for case, each in surroundings.items() if each == self._wanted]
+        settings = _import_settings(cases, options)
+        self._wanted = next(iter(settings.values()), None)
+        self.cases = [case for case, each in settings.items() if each == self._wanted]
 
     def import_once(self) -> None:
         """Import what the ranks share, if there is anything to fork. Where that fails, nothing is: each task
-        started anew tells the error as its own.
+        started anew reports the error as its own.
         """
         if not self.cases:
             return
@@ -64,18 +88,23 @@ class SharedParent:
         return start_anew(step, output)
 
 
-def _surroundings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, ImportSettings]:
-    """What the ranks of each case are to find imported; without those that cannot be forked from here."""
+def _import_settings(cases: Sequence[str], options: argparse.Namespace) -> dict[str, ImportSettings]:
+    """The import settings of each case that can be forked from here."""
     platform, found = _platform_to_share(options), {}
     for case in cases if platform else ():
         with contextlib.suppress(TaskError):  # its task says what is wrong
-            loaded = load_case(case, platform_name=platform.name, world_size=platform.world_size)
+            loaded = load_case(
+                case,
+                platform_name=platform.name,
+                world_size=platform.world_size,
+                overrides=parse_settings(options.set),
+            )
             found[case] = ImportSettings(device=platform.device, env_vars=platform.variables(loaded.env_vars))
     return found
 
 
 def _platform_to_share(options: argparse.Namespace) -> Platform | None:
-    if options.nodes.several or options.retries or options.baseline:
+    if options.nodes.several or options.retries or options.baseline or options.case_file:
         return None
     with contextlib.suppress(TaskError):  # the tasks say what is wrong
         platform = platforms.detect()
@@ -131,5 +160,5 @@ def _run(step: Step, output: IO[str] | None, parent: int) -> None:
         os.dup2(output.fileno(), stream)
     new_random_state()
     os.environ[SESSION_VARIABLE] = str(parent)
-    sys.argv = step.words[1:]
+    sys.argv = step.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

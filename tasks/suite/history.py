@@ -1,7 +1,4 @@
-"""The record of a regress: a file that says of each case how it ended, written anew as each one does.
-
-Reading needs only the standard library: the noxfile does.
-"""
+"""The record of a regress: a file that says of each case how it ended, written anew as each one does."""
 
 from __future__ import annotations
 
@@ -15,8 +12,9 @@ from pathlib import Path
 
 from tasks.machine import platforms
 from tasks.suite import outcomes
-from tasks.suite.outcomes import ENDED, INTERRUPTED, RUNNING, SKIPPED, Outcome
+from tasks.suite.outcomes import ENDED, INTERRUPTED, RUNNING, SKIPPED, CaseResult
 from tasks.util.exits import PASSED, CannotRun, TaskError, UsageError
+from tasks.util.files import write_atomically
 
 FILE = "regress.json"
 RUNS = Path("runs")
@@ -49,8 +47,8 @@ def read(path: Path) -> list[dict]:
         raise UsageError(f"{path}: is no record of a regress: remove it and run nox -s regress") from None
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, object]:
-    """What a case that passed has passed with: the commit, the kind of machine, and what options change."""
+def run_conditions(options: argparse.Namespace) -> dict[str, object]:
+    """Commit, kind of machine and changes by options: a pass holds for these alone."""
     try:
         platform = platforms.detect().name
     except TaskError:  # nothing can run here: each case says why
@@ -59,8 +57,13 @@ def surroundings(options: argparse.Namespace) -> dict[str, object]:
         "commit": platforms.git_commit(),
         "environment": platforms.environment(),
         "platform": platform,
-        "changes": sorted(f"{name}={vars(options)[name]}" for name in CHANGES if vars(options).get(name)),
+        "changes": sorted(f"{name}={_text(options, name)}" for name in CHANGES if vars(options).get(name)),
     }
+
+
+def _text(options: argparse.Namespace, name: str) -> str:
+    value = vars(options)[name]
+    return str([str(each) for each in value] if isinstance(value, list) else value)
 
 
 def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
@@ -78,7 +81,7 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
     rows = {row["case"]: row for row in read(path)}
     if not rows:
         raise UsageError(f"{path}: is of a regress that ran no case: run nox -s regress")
-    here = surroundings(options)
+    here = run_conditions(options)
     not_passed = [
         case
         for case, row in rows.items()
@@ -98,13 +101,13 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
 
 class Record:
     """The outcomes of one regress, and its file. ``earlier``: rows that it keeps, of cases that it does not
-    run again. ``path``: None where another machine writes it. ``passed_with``: its ``surroundings``.
+    run again. ``path``: None where another machine writes it. ``passed_with``: its ``run_conditions``.
     """
 
     def __init__(
         self,
         path: Path | None,
-        outcomes: Iterable[Outcome],
+        outcomes: Iterable[CaseResult],
         *,
         earlier: Iterable[dict] = (),
         today: datetime.date,
@@ -119,12 +122,12 @@ class Record:
         self._write()
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[CaseResult]:
         """In the order of the cases."""
         return list(self._outcomes.values())
 
-    def note(self, case: str, **changes: object) -> Outcome:
-        """Change what is known of a case, by the fields of ``Outcome``."""
+    def note(self, case: str, **changes: object) -> CaseResult:
+        """Change what is known of a case, by the fields of ``CaseResult``."""
         self._outcomes[case] = dataclasses.replace(self._outcomes[case], **changes)
         self._write()
         return self._outcomes[case]
@@ -139,14 +142,12 @@ class Record:
     def _write(self, ended: str | None = None) -> None:
         if self._path is None:
             return
-        from tasks.util.files import write_atomically
-
         rows = [*self._earlier, *(self._row(outcome) for outcome in self.outcomes)]
         rows.sort(key=lambda row: row["case"])
         content = {"began": self._began, "ended": ended, "cases": rows}
         write_atomically(self._path, json.dumps(content, indent=1) + "\n")
 
-    def _row(self, outcome: Outcome) -> dict[str, object]:
+    def _row(self, outcome: CaseResult) -> dict[str, object]:
         held = outcome.quarantine
         return {
             "case": outcome.case,

@@ -18,12 +18,13 @@ from typing import IO
 
 from tasks.records import run_lock
 from tasks.suite import steps
-from tasks.suite.step_process import StepProcess, start_anew
+from tasks.suite.fork_server import StepProcess, start_anew
 from tasks.suite.steps import Step
 
 OUTPUT_FILE = "output.log"  # of a run directory: what its steps said
 STOP_WITHIN_S = 6.0  # what steps have to end their ranks before they are killed
 _POLL_S = 0.05
+_PROMPT = "$ python "
 
 
 @dataclass
@@ -77,8 +78,14 @@ class Job:
                 shutil.copyfileobj(file, sys.stdout)
             sys.stdout.flush()
 
+    def last_error(self) -> str:
+        """The last error that its last step reported in the kept output; empty where there is none."""
+        text = (self.run_dir / OUTPUT_FILE).read_text(errors="replace").rpartition(_PROMPT)[2]
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        return errors[-1].removeprefix("error: ") if errors else ""
+
     def _start(self, step: Step) -> None:
-        print(f"$ python {shlex.join(step.words)}", file=self._output or sys.stdout, flush=True)
+        print(f"{_PROMPT}{shlex.join(step.argv)}", file=self._output or sys.stdout, flush=True)
         self._process = self.start(step, self._output)
 
     def ask_to_stop(self) -> None:
@@ -129,6 +136,12 @@ def run(
             _stop(running)
     if signals:
         raise KeyboardInterrupt(f"stopped by {signal.Signals(signals[0]).name}")
+
+
+def run_alone(job: Job) -> int:
+    """Run one job; its exit code. Raises ``KeyboardInterrupt`` as ``run`` does."""
+    run([job], 1, began=lambda _: None, ended=lambda _: True)
+    return job.exit_code
 
 
 def _stop(running: Sequence[Job]) -> None:

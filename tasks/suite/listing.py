@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.cases import quarantine
-from tasks.cases.names import file_of, needs_data, purpose, type_of
+from tasks.cases.loader import read_content
+from tasks.cases.names import file_of, purpose
 from tasks.machine import platforms
 from tasks.reports.columns import aligned
 from tasks.util.exits import TaskError
@@ -18,29 +21,27 @@ HEAD = ("case", "type", "here", "quarantine", "purpose")
 
 
 def reason_to_skip(case: str, root: Path = REPOSITORY) -> str:
-    """Why the case cannot be run here; empty when it can."""
-    if type_of(case, root) == "frozen-resume" and platforms.on_gpus():
-        return "its checkpoint is one of a CPU"
-    return "DATA_PATH is not set" if needs_data(case, root) else ""
+    """The reason why the case cannot run here; empty when it can, or when running it reports the error."""
+    return _reason_to_skip(_content(case, root))
 
 
 def entries(cases: Sequence[str], today: datetime.date, root: Path = REPOSITORY) -> list[dict[str, object]]:
     """One entry a case. ``platform``: None on a machine that can run none.
 
     Raises:
-        UsageError: a quarantine that cannot be read.
+        UsageError: a quarantine that is wrong.
     """
     platform = _platform()
     found = []
     for case in cases:
-        held = quarantine.read(file_of(case, root), today)
+        content, held = _content(case, root), quarantine.read(file_of(case, root), today)
         found.append(
             {
                 "case": case,
                 "purpose": purpose(case, root),
-                "test_type": type_of(case, root),
+                "test_type": str(content.get("TEST_TYPE", "regular")),
                 "platform": platform,
-                "skipped": reason_to_skip(case, root) or None,
+                "skipped": _reason_to_skip(content) or None,
                 "quarantine": held.as_json(today) if held else None,
             }
         )
@@ -51,12 +52,25 @@ def listing(cases: Sequence[str], today: datetime.date, *, as_json: bool, root: 
     """The cases as a table, or as a JSON array for the matrix of a CI service.
 
     Raises:
-        UsageError: a quarantine that cannot be read.
+        UsageError: a quarantine that is wrong.
     """
     found = entries(cases, today, root)
     if as_json:
         return json.dumps(found)
     return aligned([HEAD, *(_row(entry) for entry in found)])
+
+
+def _content(case: str, root: Path) -> Mapping[str, object]:
+    with contextlib.suppress(TaskError):  # reported when the case is run
+        return read_content(case, root)
+    return {}
+
+
+def _reason_to_skip(content: Mapping[str, object]) -> str:
+    if content.get("TEST_TYPE") == "frozen-resume" and platforms.on_gpus():
+        return "its checkpoint is one of a CPU"
+    values = [content.get(key) for key in ("MODEL_ARGS", "ENV_VARS", "PLATFORMS")]
+    return "DATA_PATH is not set" if "${DATA_PATH}" in str(values) and not os.environ.get("DATA_PATH") else ""
 
 
 def _row(entry: dict) -> tuple[str, ...]:

@@ -1,108 +1,112 @@
-"""What people give behind nox's ``--``, read once for the session and for the task that it becomes.
-
-Only the standard library is imported: the noxfile reads this.
-"""
+"""Command lines of the tasks that run whole cases: one case (``tasks.run``), several (``tasks.regress``)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.launch import trainer
-from tasks.machine import nodes
-from tasks.suite import outcomes
+from tasks.launch.options import add_case, add_options
+from tasks.machine import nodes, platforms
 from tasks.util.exits import UsageError
 
 
-def read_session_options(session: str, words: Sequence[str]) -> argparse.Namespace:
-    """The options of a nox session that runs cases. argparse exits with 2, or with 0 after its help.
+def read_case_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of one case. argparse exits with 2, or with 0 after its help.
 
     Raises:
         UsageError: options that do not go together.
     """
-    parser = argparse.ArgumentParser(prog=f"nox -s {session} --", allow_abbrev=False)
+    parser = _parser("run", "Train one case, restart it, compare every step, draw the report.")
+    add_case(parser)
+    options = _read(parser, argv)
+    if options.case and options.case_file:
+        raise UsageError(f"--case-file: is another case than {options.case}: nox -s case -- --case-file PATH")
+    if not options.case and not options.case_file:
+        raise UsageError("give the file: nox -s case -- --case-file PATH/model_config.yaml")
+    return options
+
+
+def read_suite_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of several cases.
+
+    Raises:
+        UsageError: options that do not go together, or not with this machine.
+    """
+    parser = _parser("regress", "Run all cases supported here, print a table of how each ended.")
+    _add_suite_options(parser)
+    parser.add_argument("--case-file", help=argparse.SUPPRESS)
+    options = _read(parser, argv)
+    _check(options)
+    return options
+
+
+def _parser(task: str, description: str) -> argparse.ArgumentParser:
+    session = os.environ.get("NOX_CURRENT_SESSION")  # set by nox: people see the command that they gave
+    program = f"nox -s {session} --" if session else f"python -m tasks.{task}"
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
-    if session != "regress":
-        options = _read(parser, words)
-        if options.case_file and session != "case":
-            raise UsageError(f"--case-file: is another case than {session}: nox -s case -- --case-file PATH")
-        return options
-    parser.add_argument("--list", action="store_true", help="list the cases, run nothing")
-    parser.add_argument("--json", action="store_true", help="with --list: as JSON")
-    options = read_suite_options(parser, words)
-    if options.json and not options.list:
-        raise UsageError("--json: only with --list; what came out of a regress is in its regress.json")
-    return options
+    return parser
 
 
-def read_suite_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """The options of the task that runs several cases.
-
-    Raises:
-        UsageError: options that do not go together.
-    """
-    outcomes.add_options(parser)
-    options = _read(parser, words)
-    outcomes.check(options)
-    if options.case_file:
-        raise UsageError("--case-file: it is one case of its own: nox -s case -- --case-file PATH")
-    return options
-
-
-def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    _add_options(parser)
-    trainer.add_options(parser)
-    nodes.add_options(parser)
-    options = parser.parse_args(words)
-    _refuse_empty(words)
-    options.nodes = nodes.read(options)
-    if options.nodes.several and not options.run_dir:
-        raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
-    return options
+def _add_suite_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several cases")
+    group.add_argument("--list", action="store_true", help="list the cases, run nothing")
+    group.add_argument("--json", action="store_true", help="with --list: as JSON")
+    group.add_argument("--only", metavar="CASE", action="append", default=[], help="this case (repeatable)")
+    group.add_argument("--jobs", metavar="N", type=int, default=1, help="so many cases at once (default: 1)")
+    group.add_argument("--fail-fast", action="store_true", help="begin no case after the first failure")
+    group.add_argument(
+        "--rerun-failed",
+        action="store_true",
+        help="what did not pass here in the newest regress, and nothing else",
+    )
+    group.add_argument("--require", action="store_true", help="a skipped case is exit 5")
 
 
-def _refuse_empty(words: Sequence[str]) -> None:
-    """What was given as nothing would be left out in silence, and something else be run, compared or written
-    over: a path of no letters is the folder that nox runs in.
-    """
-    for before, word in zip(["what is behind --", *words], words, strict=False):
-        empty = before if word == "" else word[:-1] if re.fullmatch(r"--[a-z-]+=", word) else ""
-        if empty:
-            raise UsageError(f"{empty}: is empty (a variable that is not set?)")
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _read(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--run-dir",
         metavar="DIR",
         type=Path,
         help="where the run is kept; of several cases each in DIR/<case> (default: runs/<case>/<time>)",
     )
-    parser.add_argument(
-        "--set",
-        metavar="FLAG=VALUE",
-        action="append",
-        default=[],
-        help="a Megatron flag of the case, changed: --set train-iters=60 (repeatable)",
-    )
-    parser.add_argument(
-        "--rank-plugin", metavar="FILE", action="append", default=[], help="Python for each rank (repeatable)"
-    )
-    parser.add_argument(
-        "--data-path", metavar="PREFIX", help="train on this Megatron dataset: PREFIX.bin, PREFIX.idx"
-    )
-    parser.add_argument("--case-file", type=Path, metavar="PATH", help="a case file of Megatron-LM")
     parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
-    parser.add_argument(
-        "--hang-timeout",
-        metavar="SECONDS",
-        help="how long no progress is a hang (default: 10 times the slowest step, at least 60)",
-    )
-    parser.add_argument("--max-restarts", metavar="N", help="how often failed ranks are started again")
-    parser.add_argument(
-        "--retries",
-        metavar="N",
-        help="how often a phase that failed by its surroundings is tried again (default: never)",
-    )
+    add_options(parser)
+    _refuse_empty(argv)
+    options = parser.parse_args(argv)
+    options.nodes = nodes.read(options)
+    if options.nodes.several and not options.run_dir:
+        raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
+    return options
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """Raises ``UsageError`` for an empty value, mostly an unset shell variable: ``--run-dir ''`` would be the
+    current directory.
+    """
+    for before, word in zip(["an argument", *argv], argv, strict=False):
+        empty = before if word == "" else word[:-1] if re.fullmatch(r"--[a-z-]+=", word) else ""
+        if empty:
+            raise UsageError(f"{empty}: is empty (a variable that is not set?)")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.json and not options.list:
+        raise UsageError("--json: only with --list; what came out of a regress is in its regress.json")
+    if options.case_file:
+        raise UsageError("--case-file: it is one case of its own: nox -s case -- --case-file PATH")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs {options.jobs}: must be at least 1")
+    if options.jobs > 1 and options.nodes.several:
+        raise UsageError(
+            f"--jobs {options.jobs}: not on several machines, whose cases begin and end together"
+        )
+    if options.jobs > 1 and platforms.on_gpus():
+        raise UsageError(f"--jobs {options.jobs}: not on GPUs, each case needs all of them")
+    if options.rerun_failed and options.only:
+        raise UsageError("--rerun-failed and --only: give one of them")
+    if options.rerun_failed and options.nodes.several:
+        raise UsageError("--rerun-failed: not on several machines; name the cases, --only CASE")

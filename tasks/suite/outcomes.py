@@ -1,7 +1,4 @@
-"""Several cases in one session: which are run, how each ended, and the table at the end.
-
-Only the standard library is imported: the noxfile reads this.
-"""
+"""Several cases in one command: the chosen ones, how each ended, and the table at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.cases.quarantine import EXCUSED, Quarantine
-from tasks.machine import platforms
 from tasks.reports.columns import aligned
 from tasks.suite.steps import new_directory
 from tasks.util.exits import CANNOT_RUN, MEANINGS, PASSED, UsageError
@@ -30,40 +26,11 @@ NOT_REACHED, RUNNING, INTERRUPTED, SKIPPED, ENDED = (
 )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that only ``regress`` has."""
-    group = parser.add_argument_group("several cases")
-    group.add_argument("--only", metavar="CASE", action="append", default=[], help="this case (repeatable)")
-    group.add_argument("--jobs", metavar="N", type=int, default=1, help="so many cases at once (default: 1)")
-    group.add_argument("--fail-fast", action="store_true", help="begin no case after the first failure")
-    group.add_argument(
-        "--rerun-failed",
-        action="store_true",
-        help="what did not pass here in the newest regress, and nothing else",
-    )
-    group.add_argument("--require", action="store_true", help="a skipped case is exit 5")
-
-
-def check(options: argparse.Namespace) -> None:
-    """Errors: ``UsageError`` for options that do not go together, or not with this machine."""
-    if options.jobs < 1:
-        raise UsageError(f"--jobs {options.jobs}: must be at least 1")
-    if options.jobs > 1 and options.nodes.several:
-        raise UsageError(
-            f"--jobs {options.jobs}: not on several machines, whose cases begin and end together"
-        )
-    if options.jobs > 1 and platforms.on_gpus():
-        raise UsageError(f"--jobs {options.jobs}: not on GPUs, each case needs all of them")
-    if options.rerun_failed and options.only:
-        raise UsageError("--rerun-failed and --only: give one of them")
-    if options.rerun_failed and options.nodes.several:
-        raise UsageError("--rerun-failed: not on several machines; name the cases, --only CASE")
-
-
 def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
     """The cases that are named, in their usual order; all of them when none is.
 
-    Errors: ``UsageError`` for a name that is no case, and when there is none at all.
+    Raises:
+        UsageError: a name that is no case, or there is none at all.
     """
     if not cases:
         raise UsageError("there is no case to run: test_cases/ holds no <case>/model_config.yaml")
@@ -76,7 +43,7 @@ def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
 
 
 def run_directory(case: str, options: argparse.Namespace) -> Path:
-    """Where the case is run: below ``--run-dir``; with ``--rerun-failed`` beside what failed there."""
+    """The run directory of a case: below ``--run-dir``; with ``--rerun-failed`` beside what failed there."""
     if not options.run_dir:
         return new_directory(case)
     run_dir, number = options.run_dir / case, 1
@@ -87,8 +54,8 @@ def run_directory(case: str, options: argparse.Namespace) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a case of the session ended, or how far it came. ``reason``: why it was skipped."""
+class CaseResult:
+    """The end of a case, or how far it came. ``reason``: why it was skipped."""
 
     case: str
     state: str = NOT_REACHED
@@ -136,10 +103,11 @@ class Outcome:
             return ""
 
 
-def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: bool) -> int:
-    """Of the session: that of the first case, in the table's order, with a failure that counts. What was not
-    run is no pass: one case at least must have been, and with ``require`` every one; what was begun, or not
-    reached, must have come to its end.
+def exit_code(outcomes: Sequence[CaseResult], today: datetime.date, *, require: bool) -> int:
+    """The exit code of all: that of the first case, in the table's order, with a failure that counts.
+
+    What was not run is no pass: one case at least must have been, and with ``require`` every one; what was
+    begun, or not reached, must have come to its end.
     """
     codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
     states = [outcome.state for outcome in outcomes]
@@ -147,18 +115,18 @@ def exit_code(outcomes: Sequence[Outcome], today: datetime.date, *, require: boo
     return codes[0] if codes else PASSED if whole else CANNOT_RUN
 
 
-def table(outcomes: Sequence[Outcome], today: datetime.date) -> str:
-    """A line a case: verdict in words, wall seconds, what differs first; below it what quarantine means."""
+def table(outcomes: Sequence[CaseResult], today: datetime.date) -> str:
+    """A line a case: verdict, wall seconds, first difference; below it the notes on quarantine."""
     lines = [aligned([HEAD, *(_row(outcome, today) for outcome in outcomes)])]
     return "\n".join([*lines, *(note for outcome in outcomes for note in _notes(outcome, today))])
 
 
-def _row(outcome: Outcome, today: datetime.date) -> tuple[str, str, str, str]:
+def _row(outcome: CaseResult, today: datetime.date) -> tuple[str, str, str, str]:
     seconds = f"{outcome.seconds:.0f}" if outcome.state == ENDED else ""
     return outcome.case, outcome.verdict(today), seconds, outcome.reason or outcome.first_difference()
 
 
-def _notes(outcome: Outcome, today: datetime.date) -> list[str]:
+def _notes(outcome: CaseResult, today: datetime.date) -> list[str]:
     held = outcome.quarantine
     if held is None:
         return []

@@ -1,7 +1,4 @@
-"""The steps of one case, as tasks with their command lines: train, restart, compare, draw.
-
-Only the standard library is imported: the noxfile reads this.
-"""
+"""The steps of one case, as tasks with their command lines: train, resume, diff, report."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.launch import options as phase_options
 from tasks.launch import trainer
 from tasks.machine import nodes
 from tasks.util.exits import MEANINGS, MISMATCH, PASSED, TRAINING_FAILED
@@ -22,30 +20,30 @@ TRAINING_TASKS = ("train", "resume")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """``python -m tasks.<task> <arguments>``. ``whatever_was_found``: also after a comparison that failed."""
+    """``python -m tasks.<task> <arguments>``. ``always_run``: also after a comparison that failed."""
 
     task: str
     arguments: tuple[str, ...]
-    whatever_was_found: bool = False
+    always_run: bool = False
 
     @property
-    def words(self) -> list[str]:
-        """What follows ``python`` on the command line."""
+    def argv(self) -> list[str]:
+        """The command line behind ``python``."""
         return ["-m", f"tasks.{self.task}", *self.arguments]
 
 
 def new_directory(case: str) -> Path:
-    """Where a run of the case is kept when nobody says where; no two runs get the same."""
+    """A run directory for when none is given; no two runs get the same."""
     return Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
 
 def case_steps(case: str, options: argparse.Namespace, run_dir: Path) -> list[Step]:
-    """The steps of ``case`` with the options of a session, in their order."""
+    """The steps of ``case`` with the options of its task, in their order."""
     directory = ["--run-dir", str(run_dir)]
-    among = nodes.words(options)
-    common = [*_settings(options), *among]
+    several = phase_options.argv(options, nodes.OPTIONS)
+    common = phase_options.argv(options, phase_options.PHASE)
     named = ["--case-file", str(options.case_file)] if options.case_file else [case]
-    launch = (*named, *directory, *common, *trainer.words(options))
+    launch = (*named, *directory, *common, *phase_options.argv(options, trainer.OPTIONS))
     found, card = [], []
     if options.baseline:
         baseline = run_dir / "baseline"
@@ -53,39 +51,28 @@ def case_steps(case: str, options: argparse.Namespace, run_dir: Path) -> list[St
         base = (*named, "--run-dir", str(baseline), *common, "--megatron-lm", options.baseline)
         found.append(Step(task="train", arguments=base))
     found += [Step(task="train", arguments=launch), Step(task="resume", arguments=launch)]
-    found.append(Step(task="diff", arguments=(case, *directory, *card, *among)))
+    found.append(Step(task="diff", arguments=(case, *directory, *card, *several)))
     if options.nodes.first:
-        found.append(Step(task="report", arguments=(*directory, *card), whatever_was_found=True))
+        found.append(Step(task="report", arguments=(*directory, *card), always_run=True))
     return found
 
 
-def _settings(options: argparse.Namespace) -> list[str]:
-    """Options that are handed on to training as they are."""
-    given = [("--set", setting) for setting in options.set]
-    given += [("--rank-plugin", plugin) for plugin in options.rank_plugin]
-    given += [
-        ("--data-path", options.data_path),
-        ("--hang-timeout", options.hang_timeout),
-        ("--max-restarts", options.max_restarts),
-        ("--retries", options.retries),
-    ]
-    return [word for flag, value in given if value for word in (flag, value)]
-
-
 def following(steps: Sequence[Step], codes: Sequence[int]) -> Step | None:
-    """The step after those that ended with ``codes``: none when one gave the next nothing to work on."""
+    """The step after those that ended with ``codes``; None when one of them left it nothing to work on."""
     if len(codes) == len(steps):
         return None
     step = steps[len(codes)]
-    return step if step.whatever_was_found or not any(codes) else None
+    return step if step.always_run or not any(codes) else None
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """Of the case: that of the first step which failed."""
+    """The exit code of the case: that of the first step which failed."""
     return next((code for code in codes if code), PASSED)
 
 
 def code_of(task: str, return_code: int) -> int:
-    """What the end of a task's process means. A crash, or a signal, is no verdict: training failed."""
+    """The exit code that the end of a task's process means. A crash, or a signal, is no verdict: training
+    failed.
+    """
     crashed = return_code not in (PASSED, *MEANINGS) or (return_code == MISMATCH and task in TRAINING_TASKS)
     return TRAINING_FAILED if crashed else return_code

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tasks.util.processes import end_with_parent
 
@@ -82,13 +82,6 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 def environment_of_a_task() -> dict[str, str]:
     """For a task that this process starts as its session."""
     return {**os.environ, SESSION_VARIABLE: str(os.getpid())}
-
-
-def ends_with_this_process() -> dict[str, Any]:
-    """Settings of ``subprocess.run`` for a task that this one starts: killed with this process, and once it
-    trains asked to stop (``run_to_end``).
-    """
-    return {"env": environment_of_a_task(), "preexec_fn": end_with_parent}
 
 
 def run_to_end(task: Callable[[], int]) -> int:

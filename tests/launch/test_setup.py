@@ -13,6 +13,7 @@ import yaml
 from tasks.cases import corpus
 from tasks.cases.loader import load_case
 from tasks.launch import setup
+from tasks.launch.options import add_phase_arguments
 from tasks.launch.setup import named_data, understood
 from tasks.launch.trainer import MEGATRON, OURS, TrainerUnderTest
 from tasks.machine import gpu_memory, platforms
@@ -34,7 +35,7 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    setup.add_options(parser)
+    add_phase_arguments(parser)
     return parser.parse_args([*words, "--run-dir", "runs/mine"])
 
 

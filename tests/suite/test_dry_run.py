@@ -1,4 +1,4 @@
-"""What --dry-run tells of a case: where it would run and which card decides."""
+"""The dry run of a case: its platform, its golden card, its steps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.machine.nodes import Nodes
 from tasks.machine.platforms import environment
 from tasks.records import card_store
 from tasks.suite import dry_run
-from tasks.suite.options import read_session_options
-from tasks.util.exits import UsageError
+from tasks.suite.options import read_case_options
 from tests.stub_checkout import add_case
 
 ENVIRONMENT = environment()
@@ -25,6 +23,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_cards(root: Path, *names: str) -> Path:
+    add_case(root, "a_case")
     folder = root / "goldens" / "a_case"
     folder.mkdir(parents=True)
     for name in names:
@@ -32,34 +31,39 @@ def with_cards(root: Path, *names: str) -> Path:
     return root
 
 
+def described(root: Path, *argv: str, case: str = "a_case") -> list[str]:
+    return dry_run.describe(case, read_case_options([case, *argv]), root=root)
+
+
 @pytest.mark.parametrize("cards", [(OWN,), (GENERIC,), (OWN, GENERIC)])
 def test_the_card_named_is_the_one_that_judging_would_take(tmp_path: Path, cards: tuple[str, ...]) -> None:
     root = with_cards(tmp_path, *cards)
     found = card_store.find_card(root, "a_case", ENVIRONMENT, "cpu_x86_64").path.relative_to(root)
-    card = dry_run.golden_card("a_case", ENVIRONMENT, "cpu_x86_64", root)
+    card = described(root)[-1].removeprefix("golden card: ")
     assert card.split(" (")[0] == str(found)
     assert ("approximate" in card) == (OWN not in cards)
 
 
-def test_no_card_is_told_with_the_exit_code_and_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        card_store.find_card(tmp_path, "a_case", ENVIRONMENT, "cpu_x86_64")
-    card = dry_run.golden_card("a_case", ENVIRONMENT, "cpu_x86_64", tmp_path)
-    assert "would exit 2" in card
-    assert "nox -s record -- a_case --reason" in card
+def test_without_a_card_it_says_the_exit_code_and_the_cure(tmp_path: Path) -> None:
+    card = described(with_cards(tmp_path))[-1]
+    assert card.startswith("golden card: none, the run would exit 2: no golden card of a_case for")
+    assert card.endswith('; record one: nox -s record -- a_case --reason "..."')
 
 
-def test_a_case_held_to_anothers_card_names_that_one(tmp_path: Path) -> None:
-    """It said that there was none, and advised to record one, which is refused."""
-    add_case(tmp_path, "crash", "INHERIT: heir\n")
-    add_case(tmp_path, "heir", "INHERIT: a_case\nGOLDEN_CARD: a_case  # the same flags\n")
-    add_case(tmp_path, "a_case")
+def test_a_case_compared_with_anothers_card_names_that_one(tmp_path: Path) -> None:
     root = with_cards(tmp_path, OWN)
-    assert dry_run.describe("crash", root=root)[-1] == f"golden card: goldens/a_case/{OWN}"
+    add_case(root, "crash", "INHERIT: heir\n")
+    add_case(root, "heir", "INHERIT: a_case\nGOLDEN_CARD: a_case  # the same flags\n")
+    assert described(root, case="crash")[-1] == f"golden card: goldens/a_case/{OWN}"
+
+
+def test_a_case_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    add_case(tmp_path, "a_case", "MODEL_ARGS: [")
+    assert "golden card: none, the run would exit 2: " in described(tmp_path)[-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("argv", "said"),
     [
         (["--megatron-lm", "x", "--baseline", "y"], "none, every step is compared with y"),
         (["--megatron-lm", "x"], "from goldens/a_case@<its commit>/; where there is none, the restart alone"),
@@ -67,51 +71,44 @@ def test_a_case_held_to_anothers_card_names_that_one(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_have_it_compared_with_something_else(
-    tmp_path: Path, words: list[str], told: str
+    tmp_path: Path, argv: list[str], said: str
 ) -> None:
-    options = read_session_options("a_case", words)
-    assert told in dry_run.describe("a_case", options=options, root=with_cards(tmp_path, OWN))[-1]
+    assert said in described(with_cards(tmp_path, OWN), *argv)[-1]
 
 
 def test_the_card_of_a_case_file_lies_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "goldens/a_case/model_config.yaml"
-    options = read_session_options("case", ["--case-file", str(file)])
-    assert f"put {OWN} beside the file" in dry_run.describe("other", options=options, root=tmp_path)[-1]
+    options = read_case_options(["--case-file", str(file)])
+    assert f"put {OWN} beside the case file" in dry_run.describe("other", options, root=tmp_path)[-1]
     with_cards(tmp_path, OWN)
     for given in (file, file.parent):
-        options = read_session_options("case", ["--case-file", str(given)])
-        assert dry_run.describe("other", options=options)[-1] == f"golden card: {file.parent / OWN}"
+        options = read_case_options(["--case-file", str(given)])
+        assert dry_run.describe("other", options)[-1] == f"golden card: {file.parent / OWN}"
 
 
 def test_the_platform_is_resolved(tmp_path: Path) -> None:
-    lines = dry_run.describe("a_case", root=with_cards(tmp_path, OWN))
+    lines = described(with_cards(tmp_path, OWN))
     assert lines[0] == f"platform: cpu_x86_64, 8 ranks; environment {ENVIRONMENT}"
     assert lines[-1] == f"golden card: goldens/a_case/{OWN}"
 
 
-def test_several_nodes_are_told(tmp_path: Path) -> None:
-    lines = dry_run.describe("a_case", Nodes(count=2, rank=1, endpoint="a:1"), root=tmp_path)
-    assert lines[0].endswith("this is node 1 of 2")
+def test_several_nodes_are_named(tmp_path: Path) -> None:
+    several = ["--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "a:1", "--run-dir", "shared"]
+    assert described(with_cards(tmp_path), *several)[0].endswith("this is node 1 of 2")
 
 
-def test_a_machine_that_cannot_run_it_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_that_cannot_run_it_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CRASH_TEST_DEVICE", "quantum")
-    assert dry_run.describe("a_case", root=tmp_path) == [
-        "platform: none: CRASH_TEST_DEVICE=quantum: must be cpu, cuda or not set"
+    assert described(tmp_path) == ["platform: none: CRASH_TEST_DEVICE=quantum: must be cpu, cuda or not set"]
+
+
+def test_the_plan_names_every_step(tmp_path: Path) -> None:
+    plan = dry_run.plan("gpt3_pp4", read_case_options(["gpt3_pp4", "--set", "lr=1 2"]), tmp_path)
+    commands = [line for line in plan.splitlines() if line.startswith("would run: python -m tasks.")]
+    assert [line.split()[4] for line in commands] == [
+        "tasks.train",
+        "tasks.resume",
+        "tasks.diff",
+        "tasks.report",
     ]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("-s first second", None),
-        ("-l", None),
-        ("--no-venv -s first -- --set x=1 nothing", None),
-        ("-s frist", "no session 'frist'. Did you mean first? Sessions: first, second"),
-        ("--session second --session firs --", "no session 'firs'. Did you mean first?"),
-        ("-s zzz", "no session 'zzz'. Sessions: first, second"),
-    ],
-)
-def test_an_unknown_session_is_told_with_the_known_ones(line: str, said: str | None) -> None:
-    problem = dry_run.unknown_session(line.split(), ["first", "second"])
-    assert (problem is None) if said is None else (said in problem)
+    assert commands[0].endswith("--set 'lr=1 2'")

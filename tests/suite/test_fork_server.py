@@ -20,8 +20,8 @@ from tasks.launch.imports import ImportSettings
 from tasks.launch.trainer import TrainerUnderTest
 from tasks.machine import platforms
 from tasks.suite import fork_server
-from tasks.suite.fork_server import SharedParent
-from tasks.suite.options import read_suite_options
+from tasks.suite.fork_server import ForkServer
+from tasks.suite.options import read_case_options, read_suite_options
 from tasks.suite.steps import Step
 from tasks.util.exits import SESSION_VARIABLE
 from tasks.util.files import REPOSITORY
@@ -34,17 +34,17 @@ TRAIN = Step(task="train", arguments=("gpt3_pp4", "--run-dir", "nowhere"))
 
 
 def options(*words: str) -> argparse.Namespace:
-    return read_suite_options(argparse.ArgumentParser(), words)
+    return read_suite_options(words)
 
 
 # ---- which cases ----
 
 
 def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert SharedParent(CASES, options()).cases == CASES
+    assert ForkServer(CASES, options()).cases == CASES
     env_vars = {"gpt3_pp4": {"A": "1"}, "other": {"A": "2"}, "gpt3_pp4_resume": {"A": "1"}}
     monkeypatch.setattr(fork_server, "load_case", lambda name, **_: SimpleNamespace(env_vars=env_vars[name]))
-    assert SharedParent(list(env_vars), options()).cases == CASES
+    assert ForkServer(list(env_vars), options()).cases == CASES
 
 
 @pytest.mark.parametrize(
@@ -56,36 +56,45 @@ def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.Monk
     ],
 )
 def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(words: list[str]) -> None:
-    assert SharedParent(CASES, options(*words)).cases == []
+    assert ForkServer(CASES, options(*words)).cases == []
 
 
 def test_another_training_program_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "choose", lambda _: TrainerUnderTest(loop=trainer.MEGATRON, name="theirs"))
-    assert SharedParent(CASES, options("--megatron-lm", "somewhere")).cases == []
+    assert ForkServer(CASES, options("--megatron-lm", "somewhere")).cases == []
 
 
 def test_on_gpus_everything_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platforms, "detect", lambda: chosen(ONE_H100))
-    parent = SharedParent(CASES, options())
-    assert parent.cases == []
+    server = ForkServer(CASES, options())
+    assert server.cases == []
     monkeypatch.setattr(fork_server, "preload", lambda wanted: pytest.fail("imported for nobody"))
-    parent.import_once()
+    server.import_once()
 
 
-def test_a_case_that_cannot_be_read_is_left_to_its_task_to_tell() -> None:
-    assert SharedParent(["gpt3_pp4", "no_such_case"], options()).cases == ["gpt3_pp4"]
+def test_a_file_of_megatron_lm_is_started_anew() -> None:
+    server = ForkServer(["gpt3_pp4"], read_case_options(["--case-file", "gpt3_pp4/model_config.yaml"]))
+    assert server.cases == []
+
+
+def test_a_case_with_a_wrong_setting_is_left_to_its_task_to_report() -> None:
+    assert ForkServer(["gpt3_pp4"], options("--set", "micro-batch-size=0")).cases == []
+
+
+def test_a_case_that_cannot_be_read_is_left_to_its_task_to_report() -> None:
+    assert ForkServer(["gpt3_pp4", "no_such_case"], options()).cases == ["gpt3_pp4"]
 
 
 def test_only_training_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "_Forked", lambda step, output: "forked")
     monkeypatch.setattr(fork_server, "start_anew", lambda step, output: "anew")
-    parent = SharedParent(["gpt3_pp4"], options())
+    server = ForkServer(["gpt3_pp4"], options())
     diff = Step(task="diff", arguments=("gpt3_pp4",))
-    assert [parent.start(*each, None) for each in (("gpt3_pp4", TRAIN), ("gpt3_pp4", diff))] == [
+    assert [server.start(*each, None) for each in (("gpt3_pp4", TRAIN), ("gpt3_pp4", diff))] == [
         "forked",
         "anew",
     ]
-    assert parent.start("another", TRAIN, None) == "anew"
+    assert server.start("another", TRAIN, None) == "anew"
 
 
 # ---- what is imported ----
@@ -96,7 +105,7 @@ def test_variables_are_in_force_for_the_import_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(fork_server, "preload", lambda wanted: seen.append(dict(os.environ)))
     before = dict(os.environ)
-    SharedParent(CASES, options()).import_once()
+    ForkServer(CASES, options()).import_once()
     assert seen[0]["OMP_NUM_THREADS"] == "1"
     assert seen[0]["CUDA_DEVICE_MAX_CONNECTIONS"] == "1", "the case's own"
     assert dict(os.environ) == before
@@ -107,9 +116,9 @@ def test_where_the_import_fails_each_task_is_started_anew_and_tells_why(
 ) -> None:
     monkeypatch.setattr(fork_server, "preload", lambda wanted: 1 // 0)
     before = dict(os.environ)
-    parent = SharedParent(CASES, options())
-    parent.import_once()
-    assert parent.cases == []
+    server = ForkServer(CASES, options())
+    server.import_once()
+    assert server.cases == []
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert dict(os.environ) == before
 
@@ -225,7 +234,7 @@ sys.meta_path.insert(0, Watch())
 
 
 @pytest.mark.training
-def test_a_family_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
+def test_a_suite_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WHO_IMPORTS_TORCH)
     environment = {"CRASH_TEST_DEVICE": "cpu", "PYTHONPATH": str(tmp_path), "WHO": str(tmp_path / "who")}
     words = ["--only", "gpt3_pp4", "--only", "gpt3_pp4_resume", "--run-dir", str(tmp_path / "runs"), *SHORT]
@@ -236,10 +245,10 @@ def test_a_family_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as family:
-        printed, _ = family.communicate(timeout=300)
-    assert family.returncode == 1, printed  # four steps are not what the cards hold
+    ) as suite:
+        printed, _ = suite.communicate(timeout=300)
+    assert suite.returncode == 1, printed  # four steps are not what the cards hold
     for case in CASES:
         for number in (1, 2):
             assert (tmp_path / f"runs/{case}/actual_phase{number}.json").is_file(), printed
-    assert set((tmp_path / "who").read_text().split()) == {str(family.pid)}
+    assert set((tmp_path / "who").read_text().split()) == {str(suite.pid)}

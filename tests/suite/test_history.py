@@ -13,11 +13,11 @@ from tasks.cases.quarantine import Quarantine
 from tasks.machine import platforms
 from tasks.suite import history
 from tasks.suite.history import Record, read, select
-from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, Outcome
+from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, CaseResult
 from tasks.util.exits import CannotRun, UsageError
 
 TODAY = datetime.date(2026, 11, 24)
-unpatched = history.surroundings
+unpatched = history.run_conditions
 HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64", "changes": []}
 
 
@@ -25,7 +25,7 @@ HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64", "cha
 def here(monkeypatch: pytest.MonkeyPatch) -> dict:
     """Where it runs; a test may change it."""
     found = dict(HERE)
-    monkeypatch.setattr(history, "surroundings", lambda options: dict(found))
+    monkeypatch.setattr(history, "run_conditions", lambda options: dict(found))
     return found
 
 
@@ -34,7 +34,7 @@ def again(folder: Path, *, require: bool = False) -> argparse.Namespace:
 
 
 def recorded(folder: Path, *cases: str) -> Record:
-    outcomes = [Outcome(case=case) for case in cases]
+    outcomes = [CaseResult(case=case) for case in cases]
     return Record(folder / "regress.json", outcomes, today=TODAY, passed_with=HERE)
 
 
@@ -108,19 +108,21 @@ def test_nothing_to_run_is_no_pass_of_another_commit(tmp_path: Path, here: dict,
 
 def test_two_states_without_a_commit_are_never_the_same(tmp_path: Path, here: dict) -> None:
     here["commit"] = "c" * 40 + "-dirty"
-    record = Record(tmp_path / "regress.json", [Outcome(case="a")], today=TODAY, passed_with=here)
+    record = Record(tmp_path / "regress.json", [CaseResult(case="a")], today=TODAY, passed_with=here)
     record.note("a", state=ENDED, exit_code=0)
     with pytest.raises(UsageError, match="not of this very commit"):
         select(["a"], again(tmp_path))
 
 
-def test_surroundings_are_those_of_this_checkout_machine_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = argparse.Namespace(set=["lr=0.5"], trainer="megatron", baseline=None)
+def test_run_conditions_are_those_of_this_checkout_machine_and_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = argparse.Namespace(set=["lr=0.5"], rank_plugin=[Path("p.py")], trainer="megatron")
     assert unpatched(options) == {
         "commit": platforms.git_commit(),
         "environment": platforms.environment(),
         "platform": platforms.detect().name,
-        "changes": ["set=['lr=0.5']", "trainer=megatron"],
+        "changes": ["rank_plugin=['p.py']", "set=['lr=0.5']", "trainer=megatron"],
     }
     monkeypatch.setenv("CRASH_TEST_DEVICE", "tpu")
     assert unpatched(options)["platform"] == "none", "each case says why it cannot run"
@@ -130,7 +132,7 @@ def test_rows_of_cases_that_are_not_run_again_are_kept(tmp_path: Path) -> None:
     first = recorded(tmp_path, "a", "b")
     first.note("a", state=ENDED, exit_code=0, seconds=3.0)
     path = tmp_path / "regress.json"
-    Record(path, [Outcome(case="b")], earlier=read(path), today=TODAY, passed_with=HERE)
+    Record(path, [CaseResult(case="b")], earlier=read(path), today=TODAY, passed_with=HERE)
     assert [(row["case"], row["seconds"]) for row in read(path)] == [("a", 3.0), ("b", None)]
 
 
@@ -164,7 +166,7 @@ def test_what_is_no_record_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_another_machine_writes_none(tmp_path: Path) -> None:
-    record = Record(None, [Outcome(case="a")], today=TODAY, passed_with=HERE)
+    record = Record(None, [CaseResult(case="a")], today=TODAY, passed_with=HERE)
     record.close()
     assert list(tmp_path.iterdir()) == []
 

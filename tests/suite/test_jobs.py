@@ -25,7 +25,7 @@ class Code(Step):
     code: str
 
     @property
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         return ["-c", self.code]
 
 
@@ -91,6 +91,15 @@ def test_a_step_that_fails_ends_its_case_alone(tmp_path: Path) -> None:
     run(failing, other, limit=1)
     assert (failing.codes, failing.exit_code) == ([4], 4)
     assert output(other).endswith("ran\n")
+
+
+def test_the_last_error_is_that_of_the_last_step(tmp_path: Path) -> None:
+    one = job(tmp_path, "a", "print('error: old')", "print('error: this\\nerror: that'); raise SystemExit(2)")
+    assert jobs.run_alone(one) == 2
+    assert one.last_error() == "that"
+    other = job(tmp_path, "b", "print('error: old')", "raise SystemExit(4)")
+    assert jobs.run_alone(other) == 4
+    assert other.last_error() == ""
 
 
 def test_no_more_run_at_once_than_were_allowed(tmp_path: Path) -> None:

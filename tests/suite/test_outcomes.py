@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import re
@@ -11,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cases.quarantine import Quarantine
-from tasks.machine import nodes, platforms
-from tasks.suite import outcomes
-from tasks.suite.outcomes import ENDED, NOT_REACHED, RUNNING, SKIPPED, Outcome, choose, exit_code, table
+from tasks.suite.outcomes import ENDED, NOT_REACHED, RUNNING, SKIPPED, CaseResult, choose, exit_code, table
 from tasks.util.exits import UsageError
 
 TODAY = datetime.date(2026, 11, 24)
@@ -30,8 +27,8 @@ def row(metric: str, step: int | None, *, passed: bool = False) -> dict:
     return {"comparison": "golden", "metric": metric, "first_step": step, "passed": passed}
 
 
-def ended(code: int, case: str = "a", **fields: object) -> Outcome:
-    return Outcome(case=case, state=ENDED, exit_code=code, **fields)
+def ended(code: int, case: str = "a", **fields: object) -> CaseResult:
+    return CaseResult(case=case, state=ENDED, exit_code=code, **fields)
 
 
 # ---- the table ----
@@ -46,8 +43,8 @@ def test_the_first_failed_step_is_shown_and_what_passed_is_not(tmp_path: Path) -
 def test_a_row_without_a_step_and_runs_without_a_report_are_shown_too(tmp_path: Path) -> None:
     state = ended(1, run_dir=run_with(tmp_path, row("state: rng", None)))
     crashed = ended(3, "b", run_dir=tmp_path / "nowhere")
-    skipped = Outcome(case="c", state=SKIPPED, reason="DATA_PATH is not set")
-    lines = table([state, crashed, skipped, ended(0, "d"), Outcome(case="e")], TODAY).splitlines()
+    skipped = CaseResult(case="c", state=SKIPPED, reason="DATA_PATH is not set")
+    lines = table([state, crashed, skipped, ended(0, "d"), CaseResult(case="e")], TODAY).splitlines()
     assert lines[1].endswith("golden: state: rng")
     assert lines[2].split() == ["b", "training", "failed", "0"]
     assert lines[3].split() == ["c", "skipped", "DATA_PATH", "is", "not", "set"]
@@ -79,10 +76,10 @@ def test_a_report_that_is_none_does_not_cost_the_table(tmp_path: Path, text: str
             "bad usage or input",
             "a: in quarantine, which does not excuse this: bad",
         ),
-        (Outcome(case="a", state=SKIPPED, quarantine=HELD), "skipped", "a: in quarantine until"),
+        (CaseResult(case="a", state=SKIPPED, quarantine=HELD), "skipped", "a: in quarantine until"),
     ],
 )
-def test_a_quarantine_is_told(outcome: Outcome, verdict: str, note: str) -> None:
+def test_a_quarantine_is_told(outcome: CaseResult, verdict: str, note: str) -> None:
     lines = table([outcome], TODAY).splitlines()
     assert re.split(" {2,}", lines[1])[1] == verdict
     assert lines[2].startswith(note)
@@ -98,23 +95,23 @@ def test_a_quarantine_excuses_what_a_run_shows_and_nothing_else(code: int, count
 
 
 def test_what_was_not_run_is_no_pass() -> None:
-    skipped = Outcome(case="x", state=SKIPPED)
+    skipped = CaseResult(case="x", state=SKIPPED)
     for require in (False, True):
         assert exit_code([], TODAY, require=require) == 5
         assert exit_code([skipped, skipped], TODAY, require=require) == 5
-        assert exit_code([Outcome(case="x")], TODAY, require=require) == 5
+        assert exit_code([CaseResult(case="x")], TODAY, require=require) == 5
     with pytest.raises(UsageError, match="no case to run"):
         choose([], [])
 
 
 @pytest.mark.parametrize("state", [NOT_REACHED, RUNNING])
 def test_what_did_not_come_to_its_end_is_no_pass_beside_one(state: str) -> None:
-    assert exit_code([ended(0), Outcome(case="x", state=SKIPPED)], TODAY, require=False) == 0
-    assert exit_code([ended(0), Outcome(case="x", state=state)], TODAY, require=False) == 5
+    assert exit_code([ended(0), CaseResult(case="x", state=SKIPPED)], TODAY, require=False) == 0
+    assert exit_code([ended(0), CaseResult(case="x", state=state)], TODAY, require=False) == 5
 
 
 def test_the_first_failure_that_counts_decides() -> None:
-    skipped = Outcome(case="s", state=SKIPPED)
+    skipped = CaseResult(case="s", state=SKIPPED)
     outcomes = [ended(0), ended(4, quarantine=HELD), ended(3), ended(1), skipped]
     assert exit_code(outcomes, TODAY, require=True) == 3
     assert exit_code([ended(1), ended(3)], TODAY, require=True) == 1
@@ -130,38 +127,3 @@ def test_cases_are_chosen_in_their_usual_order_and_a_wrong_name_is_told() -> Non
     assert choose(["a", "b"], []) == ["a", "b"]
     with pytest.raises(UsageError, match=r"--only aple: there is no such case. Did you mean apple\?"):
         choose(["apple", "pear"], ["aple"])
-
-
-def options(*words: str, among: nodes.Nodes = nodes.ALONE) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    outcomes.add_options(parser)
-    return parser.parse_args(words, argparse.Namespace(nodes=among))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--jobs", "-1"], "--jobs -1: must be at least 1"),
-        (["--rerun-failed", "--only", "a"], "--rerun-failed and --only: give one of them"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(words: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        outcomes.check(options(*words))
-
-
-@pytest.mark.parametrize("words", [["--jobs", "2"], ["--rerun-failed"]])
-def test_several_machines_run_one_named_case_after_the_other(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(platforms, "on_gpus", lambda: False)
-    outcomes.check(options(*words))
-    with pytest.raises(UsageError, match="not on several machines"):
-        outcomes.check(options(*words, among=nodes.Nodes(count=2, endpoint="a:1")))
-
-
-def test_cases_never_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platforms, "on_gpus", lambda: True)
-    outcomes.check(options("--jobs", "1"))
-    with pytest.raises(UsageError, match="--jobs 2: not on GPUs"):
-        outcomes.check(options("--jobs", "2"))

@@ -1,8 +1,7 @@
-"""The steps of a case, and what their exit codes mean. Their command lines are tried in test_noxfile.py."""
+"""The steps of a case, and what their exit codes mean. Their command lines are tried in test_run.py."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from tasks.suite.options import read_suite_options
 from tasks.suite.steps import Step, case_steps, code_of, exit_code, following
 
 STEPS = [Step(task=task, arguments=()) for task in ("train", "resume", "diff")]
-STEPS.append(Step(task="report", arguments=(), whatever_was_found=True))
+STEPS.append(Step(task="report", arguments=(), always_run=True))
 
 
 @pytest.mark.parametrize(
@@ -57,8 +56,7 @@ def test_a_crash_is_no_verdict(task: str, return_code: int, code: int) -> None:
 
 
 def test_the_page_is_drawn_with_the_card_that_the_run_was_compared_with() -> None:
-    options = read_suite_options(argparse.ArgumentParser(), ["--baseline", "elsewhere"])
-    options.case_file = None
+    options = read_suite_options(["--baseline", "elsewhere"])
     by_task = {step.task: step.arguments for step in case_steps("gpt3_pp4_resume", options, Path("run"))}
     card = ("--golden", "run/baseline/actual_phase1.json")
     assert by_task["diff"][3:5] == by_task["report"][2:4] == card

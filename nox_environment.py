@@ -1,0 +1,204 @@
+"""What nox lacks for the noxfile: one environment for all sessions, six exit codes, SIGTERM as Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import difflib
+import fcntl
+import functools
+import hashlib
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import nox
+import nox.registry
+import nox.virtualenv
+
+from tasks.machine import platforms
+from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
+
+REPOSITORY = Path(__file__).resolve().parent
+ENVIRONMENT = platforms.environment()
+PINS = REPOSITORY / "requirements.txt"
+GPU_PINS = REPOSITORY / "requirements-gpu.txt"
+STAMP = "pins.sha256"
+# A Ctrl-C reaches the task too; after a SIGTERM to nox alone it is asked by nox. It stops within 6 s.
+TASK_ASKED_AFTER_S, TASK_STOPS_WITHIN_S = 0.5, 8.5
+OTHER_STOPS_WITHIN_S = 4.0  # pytest, which is asked by a Ctrl-C alone to end its tests in order
+
+
+# ---- the environment ----
+
+
+class SharedEnvironment(nox.virtualenv.VirtualEnv):
+    """One environment for all sessions. It is made anew when the pins differ from those it was made with."""
+
+    def __init__(self, location: str, **options: object) -> None:
+        super().__init__(str(Path(location).with_name(ENVIRONMENT)), venv_backend="virtualenv", **options)
+        self.stamp = Path(self.location, STAMP)
+        self.lock = None
+
+    def create(self) -> bool:
+        """Make it, or reuse it. Until ``prepare`` has filled it, other sessions wait."""
+        path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = path.open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.reuse_existing = self.is_filled()
+        return super().create()
+
+    def is_filled(self) -> bool:
+        """Whether exactly the pins are in it, by its stamp."""
+        return self.stamp.is_file() and self.stamp.read_text() == pins_digest()
+
+
+@functools.cache
+def pins_digest() -> str:
+    """Digest of everything that decides what is installed."""
+    files = [PINS, GPU_PINS] if platforms.on_gpus() else [PINS]
+    content = b"".join(path.read_bytes() for path in files)
+    return hashlib.sha256(sys.version.encode() + content).hexdigest()
+
+
+def prepare(session: nox.Session) -> None:
+    """Install exactly the pins, once, and verify them. With --no-venv, the present packages are used."""
+    environment = session.virtualenv
+    if not isinstance(environment, SharedEnvironment):
+        return
+    # pip compiles nothing, the first import of a module does: without, importing megatron takes 11 s, not 5
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
+    gpu = ["--gpu"] if platforms.on_gpus() else []
+    verify = ["python", "-m", "tasks.environment", "verify", *gpu]
+    try:
+        if environment.is_filled():
+            session.run(*verify, silent=True)
+            return
+        session.install("--no-deps", "--no-compile", "-r", str(PINS))
+        if gpu:
+            _install_gpu_packages(session)
+        session.run(*verify, "--dependencies", silent=True)  # stdout belongs to the task
+        environment.stamp.write_text(pins_digest())
+    except nox.command.CommandFailed:
+        session.log(f"{environment.location_name} is not the pinned environment: see above")
+        finish(session, CANNOT_RUN)
+    finally:
+        if environment.lock:
+            environment.lock.close()
+
+
+def _install_gpu_packages(session: nox.Session) -> None:
+    """Transformer Engine, its torch extension built here, and NCCL beside torch's own."""
+    pins = [line.split("#")[0].strip() for line in GPU_PINS.read_text().splitlines()]
+    nccl = [pin for pin in pins if pin.startswith("nvidia-nccl")]
+    others = [pin for pin in pins if pin and pin not in nccl]
+    target = Path(session.virtualenv.location, "nccl")
+    session.install("--no-deps", "--no-compile", "--target", str(target), *nccl)
+    try:
+        session.install("--no-deps", "--no-build-isolation", *others)
+    except nox.command.CommandFailed:
+        session.log(
+            "transformer-engine's torch extension could not be built: install the CUDA 13 toolkit (nvcc on"
+            " PATH, CUDA_HOME set) and cuDNN's headers, or use a container that has it with nox --no-venv"
+        )
+        raise
+    session.run("python", "-m", "tasks.ranks.gpu_libraries")
+
+
+# ---- a task, its exit code, and a stop ----
+
+
+_stopped: list[int] = []
+_first_code: list[int] = []
+
+
+def run_task(session: nox.Session, task: str, *arguments: str) -> None:
+    """Run ``python -m tasks.<task>``; its exit code is the session's."""
+    waits = {"interrupt_timeout": TASK_ASKED_AFTER_S, "terminate_timeout": TASK_STOPS_WITHIN_S}
+    try:
+        run(session, "python", "-m", f"tasks.{task}", *arguments, **waits)
+    except nox.command.CommandFailed as failure:
+        if failure.args and "not found" in str(failure.args[0]):
+            finish(session, CANNOT_RUN)
+        code = getattr(failure, "return_code", None)
+        finish(session, code if code in MEANINGS else TRAINING_FAILED)
+
+
+def run(
+    session: nox.Session,
+    *command: str,
+    interrupt_timeout: float = OTHER_STOPS_WITHIN_S,
+    terminate_timeout: float = OTHER_STOPS_WITHIN_S,
+) -> None:
+    """Run a command of the environment; in a dry run print it, unless it is given ``--dry-run`` itself.
+    Once nox was asked to stop, the session ends with the command.
+    """
+    if "--dry-run" in session.posargs and "--dry-run" not in command:
+        session.log(f"would run: {shlex.join(command)}")
+        return
+    session.run(
+        *command,
+        external=session.venv_backend == "none",
+        env={SESSION_VARIABLE: str(os.getpid())},
+        interrupt_timeout=interrupt_timeout,
+        terminate_timeout=terminate_timeout,
+    )
+    if _stopped:  # nox goes on when the command that it stopped has come to a good end
+        raise KeyboardInterrupt
+
+
+def arguments(session: nox.Session) -> list[str]:
+    """The arguments behind ``--``, for a task that has no dry run of its own."""
+    return [argument for argument in session.posargs if argument != "--dry-run"]
+
+
+def finish(session: nox.Session, code: int) -> None:
+    """Fail the session; nox exits with the first such code of its sessions. nox itself knows 0 and 1 only."""
+    if not _first_code:
+        _first_code.append(code)
+        atexit.register(_exit_with_first_code)
+    session.error(f"{MEANINGS[code]} (exit code {code})")
+
+
+def _exit_with_first_code() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_first_code[0])
+
+
+def _stop(number: int, _: object) -> None:
+    """Handle SIGTERM as Ctrl-C, which nox hands on to the running task; otherwise nox alone would end."""
+    _stopped.append(number)
+    raise KeyboardInterrupt(f"stopped by signal {number}")
+
+
+# ---- in force for a noxfile ----
+
+
+def install() -> None:
+    """Make the shared environment known to nox, and SIGTERM a stop."""
+    nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def refuse_unknown_sessions() -> None:
+    """Exit with the code of bad usage. nox itself would exit with 3, which here means failed training."""
+    if problem := unknown_session(sys.argv[1:], list(nox.registry.get())):
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+def unknown_session(argv: list[str], known: list[str]) -> str | None:
+    """The error in the sessions that nox's command line names, or None; no session is named after ``--``."""
+    argv = argv[: argv.index("--")] if "--" in argv else argv
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
+    for name in parser.parse_known_args(argv)[0].session:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            return f"there is no session {name!r}.{hint} Sessions: {', '.join(known)}"
+    return None
