@@ -1,4 +1,4 @@
-"""What the menu says of each case, from the text of its file."""
+"""Names, types and needs of cases, from the text of their files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_golden_case_is_the_one_that_the_case_has(name: str) -> None:
 
 
 def test_words_in_quotes_and_what_is_inherited_count(tmp_path: Path) -> None:
-    """An heir of a case that is held to another's card was recorded with all, which ended in an error."""
+    """An heir of a case that is compared with another's card records none of its own."""
     case(tmp_path, "a", "TEST_TYPE: 'crash-resume'\nGOLDEN_CARD: \"b\"\n")
     case(tmp_path, "a.1", "INHERIT: 'a'\n")
     case(tmp_path, "heir", "INHERIT: a.1\n")
@@ -49,8 +49,8 @@ def test_names_are_the_cases() -> None:
 
 
 def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -> None:
-    """A directory in its place ended every session, bytes that are no text every regress; a link to nothing
-    was no case any more.
+    """A directory in its place, bytes that are no text or a link to nothing end no session: the case is
+    listed, and reports its error itself.
     """
     (tmp_path / "test_cases/folder/model_config.yaml").mkdir(parents=True)
     (tmp_path / "test_cases/link").mkdir()
@@ -103,7 +103,7 @@ def test_only_a_data_set_that_a_value_names_is_waited_for(
 def test_an_heir_waits_for_the_data_set_of_its_base_unless_it_names_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was run without them, and failed."""
+    """Without its data it would only fail."""
     monkeypatch.delenv("DATA_PATH", raising=False)
     case(tmp_path, "base", "MODEL_ARGS:\n  --data-path: ${DATA_PATH}/text\n")
     case(tmp_path, "heir", "INHERIT: base\nMODEL_ARGS: {--lr: 1}\n")

@@ -1,4 +1,4 @@
-"""What --dry-run tells of a case: where it would run and which card decides."""
+"""A dry run names the platform a case would run on and the card it would be compared with."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_card_is_told_with_the_exit_code_and_the_cure(tmp_path: Path) -> None
 
 
 def test_a_case_held_to_anothers_card_names_that_one(tmp_path: Path) -> None:
-    """It said that there was none, and advised to record one, which is refused."""
+    """It has none of its own, and none can be recorded for it."""
     add_case(tmp_path, "crash", "INHERIT: heir\n")
     add_case(tmp_path, "heir", "INHERIT: a_case\nGOLDEN_CARD: a_case  # the same flags\n")
     add_case(tmp_path, "a_case")

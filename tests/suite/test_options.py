@@ -1,4 +1,4 @@
-"""What is given behind nox's ``--``."""
+"""Options that are given behind nox's ``--``."""
 
 from __future__ import annotations
 
