@@ -12,7 +12,7 @@ ORIGIN = Origin(case="c0ffee", topology=Topology(pipeline_stages=4, virtual_stag
 
 
 def write_rank(folder: Path, rank: int) -> None:
-    """What a rank's checkpoint writer does."""
+    """Write a rank's shards as its checkpoint writer does."""
     content = random.Random(f"{folder.name}-{rank}")
     for thread in range(2):
         (folder / f"__{rank}_{thread}.distcp").write_bytes(content.randbytes(1000 + 100 * rank + thread))

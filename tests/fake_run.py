@@ -64,7 +64,7 @@ def card(
 
 
 def state(**changed: str) -> dict[str, dict[str, str]]:
-    """What every rank records; ``rng="..."`` changes a part on rank 3."""
+    """Digests that every rank records; ``rng="..."`` changes a part on rank 3."""
     ranks = {str(rank): {part: f"{part}-{rank}-{'0' * 50}" for part in STATE} for rank in range(RANKS)}
     for digests in ranks.values():
         digests |= {part: "d" * 64 for part in COMMON_STATE if part not in STATE}

@@ -145,7 +145,7 @@ def test_a_case_lacks_its_data_set_or_is_broken(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_cannot_be_read_is_lacking_in_its_own_rows_alone(tmp_path: Path) -> None:
-    """It ended the doctor, which told nothing of any other case."""
+    """The doctor goes on, and reports all other cases."""
     folder = tmp_path / "test_cases" / CASE
     shutil.copytree(f"test_cases/{CASE}", folder)
     shutil.copytree(folder, tmp_path / "test_cases/torn")

@@ -167,7 +167,7 @@ def test_a_used_work_dir_is_refused(tmp_path) -> None:
 
 
 def test_a_reference_is_a_clean_run_of_the_case(tmp_path) -> None:
-    """Without, a fault was told as caught by the row that misses what to compare with."""
+    """Without it, the row that misses what to compare with would count as the one that caught the fault."""
     words = ["memory_leak", "--work-dir", str(tmp_path / "work"), "--reference", str(tmp_path / "run")]
     with pytest.raises(UsageError, match="is no finished training, it has no case"):
         faults.main(words)

@@ -99,7 +99,7 @@ def test_malformed_card_is_a_fault_like_others(path, tmp_path):
 
 
 def test_cards_whose_case_is_gone_are_told(path, tmp_path):
-    """A case whose file was renamed is run by nothing, and nothing said so."""
+    """After a case is renamed, nothing compares anything with its card."""
     path.parent.rename(path.parent.with_name(f"{CASE}@a_subject"))
     assert [line for line in problems(tmp_path) if "there is no case" in line] == []
     file = tmp_path / "test_cases" / CASE / "model_config.yaml"

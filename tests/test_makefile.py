@@ -149,7 +149,7 @@ def test_a_cuda_host_prefers_a_newer_python(checkout: Path) -> None:
 
 
 def test_a_python_that_is_given_decides(checkout: Path) -> None:
-    """A nox on PATH, or a .venv that was there, went before it in silence."""
+    """A nox on PATH, or a .venv that is there, does not go before it."""
     put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
     for name in ("mine", "other"):
         put(checkout, name, MANAGED_PYTHON.replace('echo "$@"', f'echo "{name} $@"'))

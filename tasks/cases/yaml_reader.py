@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import re
 from pathlib import Path
@@ -95,6 +97,11 @@ def scalar(text: str) -> object:
     return text if isinstance(value, (dict, list)) else value
 
 
+@functools.lru_cache(maxsize=64)  # heirs read the file of their base again and again: 6 ms each
+def _parsed(text: str) -> object:
+    return yaml.load(text, Loader=StrictLoader)
+
+
 def read_mapping(path: Path) -> dict[str, object]:
     """The mapping in a file.
 
@@ -102,7 +109,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         UsageError: the file cannot be read, is no YAML, has a duplicate key, or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+        content = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

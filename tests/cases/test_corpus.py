@@ -271,7 +271,7 @@ def test_a_users_dataset_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_users_pair_of_files_belongs_together(tmp_path: Path) -> None:
-    """An empty or torn pair was accepted, and failed in the ranks."""
+    """An empty or torn pair is refused before any rank starts."""
     good = existing(pair(tmp_path / "good"))
     assert (good.documents, good.tokens) == (1, 2)
     assert existing(pair(tmp_path / "modes", tail=b"0")).tokens == 2

@@ -54,7 +54,7 @@ def test_a_case_says_of_which_type_it_is() -> None:
 
 
 def test_an_empty_list_is_no_value() -> None:
-    """--bf16: [] was the same as true."""
+    """--bf16: [] is not the same as true."""
     (found,) = check_shape({**CASE, "MODEL_ARGS": {"--bf16": []}, "TEST_TYPE": "regular"})
     assert found == "MODEL_ARGS.--bf16: an empty list says nothing: null takes the flag away"
 
@@ -81,7 +81,7 @@ def test_a_golden_card_is_of_a_case(name: object) -> None:
 
 
 def test_a_variable_is_text() -> None:
-    """1.10 was handed on as 1.1, 1e5 as 100000.0."""
+    """1.10 and 1e5 are handed on as they stand, not as 1.1 and 100000.0."""
     good = {"A": 1, "B": "1.10", "C": None}
     assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
     (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")

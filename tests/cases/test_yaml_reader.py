@@ -58,3 +58,21 @@ def test_files_that_are_no_mapping_of_values(tmp_path: Path, text: str, expected
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert "is not UTF-8" in error_of(tmp_path / "case.yaml", b"MODEL_ARGS: \xff\n")
+
+
+def test_a_file_that_is_read_again_is_not_parsed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model_config.yaml"
+    path.write_text("MODEL_ARGS: {--first-of-this-test: [1, 2]}\n")
+    first = yaml_reader.read_mapping(path)
+    first["MODEL_ARGS"]["--first-of-this-test"].append(3)
+    monkeypatch.setattr(yaml_reader.yaml, "load", lambda *_, **__: pytest.fail("parsed a second time"))
+    assert yaml_reader.read_mapping(path) == {"MODEL_ARGS": {"--first-of-this-test": [1, 2]}}
+
+
+def test_a_file_that_has_changed_is_parsed_again(tmp_path: Path) -> None:
+    path = tmp_path / "model_config.yaml"
+    for value in (1, 2):
+        path.write_text(f"MODEL_ARGS: {{--changed-in-this-test: {value}}}\n")
+        assert yaml_reader.read_mapping(path) == {"MODEL_ARGS": {"--changed-in-this-test": value}}

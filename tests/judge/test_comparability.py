@@ -1,4 +1,4 @@
-"""Which differences between two fingerprints excuse a small difference of values, and which never do."""
+"""Differences between two fingerprints that excuse a small difference of values, and others that never do."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_a_case_of_one_phase_is_never_restarted(restarts, passed):
 
 
 def whole(ranks, **changed):
-    """What every rank records alike."""
+    """Digests that every rank records alike."""
     digests = {part: f"{part}-{'1' * 40}" for part in COMMON_STATE}
     return {str(rank): digests | changed for rank in range(ranks)}
 

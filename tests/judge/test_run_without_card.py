@@ -1,4 +1,4 @@
-"""What a run is held to where there is no card, or one that has lost its provenance."""
+"""A run that has no card, or one that has lost its provenance, is compared with what there is."""
 
 from __future__ import annotations
 

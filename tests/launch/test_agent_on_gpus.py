@@ -18,7 +18,7 @@ H100 = Gpu(index=0, uuid="GPU-1", name="NVIDIA H100", memory_mib=81559, compute_
 
 @pytest.fixture
 def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the launcher loads on a CUDA host, in order, without loading it."""
+    """Libraries that the launcher loads on a CUDA host, in order, without loading them."""
     order: list[str] = []
 
     class WarmUp:

@@ -1,4 +1,4 @@
-"""Who waits for whom, from the records of the ranks."""
+"""Ranks that wait for others, from the records of all."""
 
 from __future__ import annotations
 

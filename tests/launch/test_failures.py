@@ -1,4 +1,4 @@
-"""Which rank is named as the one that failed, with which kind and exit code."""
+"""The rank that is named as the one that failed, its kind of failure and the exit code."""
 
 from __future__ import annotations
 

@@ -161,5 +161,5 @@ def test_the_kernels_count_of_processes_killed_for_memory(tmp_path: Path, name: 
     ["BrokenPipeError: [Errno 32] Broken pipe", "ConnectionResetError: [Errno 104] Connection reset by peer"],
 )
 def test_a_pipe_to_a_process_of_its_own_is_no_transport(message: str) -> None:
-    """A checkpoint worker that failed would be a regression, and tried again."""
+    """A checkpoint worker that fails is a failure of the training, and is not tried again."""
     assert kind_of(message) is None

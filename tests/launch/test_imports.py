@@ -1,4 +1,4 @@
-"""What is imported before ranks are forked, and where it is compiled."""
+"""Imports before ranks are forked, and the process that compiles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a phase is launched with, without launching it."""
+"""Arguments of a phase's launch, without launching it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_restart_is_tried_again_from_what_phase_1_left(
 
 
 def test_what_an_earlier_try_said_is_no_reason_of_this_one(tmp_path: Path, tries: Callable) -> None:
-    """A run that was finished keeps it; and a hang, or bad usage, ended otherwise."""
+    """A finished run keeps it; a hang, or bad usage, ends otherwise."""
     note = tmp_path / "phase1" / "failure.json"
     note.parent.mkdir()
     note.write_text(json.dumps({"kind": "transport", "message": "it broke"}))

@@ -1,4 +1,4 @@
-"""What a phase is to run, from its command line, and what is refused before anything starts."""
+"""Setup of a phase from its command line, and errors that are found before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of a hang say of where they stand."""
+"""Stacks of the processes of a hang."""
 
 from __future__ import annotations
 

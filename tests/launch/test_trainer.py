@@ -1,4 +1,4 @@
-"""Which training program is tested: flags, names, what is passed on; and Megatron-LM's own loop, for real."""
+"""The training program under test: flags, names, what is passed on; and Megatron-LM's own loop, for real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a hang, and what is said of it."""
+"""A hang, as far as it counts as one, and its report."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subpro
 def test_ranks_that_have_ended_do_not_hang(
     tmp_path: Path, rank: subprocess.Popen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Their agent waits for a node that was lost; how long, it says itself."""
+    """Their agent waits for a lost node; how long, it says itself."""
     monkeypatch.setattr(watchdog, "_SAY_GONE_AFTER_S", 0.1)
     board = ProgressBoard(1)
     board.note(0, process_id=rank.pid, step=3, activity="logging")

@@ -1,4 +1,4 @@
-"""Which cuDNN is put in front, seen with libraries made here."""
+"""The cuDNN that is preloaded, seen with libraries made here."""
 
 from __future__ import annotations
 

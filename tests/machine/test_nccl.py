@@ -1,4 +1,4 @@
-"""Which NCCL is used, and which is refused."""
+"""The NCCL that is used, and one that is refused."""
 
 from __future__ import annotations
 

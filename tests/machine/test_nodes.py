@@ -1,4 +1,4 @@
-"""Which machines train together: from options, from Slurm's variables, and what follows for the agent."""
+"""Machines that train together: from options, from Slurm's variables, and what follows for the agent."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def read_in_order() -> dict[str, Any]:
 
 
 def read_from_the_middle() -> dict[str, Any]:
-    """Where 6 samples were consumed: a digest by the first and the last chunk, and the batch after it."""
+    """After 6 consumed samples: a digest by the first and the last chunk, and the batch after it."""
     _replica()
     first, last = (
         batches.Batches(SAMPLES, ARGUMENTS, 6, kind) for kind in (batches.EMBEDDED, batches.JUDGED)
@@ -49,7 +49,7 @@ def read_from_the_middle() -> dict[str, Any]:
 
 
 def read_ahead() -> list[dict[str, Any]]:
-    """What was read so far, and the batch that is taken then, three times."""
+    """Reading ahead three times: what is read so far, and the batch that is taken then."""
     pinned, told = _replica(), []
     ahead = _batches()
     for count in (1, 5, 5):
@@ -102,7 +102,7 @@ def read_by_stages() -> dict[str, Any]:
 
 
 def built_training_set() -> dict[str, Any]:
-    """What megatron-core's builder of data sets is given."""
+    """Arguments of megatron-core's builder of data sets."""
     given = {}
 
     def builder(kind: type, sizes: list[int], is_built_here: Any, config: SimpleNamespace) -> SimpleNamespace:

@@ -18,7 +18,7 @@ NO_BYTES = 1000  # free, when a disk is full
 
 
 def started(core: str, changes: dict[str, object]) -> list[list[object]]:
-    """What ``start_worker`` starts and how, where megatron-core is able to (as 0.19 is), or not."""
+    """Processes that ``start_worker`` starts, where megatron-core is able to (as 0.19 is), or not."""
     calls: list[list[object]] = []
 
     def results(mp_mode: str = "spawn") -> None:
@@ -140,14 +140,14 @@ _ARGUMENTS: dict[str, object] = {
 
 
 def completed(rank: int) -> list[Any]:
-    """What a rank writes when all shards of a save are there."""
+    """Files that a rank writes when all shards of a save are there."""
     calls: list[Any] = []
     _checkpoints(calls, rank=rank)._complete(4)
     return calls
 
 
 def aborted() -> list[Any]:
-    """What is done about saves when the rank has failed."""
+    """Calls about saves when the rank has failed."""
     calls: list[Any] = []
     _checkpoints(calls).abort()
     return calls
@@ -164,7 +164,7 @@ def chosen_and_loaded(changes: dict[str, object]) -> dict[str, Any]:
 
 
 def loaded_without_choice(held_iteration: int) -> dict[str, Any]:
-    """What is done to load iteration 6 where nothing was chosen, and the error."""
+    """Calls to load iteration 6 where nothing was chosen, and the error."""
     calls: list[Any] = []
     try:
         _checkpoints(calls, held_iteration=held_iteration).load(6)
@@ -189,7 +189,7 @@ def hooks_around_gathering(overlapped: bool) -> list[str]:
 
 
 def read_with_keys_left_over(missing: list[str], unexpected: list[str]) -> dict[str, Any] | str:
-    """What is read, or the error, where random states are not loaded and these keys are in one place only."""
+    """State that is read, or the error, where random states are not loaded and these keys are left over."""
     Checkpoints._sharded_state = lambda self, *, is_loading: {"is loading": is_loading}
     one = Checkpoints.__new__(Checkpoints)
     one.args = argparse.Namespace(load_rng=False)

@@ -1,4 +1,4 @@
-"""What a program finds of the process that it runs in."""
+"""Facts of the process that a program runs in."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spoil() -> None:
 
 
 def finds_torch_whole() -> list[float]:
-    """What torch makes."""
+    """Ones made by torch."""
     import torch
 
     return torch.ones(1).tolist()

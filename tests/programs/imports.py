@@ -73,7 +73,7 @@ def import_without_end() -> None:
 
 
 def imported_on_a_gpu(cuda_is_initialised: bool) -> list[Any]:
-    """What is loaded on a CUDA host, in order, and the error."""
+    """Libraries loaded on a CUDA host, in order, and the error."""
     calls: list[Any] = []
     nccl.put_in_front = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])
     cudnn.put_in_front = lambda: calls.append(["cudnn"])

@@ -117,7 +117,7 @@ def stories(folder: str) -> dict[str, Any]:
 
 
 def served() -> dict[str, Any]:
-    """What the loop gets on this machine instead of a GPU."""
+    """Substitutes that the loop gets on this machine for a GPU."""
     training, megatron_lm = _loop()
     initialised: list[dict[str, Any]] = []
     training.initialize_megatron = lambda **keywords: initialised.append(keywords)

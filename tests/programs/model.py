@@ -59,7 +59,7 @@ def _settings(arguments: argparse.Namespace, chunks: list[Any]) -> dict[str, Any
 
 
 def _reduced(arguments: argparse.Namespace, chunks: list[Any]) -> list[Any]:
-    """What is called, in its order, when the chunks are reduced from the last one to the first."""
+    """Calls, in their order, when the chunks are reduced from the last one to the first."""
     called: list[Any] = []
     for index, chunk in enumerate(chunks):
         chunk.start_grad_sync = lambda parameters, index=index: called.append(index)

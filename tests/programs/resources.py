@@ -55,7 +55,7 @@ def passes_after_uninstalling() -> bool:
 
 
 def leaking_steps() -> dict[str, Any]:
-    """What is taken after each of nine steps that leak 4 MiB each, and whether torch's random state moved."""
+    """Scalars after each of nine steps that leak 4 MiB each, and whether torch's random state moved."""
     torch.manual_seed(1)
     random_state = torch.get_rng_state()
     measured = _resources(lambda: _compute(0.01), lambda: (_compute(0.02), time.sleep(0.05)))

@@ -37,7 +37,7 @@ def sums_of_two_ranks(folder: str) -> list[dict[str, Any]]:
 
 
 def _sums(rank: int, address: str) -> dict[str, Any]:
-    """What is taken before anything was added, after two iterations, and after that; sizes of collectives."""
+    """Sums before anything was added, after two iterations, and after that; sizes of collectives."""
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     collectives, all_reduce = [], torch.distributed.all_reduce
     torch.distributed.all_reduce = lambda total: (collectives.append(total.numel()), all_reduce(total))
@@ -107,7 +107,7 @@ def mean_loss_of_two_replicas() -> float:
 
 
 def written_by_eight_ranks() -> list[Any]:
-    """What the ranks ask TensorBoard's writer for."""
+    """Calls of TensorBoard's writer by the ranks."""
     asked: list[Any] = []
 
     class Writer:

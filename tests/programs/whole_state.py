@@ -94,7 +94,7 @@ def _rank(
     weight: float = 1.0,
     tied: bool = False,
 ) -> Rank:
-    """What a rank of the one stage holds: the weight, and elements begin to end of the optimizer's state."""
+    """A rank of the one stage: the weight, and elements begin to end of the optimizer's state."""
     model = torch.nn.Module()
     model.decoder = torch.nn.Module()
     model.decoder.layers = torch.nn.ModuleList([])

@@ -1,4 +1,4 @@
-"""What a session on a CUDA host checks after it has installed; the libraries themselves are not needed."""
+"""Checks of a session on a CUDA host after installing; the libraries themselves are not needed."""
 
 from __future__ import annotations
 

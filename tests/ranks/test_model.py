@@ -22,7 +22,7 @@ BUILT = {
 
 @pytest.fixture(scope="module")
 def models() -> dict[tuple[str, int], dict]:
-    """What was built, by case and rank."""
+    """Models by case and rank."""
     return {
         (case, rank): answer_of("model.build", case, rank) for case, ranks in BUILT.items() for rank in ranks
     }

@@ -1,4 +1,4 @@
-"""What is done before the first step on GPUs."""
+"""Memory is reserved before the first step on GPUs."""
 
 from __future__ import annotations
 

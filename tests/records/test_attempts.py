@@ -1,4 +1,4 @@
-"""What is known of each attempt of a phase, from what its ranks left."""
+"""Facts of each attempt of a phase, from what its ranks leave."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ HERE = {"commit": "c" * 40, "environment": "lts", "platform": "cpu_x86_64", "cha
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Where it runs; a test may change it."""
+    """Conditions of the run; a test may change them."""
     found = dict(HERE)
     monkeypatch.setattr(history, "run_conditions", lambda options: dict(found))
     return found
@@ -65,7 +65,7 @@ def test_it_is_written_as_cases_end(tmp_path: Path) -> None:
 
 
 def test_whatever_did_not_pass_is_run_again(tmp_path: Path) -> None:
-    """A session that was killed leaves a case that says it is running."""
+    """A killed session leaves a case that says it is running."""
     record = recorded(tmp_path, "a", "b", "c", "d", "e")
     record.note("a", state=ENDED, exit_code=0)
     record.note("b", state=ENDED, exit_code=4)

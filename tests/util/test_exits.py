@@ -1,4 +1,4 @@
-"""How a task ends: its exit code, and with the session that started it."""
+"""A task ends with its exit code, and with the session that started it."""
 
 from __future__ import annotations
 
