@@ -14,12 +14,12 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import get_blend_from_list
 
 Batch = dict[str, torch.Tensor]
-EMBEDDED = ("tokens", "position_ids")  # what the first chunk of the pipeline takes of a batch
-JUDGED = ("labels", "loss_mask")  # what the last chunk takes
+EMBEDDED = ("tokens", "position_ids")  # used by the first chunk of the pipeline
+JUDGED = ("labels", "loss_mask")  # used by the last chunk
 
 
 class ByteTokenizer:
-    """What the dataset must know of the tokens: bytes 0 to 255 and one token that ends a document."""
+    """The tokens as the dataset needs them: bytes 0 to 255, and one token that ends a document."""
 
     def __init__(self, vocab_size: int) -> None:
         self.eod = vocab_size
@@ -79,7 +79,7 @@ class Batches(Iterator[Batch]):
         return self._ahead.popleft()
 
     def read_ahead(self, count: int) -> None:
-        """Read so many of the micro-batches that come next before they are asked for, or what is left."""
+        """Read the next ``count`` micro-batches ahead, or as many as are left."""
         position = self._position + len(self._ahead) * self._stride
         while len(self._ahead) < count and self._is_whole(position):
             batch = self._read(self._names, position)
@@ -95,9 +95,10 @@ class Batches(Iterator[Batch]):
         return {name: torch.stack([sample[name] for sample in samples]) for name in names}
 
     def next_digest(self) -> str:
-        """SHA-256 of the tokens of the batch that comes next, which is not consumed.
+        """SHA-256 of the next batch's tokens; the batch is not consumed.
 
-        Errors: ``StopIteration`` when there is none.
+        Raises:
+            StopIteration: there is no next batch.
         """
         if not self._is_whole(self._position):
             raise StopIteration

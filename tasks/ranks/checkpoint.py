@@ -87,14 +87,14 @@ def _give_access(worker: int) -> None:
 
 
 def _refuse_dead_worker(queue: AsyncCallsQueue, folder: str | None) -> None:
-    """A save handed to a worker that has ended, or that ended it, would be waited for without end."""
+    """Refuse to wait for a save whose worker has ended: it would never complete."""
     worker = mcore_compat.checkpoint_worker(queue)
     if worker is not None and not worker.is_alive():
         full = folder and os.path.isdir(folder) and disk_is_full(folder)
         why = f", {os.strerror(errno.ENOSPC)}: {folder}" if full else ""
         raise RuntimeError(
             f"the checkpoint worker of this rank ended before its work (exit code {worker.exitcode}{why});"
-            " what it said is above in this log"
+            " see its output above in this log"
         )
 
 
@@ -225,7 +225,10 @@ class Checkpoints:
     def finish_saves(self, *, blocking: bool) -> None:
         """Complete the saves whose files are written on every rank; all ranks call this together.
 
-        ``blocking``: wait for all of them. Errors: ``RuntimeError`` when this rank's worker has ended.
+        ``blocking``: wait for all of them.
+
+        Raises:
+            RuntimeError: this rank's worker has ended.
         """
         while True:
             _refuse_dead_worker(self._queue, self.args.save)
@@ -245,9 +248,10 @@ class Checkpoints:
         self._queue.close(abort=True)
 
     def choose(self) -> Choice:
-        """Which checkpoint to load: that of ``--ckpt-step``, or else the newest that is whole; checked.
+        """Choose and check the checkpoint to load: that of ``--ckpt-step``, else the newest complete one.
 
-        Errors: ``DamagedCheckpoint`` on all ranks.
+        Raises:
+            DamagedCheckpoint: on all ranks.
         """
         if not self.args.load:
             return Choice(iteration=None)
@@ -266,9 +270,11 @@ class Checkpoints:
     def load(self, iteration: int) -> int:
         """Load everything that ``iteration``'s checkpoint holds; returns the consumed samples.
 
-        A key that is missing in the checkpoint or that nobody asked for is an error (``raise_all``). With
-        ``--no-load-rng`` random states stay as they are: other ranks than those that saved have none there.
-        Errors: ``DamagedCheckpoint`` before anything is read that the manifest does not vouch for.
+        Missing and unexpected keys are errors (``raise_all``). With ``--no-load-rng`` random states stay as
+        they are: the checkpoint has none for ranks that did not save.
+
+        Raises:
+            DamagedCheckpoint: before any file is read that does not match the manifest.
         """
         if iteration != self._vouched_for:
             self._verify(iteration)

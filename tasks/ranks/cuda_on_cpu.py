@@ -255,8 +255,12 @@ def replacements() -> list[Replacement]:
 
 
 def install() -> None:
-    """Put every replacement in force. Errors: ``RuntimeError`` on a CUDA host, ``AttributeError`` for a name
-    that the installed torch does not have."""
+    """Install every replacement.
+
+    Raises:
+        RuntimeError: this is a CUDA host.
+        AttributeError: the installed torch lacks a name.
+    """
     if torch.cuda.is_available():
         raise RuntimeError("the CPU stand-in for CUDA must not be installed on a CUDA host")
     for package in _WITHOUT_CPU_KERNELS:

@@ -1,7 +1,7 @@
-"""What a rank's flight recorder (torch's record of its collectives) has, written when SIGUSR2 asks for it.
+"""Write a rank's flight recorder (torch's record of its collectives) on SIGUSR2.
 
-A thread answers: the main thread of a rank that hangs waits inside a collective, where no handler of Python's
-would run. Format of the entries: torch's ``FlightRecorder::dump_json``.
+A thread writes it: the main thread of a rank that hangs waits inside a collective, where no Python handler
+runs. Format of the entries: torch's ``FlightRecorder::dump_json``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch.distributed import distributed_c10d
+
+from tasks.util.files import replace_file
 
 _KEPT = ("collective_seq_id", "is_p2p", "process_group", "profiling_name", "retired")
 
@@ -31,9 +33,7 @@ def answer(path: Path) -> None:
 
 def _answer(asked: int, path: Path) -> None:
     while os.read(asked, 1):
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(record()))
-        os.replace(draft, path)
+        replace_file(path, json.dumps(record()))
 
 
 def record() -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Do torch, Transformer Engine, cuDNN and NCCL load and agree? Run after an installation on a CUDA host."""
+"""Check that torch, Transformer Engine, cuDNN and NCCL load and fit together, after installing on a CUDA
+host.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tasks.util.exits import CannotRun, exit_with
 def disagreements(
     torch_cuda: str, engine_packages: set[str], newer: tuple[int, int, int] | None
 ) -> list[str]:
-    """What does not fit together, a line each."""
+    """Conflicts between the libraries, a line each."""
     lines = []
     major = torch_cuda.split(".")[0]
     if f"transformer-engine-cu{major}" not in engine_packages:
@@ -24,9 +26,9 @@ def disagreements(
 
 
 def cudnn_problem(version: Callable[[], int | None]) -> str | None:
-    """Why torch refuses the cuDNN that is loaded, and what to do; None when it takes it.
+    """The reason why torch refuses the loaded cuDNN, with the remedy; None when it accepts it.
 
-    It takes one at least as new as that it was built with, and asks the one that the process has.
+    torch accepts a cuDNN at least as new as the one it was built with, and asks the one that is loaded.
     """
     try:
         version()

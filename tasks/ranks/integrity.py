@@ -21,7 +21,8 @@ from tasks.records.manifest import DamagedCheckpoint, Manifest, Origin
 def verify(folder: Path, iteration: int, expected: Origin) -> None:
     """Read every file of a checkpoint once; all ranks call this together, and fail together.
 
-    Errors: ``DamagedCheckpoint``, the same on every rank.
+    Raises:
+        DamagedCheckpoint: the same on every rank.
     """
     found = _from_first_rank(lambda: _check(folder, iteration, expected))
     if isinstance(found, tuple):
@@ -43,8 +44,10 @@ def verify(folder: Path, iteration: int, expected: Origin) -> None:
 def choose_newest(root: str | Path, expected: Origin) -> checkpoints.Choice:
     """The newest checkpoint that may be loaded; all ranks call this together.
 
-    Every rank goes by what the first one sees, so that none waits for a check that others do not make.
-    Errors: as ``checkpoints.choose``.
+    Every rank uses the first one's listing, so that none waits for a check that others do not make.
+
+    Raises:
+        DamagedCheckpoint: as in ``checkpoints.choose``.
     """
     listing = _from_first_rank(lambda: checkpoints.list_checkpoints(root))
     return checkpoints.choose(listing, lambda folder, iteration: verify(folder, iteration, expected))

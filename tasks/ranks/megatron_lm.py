@@ -1,8 +1,8 @@
 """Megatron-LM's own training loop in our ranks: a checkout's ``pretrain_gpt.py``, or the wheel's loop.
 
-Nothing of Megatron-LM is edited. Its loop is watched by wrapping four of its functions, for the progress
-board and for the digests of what was saved and loaded; on a machine that lacks what it expects, the calls are
-answered from here. What is needed and why: docs/megatron_lm.md.
+No file of Megatron-LM is edited. Four functions of its loop are wrapped, for the progress board and for the
+digests of the saved and loaded state. Calls that need hardware missing here are served by stand-ins
+(docs/megatron_lm.md).
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ _HELPERS = "megatron.core.datasets.helpers_cpp"
 
 
 def run(
-    words: Sequence[str],
+    argv: Sequence[str],
     *,
     evidence: Path,
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
     checkout: Path | None = None,
-    **_: Any,  # what only our own program knows: attempts, and what a checkpoint must be of
+    **_: Any,  # attempt and checkpoint identity, which only our own trainer uses
 ) -> None:
-    """Train as the command line ``words`` says, as one rank of an elastic agent's group.
+    """Train with Megatron-LM's command line ``argv``, as one rank of an elastic agent's group.
 
-    ``checkout``: whose ``pretrain_gpt.py`` is run; None runs the loop of the installed wheel.
-    Errors: whatever Megatron-LM raises; ``RuntimeError`` when it exits with a code that is not 0, or when it
-    lacks a function that is watched.
+    ``checkout``: its ``pretrain_gpt.py`` is run; None runs the loop of the installed wheel.
+
+    Raises:
+        RuntimeError: Megatron-LM exited with a code other than 0, or lacks a function that is watched.
+        Exception: anything that Megatron-LM raises.
     """
     serve_this_machine()
     Watch(evidence, board).install(training)
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")
     program = checkout / "pretrain_gpt.py" if checkout else Path(__file__).with_name("megatron_wheel.py")
-    sys.argv = [str(program), *words]
+    sys.argv = [str(program), *argv]
     try:
         runpy.run_path(str(program), run_name="__main__")
     except SystemExit as stop:  # how it ends at --exit-interval
@@ -138,7 +140,8 @@ class Watch:
     def install(self, module: Any) -> None:
         """Wrap the watched functions of ``megatron.training.training``.
 
-        Errors: ``RuntimeError`` that names those that this Megatron-LM lacks.
+        Raises:
+            RuntimeError: names the functions that this Megatron-LM lacks.
         """
         missing = [name for name in WATCHED if not callable(getattr(module, name, None))]
         if missing:

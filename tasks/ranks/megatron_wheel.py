@@ -1,7 +1,7 @@
-"""What Megatron-LM's ``pretrain_gpt.py`` does, for a wheel that carries the training loop but not that file.
+"""A ``pretrain_gpt.py`` for a wheel that carries Megatron-LM's training loop but not that file.
 
-Model, optimizer, data loaders, loop, logging and checkpoints are all the wheel's own; here is only what a
-user of ``megatron.training.pretrain`` has to bring: the datasets and one forward step.
+Model, optimizer, data loaders, loop, logging and checkpoints are the wheel's own. This file adds what a user
+of ``megatron.training.pretrain`` has to provide: the datasets and one forward step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH = ("tokens", "labels", "loss_mask", "position_ids")
 
 
 def token_loss(loss_mask: torch.Tensor, token_losses: torch.Tensor) -> tuple[Any, ...]:
-    """Loss sum, token count, and what Megatron-LM logs."""
+    """Loss sum, token count, and the values that Megatron-LM logs."""
     total, tokens, report = loss_sum(loss_mask, token_losses)
     return total, tokens, {"lm loss": report}
 

@@ -1,6 +1,6 @@
 """The training program that every rank runs: GPT on a pipeline with virtual stages, on megatron-core itself.
 
-``run`` is the whole story in order: groups, seeds, model, checkpoint, steps, end.
+``run`` shows the whole order: groups, seeds, model, checkpoint, steps, end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tasks.util.progress import ProgressBoard
 
 
 def run(
-    words: Sequence[str],
+    argv: Sequence[str],
     *,
     evidence: Path,
     rank_plugins: Sequence[Path] = (),
@@ -46,14 +46,14 @@ def run(
     origin: Origin = ANY_ORIGIN,
     expected: Origin = ANY_ORIGIN,
 ) -> None:
-    """Train as the Megatron command line ``words`` says, as one rank of an elastic agent's group.
+    """Train with Megatron's command line ``argv``, as one rank of an elastic agent's group.
 
     ``evidence``: folder for this rank's digests of the saved and the loaded state.
     ``rank_plugins``: Python files executed here before the model is built.
     ``attempt``: number of times that the ranks of this phase were started before.
     ``origin``: identity of the checkpoints saved here; ``expected``: required of a loaded one.
     """
-    args = parse_arguments(words, world_size=int(os.environ["WORLD_SIZE"]))
+    args = parse_arguments(argv, world_size=int(os.environ["WORLD_SIZE"]))
     args.rank = int(os.environ["RANK"])  # as Megatron does
     for plugin in rank_plugins:
         runpy.run_path(str(plugin), run_name="rank_plugin")

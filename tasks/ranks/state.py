@@ -1,11 +1,10 @@
-"""Digests of everything that a restart must bring back: the proof that it was resumed, not trained again."""
+"""Digests of all state that a restart must restore: the proof that it resumed and did not train again."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from tasks.ranks.batches import Batches
 from tasks.ranks.model import Chunks
 from tasks.records.state import StateDigests
+from tasks.util.files import replace_file
 
 
 def _digest_tensors(tensors: Iterable[torch.Tensor]) -> str:
@@ -93,7 +93,7 @@ def _digest_random_states() -> str:
 
 
 def _next_digest(iterator: Batches) -> str:
-    """Of the batch that comes next, if one does: data may hold no sample more than a run takes."""
+    """Digest of the next batch, if there is one: data may hold no more samples than a run takes."""
     try:
         return iterator.next_digest()
     except StopIteration:
@@ -121,7 +121,7 @@ def state_digests(
         master_weights=_digest_tensors(parameter for _, parameter in own),
         exp_avg=_digest_tensors(state["exp_avg"] for state in adam),
         exp_avg_sq=_digest_tensors(state["exp_avg_sq"] for state in adam),
-        optimizer_steps=_digest_json(steps) if steps else "",  # nobody counts: no proof
+        optimizer_steps=_digest_json(steps) if steps else "",  # no step count anywhere: no proof
         scheduler=_digest_json(scheduler.state_dict()),
         rng=_digest_random_states(),
         consumed_samples=str(consumed_samples),
@@ -133,7 +133,4 @@ def state_digests(
 def write_evidence(folder: Path, kind: str, iteration: int, args: argparse.Namespace, digests: dict) -> None:
     """Write ``<kind>_<iteration>_rank<N>.json`` (atomically, at once: a later kill cannot lose it)."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{kind}_{iteration:07d}_rank{args.rank}.json"
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(digests, indent=1))
-    os.replace(draft, path)
+    replace_file(folder / f"{kind}_{iteration:07d}_rank{args.rank}.json", json.dumps(digests, indent=1))

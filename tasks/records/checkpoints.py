@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks.records import manifest
 from tasks.records.manifest import ANY_ORIGIN, DamagedCheckpoint, Origin
 from tasks.util.exits import UsageError
+from tasks.util.files import replace_file
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FALLBACKS = "fallbacks.txt"  # in a phase's evidence: which checkpoints its ranks did not use, and why
@@ -59,7 +60,7 @@ def write_tracker(root: str | Path, iteration: int) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    manifest.replace_file(Path(root) / TRACKER, str(iteration))
+    replace_file(Path(root) / TRACKER, str(iteration))
 
 
 def list_checkpoints(root: str | Path) -> Listing:

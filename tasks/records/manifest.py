@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from tasks.machine.platforms import installed_version
 from tasks.util.exits import UsageError
+from tasks.util.files import replace_file
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -128,13 +128,6 @@ def complete(folder: Path, *, iteration: int, origin: Origin) -> Manifest:
     )
     replace_file(folder / FILE_NAME, _text(manifest))
     return manifest
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a small file so that it is never seen half-written. Errors: ``OSError``."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    os.replace(draft, path)
 
 
 def read(folder: Path) -> Manifest:

@@ -23,22 +23,32 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         UsageError: the file cannot be written here.
         CannotRun: the disk is full.
     """
-    content = text.encode() if isinstance(text, str) else text
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        replace_file(path, text, durable=True)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         kind = CannotRun if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
         raise kind(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def replace_file(path: Path, text: str | bytes, *, durable: bool = False) -> None:
+    """Write a file so that it is never seen half-written. ``durable``: also after a crash of the machine.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
 
 
 def file_sha256(path: Path) -> str:

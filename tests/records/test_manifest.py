@@ -14,6 +14,7 @@ import pytest
 
 from tasks.records import manifest
 from tasks.records.manifest import DamagedCheckpoint, Origin, Topology
+from tasks.util.files import replace_file
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate, write_rank
 
 DAMAGES = 200
@@ -212,7 +213,7 @@ def test_a_file_that_is_replaced_is_never_seen_half_written(
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        manifest.replace_file(path, "4")
+        replace_file(path, "4")
     assert path.read_text() == "2"
 
 
