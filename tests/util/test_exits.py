@@ -101,26 +101,28 @@ def test_a_killed_session_takes_its_task_along() -> None:
 
 
 SLOW = """
-import subprocess, sys
-run = subprocess.run
+import os, subprocess, sys
 
 
-def slow(command, **options):
-    assert options["env"]["CRASH_TEST_SESSION"] == str(__import__("os").getpid())
-    print("ready", flush=True)
-    return run([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+class Slow(subprocess.Popen):
+    def __init__(self, command, *arguments, **options):
+        if "tasks.train" in command:
+            assert options["env"]["CRASH_TEST_SESSION"] == str(os.getpid())
+            print("ready", flush=True)
+            command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        super().__init__(command, *arguments, **options)
 
 
 if "tasks." in " ".join(sys.orig_argv):
-    subprocess.run = slow
+    subprocess.Popen = Slow
 """
 
 
-@pytest.mark.parametrize("words", [["record", "gpt3_pp4", "--reason", "x"], ["faults", "memory_leak"]])
-def test_what_trains_several_times_takes_its_training_along(tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize("argv", [["record", "gpt3_pp4", "--reason", "x"], ["faults", "memory_leak"]])
+def test_what_trains_several_times_takes_its_training_along(tmp_path: Path, argv: list[str]) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW)
-    work_dir = ["--work-dir", str(tmp_path / "work")] if words[0] == "faults" else []
-    command = [sys.executable, "-m", f"tasks.{words[0]}", *words[1:], *work_dir]
+    work_dir = ["--work-dir", str(tmp_path / "work")] if argv[0] == "faults" else []
+    command = [sys.executable, "-m", f"tasks.{argv[0]}", *argv[1:], *work_dir]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "CRASH_TEST_DEVICE": "cpu", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdout=subprocess.PIPE, text=True) as task:
         assert "ready\n" in iter(task.stdout.readline, "")
