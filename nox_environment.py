@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import difflib
 import fcntl
 import functools
 import hashlib
@@ -20,6 +19,7 @@ import nox.virtualenv
 
 from tasks.machine import platforms
 from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
+from tasks.util.suggestions import did_you_mean
 
 REPOSITORY = Path(__file__).resolve().parent
 ENVIRONMENT = platforms.environment()
@@ -198,7 +198,6 @@ def unknown_session(argv: list[str], known: list[str]) -> str | None:
     parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])
     for name in parser.parse_known_args(argv)[0].session:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            return f"there is no session {name!r}.{hint} Sessions: {', '.join(known)}"
+            hint = did_you_mean(name, known, listed="Sessions", cutoff=0.4)
+            return f"there is no session {name!r}. {hint}"
     return None

@@ -18,11 +18,6 @@ from tasks.util.suggestions import did_you_mean
 CASE_FILE = "model_config.yaml"
 
 
-def list_cases(root: Path = REPOSITORY) -> list[str]:
-    """Names of the cases below ``root``, sorted."""
-    return case_names(root)
-
-
 def golden_case(name: str, root: Path = REPOSITORY) -> str:
     """The case whose golden cards hold for case ``name``.
 
@@ -211,7 +206,7 @@ def _find(name_or_path: str | Path, root: Path) -> Path:
     for candidate in candidates:
         if os.path.lexists(candidate):
             return candidate
-    raise UsageError(f"there is no case {text!r}. {did_you_mean(text, list_cases(root), listed='Cases')}")
+    raise UsageError(f"there is no case {text!r}. {did_you_mean(text, case_names(root), listed='Cases')}")
 
 
 def _chain(path: Path, root: Path) -> list[tuple[str, dict[str, object]]]:
@@ -240,7 +235,7 @@ def _golden_case(path: Path, content: Mapping[str, object], root: Path) -> str:
 
 
 def _existing_case(path: Path, key: str, name: object, root: Path) -> str:
-    known = list_cases(root)
+    known = case_names(root)
     if name not in known:
         raise UsageError(f"{path}: {key}: there is no case {name!r}. {did_you_mean(str(name), known)}")
     return str(name)

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tasks.cases import names
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
 from tasks.suite import listing
 from tasks.util.exits import UsageError
-from tasks.util.files import REPOSITORY
 
 TODAY = datetime.date(2026, 11, 24)
 
@@ -21,10 +20,6 @@ def case(root: Path, name: str, text: str) -> str:
     path.parent.mkdir(parents=True)
     path.write_text(text)
     return name
-
-
-def test_names_are_the_cases() -> None:
-    assert names.case_names() == list_cases(REPOSITORY)
 
 
 def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -> None:
