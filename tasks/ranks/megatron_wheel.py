@@ -20,7 +20,7 @@ from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_
 from megatron.training.arguments import parse_and_validate_args
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
-from tasks.ranks.pretrain import loss_sum
+from tasks.ranks.forward import loss_sum
 
 BATCH = ("tokens", "labels", "loss_mask", "position_ids")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import os
 import runpy
 import time
@@ -27,6 +26,7 @@ from megatron.core.utils import check_param_hashes_across_dp_replicas
 from tasks.cases import metrics
 from tasks.cases.flags import parse_arguments
 from tasks.ranks import batches, checkpoint, model, scalars, state
+from tasks.ranks.forward import forward_step
 from tasks.ranks.measurements import StepMeasurements
 from tasks.ranks.warm_up import reserve_memory, warm_up
 from tasks.ranks.whole_state import whole_state_digests
@@ -106,31 +106,6 @@ def _start_groups(args: argparse.Namespace, attempt: int) -> None:
     if on_gpus:
         warm_up(args)
         model.seed_everything(args)
-
-
-def loss_sum(loss_mask: torch.Tensor, token_losses: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The return values that megatron's schedule expects: loss sum, token count, and both as a pair."""
-    mask = loss_mask.view(-1).float()
-    total = torch.sum(token_losses.float().view(-1) * mask)
-    tokens = mask.sum()
-    report = torch.stack([total.detach(), tokens.detach()])
-    return total, tokens.to(torch.int), report
-
-
-def forward_step(iterator: batches.Batches | None, chunk: Any) -> tuple[torch.Tensor, Any]:
-    """One micro-batch through one chunk of the model; chunks inside the pipeline need no data."""
-    batch: dict[str, torch.Tensor | None] = {}
-    if iterator is not None:
-        device = torch.cuda.current_device()
-        batch = {name: values.to(device, non_blocking=True) for name, values in next(iterator).items()}
-    output = chunk(
-        batch.get("tokens"),
-        batch.get("position_ids"),
-        None,
-        labels=batch.get("labels"),
-        loss_mask=batch.get("loss_mask"),
-    )
-    return output, functools.partial(loss_sum, batch.get("loss_mask"))
 
 
 def build_trainer(
