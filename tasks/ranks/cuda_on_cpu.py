@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from tasks.machine.host_memory import peak_resident_bytes, resident_bytes
 
 _CPU = torch.device("cpu")
 # Megatron prefers them wherever they are installed, as on a GPU host that is told to use its CPU.
@@ -131,30 +132,6 @@ def _not_compiled(_: Any) -> Any:
         return model if model is not None else (lambda function: function)
 
     return compile
-
-
-def _resident_pages() -> tuple[int, int]:
-    """Resident pages of this process: all of them, and those of files (/proc/self/statm)."""
-    with open("/proc/self/statm") as statm:
-        _, resident, of_files = statm.read().split()[:3]
-    return int(resident), int(of_files)
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now, in bytes, without pages of files.
-
-    How many pages of the libraries' files are mapped depends on what else is in the page cache: after a fresh
-    installation 64 MB more than a day later, for the same program.
-    """
-    resident, of_files = _resident_pages()
-    return (resident - of_files) * resource.getpagesize()
-
-
-def peak_resident_bytes() -> int:
-    """The most resident memory this process has had, in bytes, without the pages of files that it has now."""
-    _, of_files = _resident_pages()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - of_files * resource.getpagesize()
-    return max(most, resident_bytes())  # getrusage may lag a little behind
 
 
 def _nested_memory_stats(*_: Any, **__: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch.nn.functional
 from megatron.core.pipeline_parallel import schedules
 
 from tasks.cases import metrics
-from tasks.ranks.cuda_on_cpu import resident_bytes
+from tasks.machine.host_memory import resident_bytes
 from tasks.ranks.device import EventPool, allocated_bytes
 
 # Steps: on a GPU the piece delays the step after it, and events around every pass cost 1 to 3 % of a step.

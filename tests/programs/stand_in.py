@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tasks.machine import host_memory
 from tasks.ranks import cuda_on_cpu
 
 
@@ -69,15 +70,15 @@ def staged_before_a_change() -> list[float]:
 
 def resident_growth_bytes() -> dict[str, int]:
     """Growth by 64 MiB of pages of a file, then of its own, and the peak when these are given back."""
-    before = cuda_on_cpu.resident_bytes()
+    before = host_memory.resident_bytes()
     with tempfile.TemporaryFile() as file:
         file.write(bytes(2**26))
         file.flush()
         mapped = mmap.mmap(file.fileno(), 2**26, prot=mmap.PROT_READ)
         sum(mapped[index] for index in range(0, 2**26, 4096))
-        with_file = cuda_on_cpu.resident_bytes()
+        with_file = host_memory.resident_bytes()
         own = torch.ones(2**24)
-        with_own = cuda_on_cpu.resident_bytes()
+        with_own = host_memory.resident_bytes()
         del own
-        above = cuda_on_cpu.peak_resident_bytes() - cuda_on_cpu.resident_bytes()
+        above = host_memory.peak_resident_bytes() - host_memory.resident_bytes()
     return {"file": with_file - before, "own": with_own - with_file, "peak above": above}
