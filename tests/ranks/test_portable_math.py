@@ -63,6 +63,7 @@ def test_edges_and_kinds_are_those_of_torch(portable) -> None:
     assert portable["shape"] == [2, 3, 1]
 
 
+@pytest.mark.training
 def test_training_does_not_depend_on_the_path_of_mkl(trained: Path, tmp_path: Path) -> None:
     case = tmp_path / "another_path" / "model_config.yaml"
     case.parent.mkdir()
