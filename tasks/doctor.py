@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Prospect:
-    """Whether a case runs here on a platform; ``lacks`` is empty when it does."""
+    """A case on a platform; ``lacks`` is empty when it can run here."""
 
     case: str
     platform: str
@@ -127,7 +127,7 @@ def _cpu_candidate(facts: Facts) -> tuple[str, Platform | None, tuple[str, ...]]
 
 
 def gpu_lacks(facts: Facts, platform: Platform) -> tuple[str, ...]:
-    """What keeps the GPUs of this machine from running a case."""
+    """Reasons why the GPUs of this machine cannot run a case."""
     lacks = [obstacle] if (obstacle := platforms.gpu_obstacle(facts.gpus, facts.environment)) else []
     if not facts.packages.get(ENGINE):
         lacks.append(f"{ENGINE} (not installed)")
@@ -145,7 +145,7 @@ def gpu_lacks(facts: Facts, platform: Platform) -> tuple[str, ...]:
 
 
 def common_lacks(facts: Facts) -> tuple[str, ...]:
-    """What every platform needs."""
+    """Requirements of every platform that this machine does not meet."""
     lacks = [f"{name} (not installed)" for name in NEEDED_PACKAGES if not facts.packages.get(name)]
     if facts.free_disk_bytes < FREE_DISK_BYTES:
         lacks.append(f"free disk: {_gib(facts.free_disk_bytes)} of {_gib(FREE_DISK_BYTES)}")
@@ -155,7 +155,7 @@ def common_lacks(facts: Facts) -> tuple[str, ...]:
 
 
 def case_lacks(case: str, platform: Platform | None, root: Path) -> tuple[str, ...]:
-    """What the case itself needs: a file without errors, and the data set that it names."""
+    """Requirements of the case itself that are not met: a file without errors, and its data set."""
     if platform is None:
         return ()
     try:
@@ -250,7 +250,7 @@ def _gib(size_bytes: int) -> str:
 
 
 def _refused() -> str:
-    """Why nothing would run here for what CRASH_TEST_DEVICE asks for; empty: something would."""
+    """The reason why nothing can run on the device that CRASH_TEST_DEVICE demands; empty: something can."""
     try:
         platforms.detect()
     except TaskError as error:

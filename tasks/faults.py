@@ -58,7 +58,7 @@ class Fault:
         return (ast.get_docstring(self._program()) or self.name).splitlines()[0]
 
     def obstacle(self, device: str, replicas: int) -> str | None:
-        """Why it would break nothing here, by what its plugin says in ``NEEDS``; None: it does."""
+        """The reason, from the plugin's ``NEEDS``, why the fault has no effect here; None: it has one."""
         assigned = [node for node in self._program().body if isinstance(node, ast.Assign)]
         needs = [node.value.value for node in assigned if ast.unparse(node.targets[0]) == "NEEDS"]
         if "replicas" in needs and replicas == 1:
@@ -73,8 +73,8 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was found. ``caught_by``: comparison and metric of the failing row that shows it first.
-    ``error``: why there was nothing to compare.
+    """The result of one injected fault. ``caught_by``: comparison and metric of the failing row that shows it
+    first. ``error``: the reason why there was nothing to compare.
     """
 
     fault: Fault
@@ -106,9 +106,10 @@ def known_faults(folder: Path = FAULTS) -> list[Fault]:
 
 
 def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
-    """Those of ``names`` (all, without any), each kind led by its control.
+    """The faults with these names (all, without any), each kind led by its control.
 
-    Errors: ``UsageError`` listing the known ones for a name that is none.
+    Raises:
+        UsageError: an unknown name; the message lists the known ones.
     """
     unknown = sorted(set(names) - {fault.name for fault in known})
     if unknown:
@@ -123,7 +124,11 @@ def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
 
 
 def check_reference(run_dir: Path, case: str) -> None:
-    """Errors: ``UsageError`` for what is no whole training of the case, with a checkpoint to restart."""
+    """Refuse a reference run that is not a whole training of the case, with a checkpoint to restart from.
+
+    Raises:
+        UsageError: the run does not qualify.
+    """
     for name in ("case.json", "phase1.json", "actual_phase1.json", "checkpoints", "data_cache"):
         if not (run_dir / name).exists():
             raise UsageError(f"--reference {run_dir}: is no finished training, it has no {name}")
@@ -136,9 +141,10 @@ def check_reference(run_dir: Path, case: str) -> None:
 
 
 def fitting(faults: Sequence[Fault], device: str, replicas: int) -> list[Fault]:
-    """Those that break something on this platform; of the others it is said why not.
+    """The faults that have an effect on this platform; for the others the reason is printed.
 
-    Errors: ``CannotRun`` when none is left, controls not counted.
+    Raises:
+        CannotRun: none is left, controls not counted.
     """
     kept = []
     for fault in faults:
@@ -162,7 +168,8 @@ class Runner:
     def reference(self) -> Path:
         """A clean run beyond its checkpoint; made once.
 
-        Errors: ``TaskError`` when it cannot be trained.
+        Raises:
+            TaskError: it cannot be trained.
         """
         if self._reference is None:
             self._reference = self.work_dir / "reference"
@@ -171,9 +178,10 @@ class Runner:
         return self._reference
 
     def try_out(self, fault: Fault) -> Result:
-        """Train or restart with the fault, compare.
+        """Train or restart with the fault, and compare.
 
-        Errors: ``TaskError`` when a phase did not end well; whether by the fault, the message may tell.
+        Raises:
+            TaskError: a phase failed, because of the fault or for another reason.
         """
         begin = time.monotonic()
         run_dir = self.work_dir / fault.name
@@ -218,7 +226,7 @@ class Runner:
         return [row for row in rows if not row["passed"]]
 
     def _card_serves(self, run_dir: Path) -> bool:
-        """Whether there is a card of this processor: one of another does not judge times."""
+        """True when there is a card of this processor: a card of another one does not judge times."""
         facts = json.loads((run_dir / "case.json").read_text())
         try:
             card = card_store.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])

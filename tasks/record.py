@@ -31,8 +31,9 @@ RUNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How a metric moves from the old card to the new one. Relative differences are parts of the old value;
-    ``mean`` and ``largest`` are None where a side has no common step."""
+    """Change of a metric from the old card to the new one. Relative differences are parts of the old value;
+    ``mean`` and ``largest`` are None where a side has no common step.
+    """
 
     metric: str
     steps: int
@@ -156,7 +157,7 @@ def card_of(runs: list[Run]) -> Card:
 
 
 def provenance_of(runs: list[Run], reason: str) -> dict[str, object]:
-    """Where the card comes from, for its side file."""
+    """Provenance of the card, for its side file."""
     run = runs[0]
     now = datetime.datetime.now(datetime.timezone.utc)
     return {

@@ -51,7 +51,7 @@ def basis(
 
 
 def _excuse(found: list[FieldChange]) -> str:
-    """Why small differences are to be expected, or an empty text."""
+    """The reason to expect small differences, or an empty text."""
     if any(change.configuration for change in found):
         return ""
     return ", ".join(str(change) for change in found if change.software_or_hardware)

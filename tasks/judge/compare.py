@@ -94,8 +94,8 @@ def relative_difference(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 
 def ulp_distance(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """How many float32 numbers lie between, int64 (n,): 0 for equal ones, 1 for neighbours. -0 and +0 are one
-    number.
+    """Number of float32 values between each pair, int64 (n,): 0 for equal ones, 1 for neighbours. -0 and +0
+    are one value.
     """
     return np.abs(_ordinal(golden) - _ordinal(actual))
 

@@ -176,7 +176,7 @@ def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
 
 
 def _not_logged(first: Card, second: Card, last: int) -> str:
-    """What the killed attempt must have logged up to ``last``, its last step, and has not."""
+    """Values that the killed attempt should have logged up to ``last``, its last step, and did not."""
     for name, again in second.metrics.items():
         died = SUMS_EVERY if metric_named(name).summed else 1
         logged = first.metrics[name].steps if name in first.metrics else ()

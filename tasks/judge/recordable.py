@@ -1,4 +1,4 @@
-"""Which runs may become a golden card: those that agree, of the case as it is, whose restart was exact."""
+"""Runs that may become a golden card: identical ones, of the case as it is now, with an exact restart."""
 
 from __future__ import annotations
 

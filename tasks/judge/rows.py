@@ -15,7 +15,7 @@ CHECK_EXACT, CHECK_APPROXIMATE, CHECK_EQUAL, CHECK_SHOWN = "exact", "approximate
 
 @enum.unique
 class Reason(enum.Enum):
-    """Why a row has its verdict; the value is the sentence for it, with the names of a row's ``details``."""
+    """The reason for a row's verdict; the value is its sentence, with names of the row's ``details``."""
 
     DIFFERS = ""  # by more than the tolerance, where there is one; the numbers of the row say it all
     LESS = "less than the golden card: record a new card to keep it"

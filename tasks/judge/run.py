@@ -36,8 +36,8 @@ STRICT, MEGATRON = "strict", "megatron"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to judge. ``steps``: first and last step to compare, None for all. ``checks``: of the megatron
-    policy.
+    """Options of a comparison. ``steps``: first and last step to compare, None for all. ``checks``: of the
+    megatron policy.
     """
 
     policy: str = STRICT

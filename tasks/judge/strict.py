@@ -226,7 +226,7 @@ def _outside(row: Row, differences: Differences, rule: Tolerance) -> Row:
 
 
 def stays_at_0(metric: Metric) -> bool:
-    """Whether a metric that grows has values beyond the warm-up, and none above 0."""
+    """True for a metric that should grow, has values beyond the warm-up, and none above 0."""
     grown = metric.values[WARM_UP_STEPS:]
     return grown.size > 0 and not (grown > 0).any()
 

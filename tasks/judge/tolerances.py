@@ -14,12 +14,12 @@ _SHARED_GPUS = ("gpu1_", "gpu2_")
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What two sides of a comparison have in common.
+    """The basis on which two sides are compared.
 
     Attributes:
-        check: of deterministic metrics, exact or approximate; ``reason``: why it is that one.
+        check: of deterministic metrics, exact or approximate; ``reason``: the cause.
         same_processor: both ran on the same kind of processor.
-        only_the_model: why only values of model and schedule are judged, where that is so.
+        only_the_model: the reason to judge only values of model and schedule, where that is so.
         restarted: the actual side was restarted on its way.
     """
 

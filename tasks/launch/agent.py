@@ -41,7 +41,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What is to be launched. ``steps``: first and last iteration, for the progress display."""
+    """A phase to launch. ``steps``: first and last iteration, for the progress display."""
 
     words: tuple[str, ...]  # Megatron's command line
     directory: Path
@@ -62,7 +62,7 @@ class Phase:
 
     @property
     def surroundings(self) -> ImportSettings:
-        """What its ranks find imported."""
+        """Import settings of its ranks."""
         return ImportSettings(
             device=self.device,
             ranks_per_gpu=self.ranks_per_gpu,
@@ -78,7 +78,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseResult:
-    """How a launched phase went."""
+    """Result of a launched phase."""
 
     kills: tuple[Killed, ...]
     start_s: float  # from here to the first rank's first note: imports and forks
@@ -86,11 +86,12 @@ class PhaseResult:
 
 
 def launch(phase: Phase) -> PhaseResult:
-    """Run all ranks of ``phase`` to their end.
+    """Run all ranks of ``phase`` to their end. No process is left behind, whatever happens.
 
-    Errors: ``TrainingFailed`` naming the rank that failed first, its error and its log, or
-    ``InfrastructureFailure`` where its surroundings are to blame; ``Hang`` with every rank's stack when none
-    made progress. No process is left behind, whatever happens.
+    Raises:
+        TrainingFailed: names the rank that failed first, its error and its log.
+        InfrastructureFailure: the same, where the infrastructure is to blame.
+        Hang: no rank made progress; the message has every rank's stack.
     """
     begin = time.monotonic()
     os.environ.update(phase.env_vars)

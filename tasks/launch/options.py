@@ -26,7 +26,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """How a case is trained, and by which program."""
+    """Options of the training, and of the trainer under test."""
     parser.add_argument(
         "--set",
         metavar="FLAG=VALUE",

@@ -27,7 +27,8 @@ from tasks.util.files import read_json_object, write_atomically
 def resume_iteration(case: Case) -> int:
     """The checkpoint that phase 2 restarts from: the last one before the end.
 
-    Errors: ``UsageError`` when the case saves none.
+    Raises:
+        UsageError: the case saves none.
     """
     interval = int(case.model_args.get("--save-interval") or 0)
     last = case.last_iteration()
@@ -40,7 +41,7 @@ def resume_iteration(case: Case) -> int:
 
 
 def origin_of(setup: Setup) -> Origin:
-    """What a checkpoint of this case on this machine is of. Megatron-LM's own program writes no manifest."""
+    """Identity of this case's checkpoints on this machine. Megatron-LM's own loop writes no manifest."""
     if not setup.trainer.own:
         return ANY_ORIGIN
     args = setup.case.arguments
@@ -60,12 +61,14 @@ def run_phase(
     load_iteration: int | None = None,
     expected: Origin | None = None,
 ) -> None:
-    """Launch phase ``number`` together with the other nodes and write its record and its values beside it.
+    """Launch phase ``number`` together with the other nodes, and write its record and its values.
 
-    ``expected``: what a checkpoint must be of to be loaded, None in a field to waive that check; by default a
-    checkpoint of this very case and topology.
+    ``expected``: required identity of a loaded checkpoint, None in a field to waive that check; by default
+    this very case and topology.
 
-    Errors: those of ``launch``; ``TrainingFailed`` when a rank left no evidence or steps are missing.
+    Raises:
+        TaskError: as in ``launch``.
+        TrainingFailed: a rank left no evidence, or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
     words = phase_words(setup, number, load_iteration)
@@ -171,7 +174,7 @@ def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, st
 
 
 def _forget_results(run_dir: Path, number: int) -> None:
-    """What is judged must be of the phase that is launched now, also when that fails."""
+    """Remove results of an earlier launch: a judged result must be of this one, also when it fails."""
     for later in range(number, 3):
         for pattern in (f"phase{later}.json", f"actual_phase{later}*.json", "report.*"):
             for path in run_dir.glob(pattern):
@@ -189,7 +192,11 @@ def _refuse_early_end(setup: Setup, step: int, directory: Path) -> None:
 
 
 def check_same_run(setup: Setup) -> None:
-    """Errors: ``UsageError`` when the run directory was made with another case, other data or elsewhere."""
+    """Refuse to continue a run of something else.
+
+    Raises:
+        UsageError: the run directory was made with another case, other data or on another platform.
+    """
     case_file = setup.run_dir / "case.json"
     trained, here = read_json_object(case_file).get("fingerprint"), setup.fingerprint
     if not isinstance(trained, dict):
@@ -208,7 +215,7 @@ def check_same_run(setup: Setup) -> None:
 
 
 def fallbacks(folder: Path) -> list[str]:
-    """Which checkpoints the ranks did not use, and why, as they said it when they resumed."""
+    """Lines that the ranks wrote about checkpoints that they did not use when they resumed."""
     paths = sorted(folder.glob(f"attempt*/{FALLBACKS}"))
     return [line for path in paths for line in path.read_text().splitlines()]
 

@@ -1,4 +1,4 @@
-"""What a phase is to run, from its command line: read and checked before a rank starts."""
+"""The setup of a phase, from its command line: read and checked before a rank starts."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ class Setup:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What the result of this run depends on."""
+        """Facts that the result of this run depends on."""
         facts = fingerprint(self.case, self.data.sha256, platform=self.platform)
         among = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
         return facts | self.trainer.facts() | among
 
     def restarted(self) -> Setup:
-        """The setup of the restart, which the case may give other flags and fewer ranks.
+        """The setup of the restart, which may have other flags and fewer ranks.
 
-        Errors: ``UsageError`` for flags that do not fit; ``CannotRun`` when it does not fit on the GPUs.
+        Raises:
+            UsageError: flags that do not fit together.
+            CannotRun: it does not fit on the GPUs.
         """
         restart, platform = self.case.restart, self.platform
         if restart and restart.ranks:
@@ -113,7 +115,8 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
 def read_case(options: argparse.Namespace, platform: platforms.Platform, tested: TrainerUnderTest) -> Case:
     """The case of the command line: one of ours, or a file of Megatron-LM's.
 
-    Errors: ``UsageError`` as those of the readers; for a case of Megatron-LM all flags that only it knows.
+    Raises:
+        UsageError: as in the readers; for a case of Megatron-LM, all flags that only its own loop knows.
     """
     if (options.case is None) == (options.case_file is None):
         raise UsageError("give one case: the name of a folder of test_cases/, or --case-file PATH")
@@ -163,7 +166,8 @@ def data_parallel_size(name: str, platform: platforms.Platform) -> int:
 def find_data(case: Case, data_path: Path | None) -> corpus.Built:
     """The dataset to train on: the user's, the case's own text, or the one its flags name.
 
-    Errors: ``CannotRun`` when the case's data set is not on this machine.
+    Raises:
+        CannotRun: the case's data set is not on this machine.
     """
     if data_path is not None:
         return corpus.existing(data_path)
@@ -182,7 +186,8 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
 def named_data(case: Case) -> Path:
     """The prefix of the data set that the case's flags name.
 
-    Errors: ``UsageError`` when they name none, or several.
+    Raises:
+        UsageError: they name none, or several.
     """
     named = case.model_args.get("--data-path")
     if not isinstance(named, str):
@@ -194,7 +199,11 @@ def named_data(case: Case) -> Path:
 
 
 def _check_text(data: corpus.Built, split: str) -> None:
-    """Errors: ``UsageError`` when there is nothing to train on."""
+    """Refuse a data set whose training split is empty.
+
+    Raises:
+        UsageError: there is nothing to train on.
+    """
     if data.tokens and training_sequences(split, data.sequences):
         return
     if data.sha256 != "mock-data":
@@ -205,7 +214,11 @@ def _check_text(data: corpus.Built, split: str) -> None:
 
 
 def check_space(run_dir: Path) -> None:
-    """Errors: ``CannotRun`` when the disk of ``run_dir`` is nearly full, or cannot be written."""
+    """Refuse a disk without space for the run.
+
+    Raises:
+        CannotRun: the disk of ``run_dir`` is nearly full, or cannot be written.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(run_dir).free

@@ -1,7 +1,7 @@
-"""Which training program the ranks run: ours, Megatron-LM's own from the installed wheel, or a checkout's.
+"""The trainer under test: ours, Megatron-LM's own loop from the installed wheel, or a checkout's.
 
-Whatever is changed of Megatron-LM's behaviour is changed from outside, in the ranks: no file of a checkout is
-written, and its bytecode is kept elsewhere.
+Changes to Megatron-LM's behaviour are made from outside, in the ranks: no file of a checkout is written, and
+its bytecode is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TrainerUnderTest:
         return [word for flag_and_value in flags.items() for word in flag_and_value]
 
     def _has(self, text: str, files: tuple[str, ...]) -> bool:
-        """Whether one of these files of its ``megatron`` package holds the text; nothing is imported."""
+        """True when one of these files of its ``megatron`` package holds the text; nothing is imported."""
         folder = self.checkout / "megatron" if self.checkout else _wheel_folder()
         return any(text in (folder / file).read_text() for file in files if (folder / file).is_file())
 
@@ -118,7 +118,7 @@ class TrainerUnderTest:
         os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)
 
     def program(self) -> Callable[..., None]:
-        """What a rank runs. Imports it, and with it torch and megatron."""
+        """The program that a rank runs; imports it, and with it torch and megatron."""
         if self.own:
             from tasks.ranks import pretrain
 

@@ -121,7 +121,7 @@ def origin(path: Path) -> tuple[Mapping[str, object], str | None]:
 
 
 def any_full(card: Card) -> bool:
-    """Whether values of a card are kept as they were measured."""
+    """True when values of a card are kept as measured, not rounded."""
     return any(metric.full_precision for metric in card.metrics.values())
 
 

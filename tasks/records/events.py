@@ -44,10 +44,11 @@ def read_events(tensorboard_dir: Path) -> Card:
 
 
 def read_attempts(tensorboard_dir: Path) -> dict[int, Card]:
-    """What each attempt of a phase logged, also what a later one superseded. An attempt that logged nothing
-    is left out. The name of a file ends with its attempt; one without is of attempt 0.
+    """Values logged by each attempt of a phase, also those that a later one superseded. An attempt that
+    logged nothing is skipped. The name of a file ends with its attempt; one without is of attempt 0.
 
-    Raises: what ``read_events`` does.
+    Raises:
+        TaskError: as in ``read_events``.
     """
     files: dict[int, list[Path]] = {}
     for path in _event_files(tensorboard_dir):
@@ -107,7 +108,7 @@ def _card_of(files: list[Path]) -> Card:
 
 
 class _Scalars:
-    """What was logged, as it is read: of each tag and step the last value."""
+    """Logged values while they are read: the last one of each tag and step."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[int, float]] = {}
@@ -122,7 +123,11 @@ class _Scalars:
         self._logged = {place for place in self._logged if place[-1] < first}
 
     def take(self, path: Path, tag: str, step: int, value: float) -> None:
-        """Errors: ``TrainingFailed`` for a metric that the same attempt logged at this step before."""
+        """Note a value.
+
+        Raises:
+            TrainingFailed: the same attempt logged this metric at this step before.
+        """
         attempt = _ATTEMPT.search(path.name)
         # Other programs name no attempt: each file may be one. Not all that they log is a metric.
         place = (attempt[0] if attempt else path.name, tag, step)

@@ -1,4 +1,4 @@
-"""What a result depends on: recorded with every run and every card, and compared."""
+"""The fingerprint: facts that a result depends on, recorded with every run and card, and compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FINGERPRINT_PACKAGES = (
 
 
 def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = None) -> dict[str, str]:
-    """What a result depends on, for a run and for its golden card."""
+    """Facts that a result depends on, for a run and for its golden card."""
     platform = platform or detect()
     facts = {
         "environment": environment(),
@@ -111,8 +111,8 @@ def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[
 def between_phases(
     first: Mapping[str, object], second: Mapping[str, object], *, other_layout: bool = True
 ) -> list[FieldChange]:
-    """What a phase must have in common with the run that it is of, and has not. ``other_layout``: the restart
-    may have other flags and ranks.
+    """Facts that a phase must share with its run, and does not. ``other_layout``: the restart may have other
+    flags and ranks.
     """
     return [
         change

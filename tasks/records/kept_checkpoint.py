@@ -36,7 +36,7 @@ class SourceRun:
 
 
 def folder_of(case: Case, root: Path = REPOSITORY) -> Path:
-    """Where the checkpoint of a case of this type lies: the root of ``iter_<N>/``."""
+    """The folder of the checkpoint of a case of this type: the root of ``iter_<N>/``."""
     return root / str(case.checkpoint)
 
 
@@ -85,7 +85,7 @@ def take_along(folder: Path, run_dir: Path) -> None:
 
 
 def read_source_run(run_dir: Path) -> SourceRun | None:
-    """What a run brought along of its checkpoint's origin; None when it did not go on from one.
+    """The run that made the kept checkpoint that this run started from; None without one.
 
     Raises:
         UsageError: a malformed file.

@@ -1,10 +1,9 @@
-"""What a checkpoint consists of: size and SHA-256 of each of its files, written last, checked before loading.
+"""The manifest of a checkpoint: size and SHA-256 of each file, written last, checked before loading.
 
-``manifest.json`` in the folder of a checkpoint is the sign that it is complete: each rank notes what it has
-written, and when all have, rank 0 puts it together and renames it into place. A folder without one is what
-an interrupted save leaves. Nothing is flushed to the disk for it: what a power cut loses does not match.
-
-The manifest guards against damage and mix-up, not against someone who writes another one.
+``manifest.json`` marks a checkpoint as complete: each rank notes the files it has written, and when all have,
+rank 0 merges the notes and renames the manifest into place. A folder without one is left by an interrupted
+save. Nothing is flushed to the disk for it: files lost in a power cut do not match. The manifest guards
+against damage and mix-up, not against someone who writes another one.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class DamagedCheckpoint(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """How many ranks a checkpoint was saved by, and how they shared the model."""
+    """The number of ranks that saved a checkpoint, and their layout."""
 
     pipeline_stages: int
     virtual_stages: int
@@ -56,7 +55,7 @@ class Topology:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a checkpoint is of. As an expectation, None is a check that the caller waives.
+    """Identity of a checkpoint. As an expectation, None waives a check.
 
     ``case``: digest of the case (``Case.digest``).
     """
@@ -87,7 +86,11 @@ class Manifest:
 
 
 def describe(path: Path) -> File:
-    """Size and SHA-256 of a file. Errors: ``OSError``."""
+    """Size and SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     digest, size_bytes = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -111,9 +114,11 @@ def write_and_note(
 
 
 def complete(folder: Path, *, iteration: int, origin: Origin) -> Manifest:
-    """Write the manifest of a checkpoint that all ranks have written. For rank 0 alone.
+    """Write the manifest of a checkpoint that all ranks have written. For rank 0 alone. Files that no rank
+    noted (megatron-core's own few) are read here.
 
-    Files that no rank noted (megatron-core's own few) are read here. Errors: ``OSError``.
+    Raises:
+        OSError: a file cannot be read or written.
     """
     noted: dict[str, File] = {}
     for note in sorted(folder.glob(_NOTE.format(rank="*"))):
@@ -133,7 +138,8 @@ def complete(folder: Path, *, iteration: int, origin: Origin) -> Manifest:
 def read(folder: Path) -> Manifest:
     """Read the manifest of a checkpoint.
 
-    Errors: ``DamagedCheckpoint`` when there is none, or when a byte of it is not what was written.
+    Raises:
+        DamagedCheckpoint: there is none, or it is not as it was written.
     """
     path = folder / FILE_NAME
     try:
@@ -153,9 +159,10 @@ def read(folder: Path) -> Manifest:
 
 
 def check(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Manifest:
-    """All that can be checked without reading the files: origin, names, sizes.
+    """Check everything that needs no reading of the files: identity, names, sizes.
 
-    Errors: ``DamagedCheckpoint``.
+    Raises:
+        DamagedCheckpoint: something does not match.
     """
     if not folder.is_dir():
         raise DamagedCheckpoint(f"{folder}: there is no such checkpoint")
@@ -172,14 +179,18 @@ def check(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Man
 
 
 def verify(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Manifest:
-    """Check everything, the content of all files included. Errors: ``DamagedCheckpoint``."""
+    """Check everything, the content of all files included.
+
+    Raises:
+        DamagedCheckpoint: something does not match.
+    """
     manifest = check(folder, iteration=iteration, expected=expected)
     refuse_changed(folder, [name for name in manifest.files if not is_unchanged(folder, manifest, name)])
     return manifest
 
 
 def is_unchanged(folder: Path, manifest: Manifest, name: str) -> bool:
-    """Whether a file's content is that which was saved."""
+    """True when a file's content is as it was saved."""
     try:
         return describe(folder / name) == manifest.files[name]
     except OSError:
@@ -187,7 +198,11 @@ def is_unchanged(folder: Path, manifest: Manifest, name: str) -> bool:
 
 
 def refuse_changed(folder: Path, names: Iterable[str]) -> None:
-    """Errors: ``DamagedCheckpoint`` that names the files, when there are any."""
+    """Refuse a checkpoint with changed files.
+
+    Raises:
+        DamagedCheckpoint: names the files, when there are any.
+    """
     changed = list(names)
     if changed:
         raise DamagedCheckpoint(

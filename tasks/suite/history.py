@@ -23,15 +23,15 @@ CHANGES = ("set", "rank_plugin", "data_path", "megatron_lm", "trainer", "baselin
 
 
 def path_for(options: argparse.Namespace) -> Path:
-    """Where a regress with these options keeps its record."""
+    """The path of the record of a regress with these options."""
     return (options.run_dir or RUNS) / FILE
 
 
 def read(path: Path) -> list[dict]:
-    """What the newest regress noted of each case.
+    """Rows of the newest regress, one a case.
 
     Raises:
-        UsageError: there is no record, or it is none.
+        UsageError: there is no record, or it cannot be read.
     """
     if not path.is_file():
         raise UsageError(
@@ -133,7 +133,7 @@ class Record:
         return self._outcomes[case]
 
     def close(self) -> None:
-        """What still runs was interrupted."""
+        """Mark cases that still run as interrupted."""
         for outcome in self.outcomes:
             if outcome.state == RUNNING:
                 self._outcomes[outcome.case] = dataclasses.replace(outcome, state=INTERRUPTED)

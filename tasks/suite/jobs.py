@@ -72,7 +72,7 @@ class Job:
         return True
 
     def show_output(self) -> None:
-        """What was kept, now that the case has ended."""
+        """Print the kept output, after the case has ended."""
         if self.quiet:
             with (self.run_dir / OUTPUT_FILE).open(errors="replace") as file:
                 shutil.copyfileobj(file, sys.stdout)

@@ -65,7 +65,7 @@ class CaseResult:
     quarantine: Quarantine | None = None
 
     def quarantined(self, today: datetime.date) -> bool:
-        """Whether how it ended does not count today."""
+        """True when its failure does not count today."""
         return (
             self.quarantine is not None
             and self.quarantine.holds(today)
@@ -74,7 +74,7 @@ class CaseResult:
         )
 
     def failed(self, today: datetime.date) -> bool:
-        """Whether it ended with a failure that counts."""
+        """True when it ended with a failure that counts."""
         return self.state == ENDED and self.exit_code != PASSED and not self.quarantined(today)
 
     def verdict(self, today: datetime.date) -> str:
