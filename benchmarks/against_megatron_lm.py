@@ -94,7 +94,7 @@ def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
         env["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)  # no file of the checkout is written
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={setup.platform.world_size}", str(RANK_PROGRAM), str(checkout)]
-        command += phase.phase_words(setup, 1, None)
+        command += phase.phase_argv(setup, 1, None)
     run_dir.mkdir()
     begin = time.time()
     run_to_end(command, env, run_dir / "benchmark.log")

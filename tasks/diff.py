@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.machine import nodes
+from tasks.machine.nodes import OPTIONS, add_options, read_nodes
 from tasks.util.exits import PASSED, UsageError, exit_with
 
 if TYPE_CHECKING:
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "markdown", "junit", "html")
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Compare, print, write the reports of a run.
 
     Raises:
         UsageError: bad input; of a run's golden card only after the rest of the comparison was printed.
     """
-    arguments = _parser().parse_args(words)
+    arguments = _parser().parse_args(argv)
     _refuse_half_a_pair(arguments)
-    among = nodes.read(arguments)
-    if arguments.run_dir and among.several:
+    nodes = read_nodes(arguments)
+    if arguments.run_dir and nodes.several:
         from tasks.launch.node_barrier import FINAL_TASK, run_on_all_nodes
 
         def compare_on_node_0(barrier: NodeBarrier) -> int:
             return _compare(arguments) if barrier.first else PASSED
 
-        code = run_on_all_nodes(among, arguments.run_dir, FINAL_TASK, compare_on_node_0)
-        if not among.first:
+        code = run_on_all_nodes(nodes, arguments.run_dir, FINAL_TASK, compare_on_node_0)
+        if not nodes.first:
             print(f"node 0 judged the run and prints the table: exit code {code}")
         return code
     return _compare(arguments)
@@ -112,7 +112,7 @@ def _refuse_half_a_pair(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{arguments.case}: two cards are compared as they are; give CASE with --run-dir")
     if not arguments.run_dir and same_file(arguments.golden, arguments.actual):
         raise UsageError(f"{arguments.golden}: given twice; a card equals itself, that shows nothing")
-    if not arguments.run_dir and any(vars(arguments)[name] is not None for name in nodes.OPTIONS):
+    if not arguments.run_dir and any(vars(arguments)[name] is not None for name in OPTIONS):
         raise UsageError(
             "--nnodes and what belongs to it: two cards are compared on one machine; leave it out"
         )
@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="of what is printed (default: table)"
     )
-    nodes.add_options(parser)
+    add_options(parser)
     return parser
 
 

@@ -15,7 +15,7 @@ from tasks.util.exits import PASSED, UsageError, exit_with
 from tasks.util.files import read_json_object
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Keep a checkpoint.
 
     Raises:
@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
         "--from-run", type=Path, metavar="DIR", required=True, help="what tasks.train --from-start wrote"
     )
     parser.add_argument("--reason", metavar="TEXT", required=True, help="why; it is kept with the checkpoint")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     content = read_json_object(arguments.from_run / "case.json")
     case = load_case(arguments.case, platform_name=str(content.get("platform")))
     if case.test_type != TYPE or content.get("case_name") != case.name:

@@ -82,12 +82,12 @@ def card_problems(path: Path) -> list[str]:
     return [f"{path}: {fault}" for fault in found]
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.lint_cards", description="Check all golden cards.")
     parser.add_argument(
         "root", nargs="?", type=Path, default=REPOSITORY, help="the repository (default: this one)"
     )
-    root = parser.parse_args(words).root
+    root = parser.parse_args(argv).root
     if not (root / "goldens").is_dir():
         raise UsageError(f"{root}: has no goldens folder")
     found = problems(root)

@@ -14,7 +14,7 @@ from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
 from tasks.launch.options import add_phase_arguments
 from tasks.launch.setup import check_space, prepare
-from tasks.machine import nodes
+from tasks.machine.nodes import read_nodes, refuse_alone_only
 from tasks.records import checkpoints
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
@@ -26,13 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_phase_arguments(parser)
     options = parser.parse_args(argv)
-    among = nodes.read(options)
-    nodes.refuse_alone_only(among, retries=options.retries > 0)
+    nodes = read_nodes(options)
+    refuse_alone_only(nodes, retries=options.retries > 0)
     if options.retries > 0:
         return retries.supervise(
             "resume", argv or sys.argv[1:], run_dir=options.run_dir, phase=2, retries=options.retries
         )
-    return run_on_all_nodes(among, options.run_dir, "resume", functools.partial(_resume, options))
+    return run_on_all_nodes(nodes, options.run_dir, "resume", functools.partial(_resume, options))
 
 
 def _resume(options: argparse.Namespace, barrier: NodeBarrier) -> int:
@@ -49,7 +49,7 @@ def _resume(options: argparse.Namespace, barrier: NodeBarrier) -> int:
         return PASSED
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
-    saved = phase.origin_of(setup)  # what phase 1 saved, whatever the restart changes
+    saved = phase.identity_of(setup)  # what phase 1 saved, whatever the restart changes
     if setup.trainer.own:
         checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     else:

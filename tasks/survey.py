@@ -216,14 +216,14 @@ def _count(args: Mapping[str, object], flag: str, default: int = 1) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print one line a case file, or JSON, and how many are of each class."""
     parser = argparse.ArgumentParser(prog="python -m tasks.survey", description=__doc__.split("\n")[0])
     parser.add_argument(
         "path", metavar="PATH", type=Path, help="a checkout of Megatron-LM, or a folder of cases"
     )
     parser.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     machine = this_machine()
     findings = [classify(path, machine) for path in case_files(options.path)]
     counts = Counter(finding.kind for finding in findings)

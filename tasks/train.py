@@ -16,7 +16,7 @@ from tasks.launch import phase, retries
 from tasks.launch.node_barrier import NodeBarrier, run_on_all_nodes
 from tasks.launch.options import add_phase_arguments
 from tasks.launch.setup import check_space, prepare
-from tasks.machine import nodes
+from tasks.machine.nodes import read_nodes, refuse_alone_only
 from tasks.records import kept_checkpoint
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 from tasks.util.files import REPOSITORY
@@ -41,17 +41,17 @@ def main(argv: list[str] | None = None) -> int:
         " counts it as a restart",
     )
     options = parser.parse_args(argv)
-    among = nodes.read(options)
-    nodes.refuse_alone_only(among, retries=options.retries > 0, go_on=options.go_on)
+    nodes = read_nodes(options)
+    refuse_alone_only(nodes, retries=options.retries > 0, go_on=options.go_on)
     if options.go_on and options.retries > 0:
         raise UsageError("--continue and --retries: what a try left is moved aside; give one of them")
-    if among.first:
+    if nodes.first:
         _check_run_dir(options.run_dir, go_on=options.go_on)
     if options.retries > 0:
         return retries.supervise(
             "train", argv or sys.argv[1:], run_dir=options.run_dir, phase=1, retries=options.retries
         )
-    return run_on_all_nodes(among, options.run_dir, "train", functools.partial(_train, options))
+    return run_on_all_nodes(nodes, options.run_dir, "train", functools.partial(_train, options))
 
 
 def _train(options: argparse.Namespace, barrier: NodeBarrier) -> int:

@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 from tasks.records import checkpoints, manifest
-from tasks.records.manifest import Origin, Topology
+from tasks.records.manifest import CheckpointIdentity, Topology
 
-ORIGIN = Origin(case="c0ffee", topology=Topology(pipeline_stages=4, virtual_stages=3, replicas=2))
+ORIGIN = CheckpointIdentity(case="c0ffee", topology=Topology(pipeline_stages=4, virtual_stages=3, replicas=2))
 
 
 def write_rank(folder: Path, rank: int) -> None:
@@ -18,7 +18,9 @@ def write_rank(folder: Path, rank: int) -> None:
         (folder / f"__{rank}_{thread}.distcp").write_bytes(content.randbytes(1000 + 100 * rank + thread))
 
 
-def save(root: Path, iteration: int, *, ranks: int = 8, origin: Origin = ORIGIN, to_end: bool = True) -> Path:
+def save(
+    root: Path, iteration: int, *, ranks: int = 8, origin: CheckpointIdentity = ORIGIN, to_end: bool = True
+) -> Path:
     """Save a checkpoint; not ``to_end``: killed when all ranks have written, before the manifest is."""
     folder = checkpoints.iteration_folder(root, iteration)
     folder.mkdir(parents=True)

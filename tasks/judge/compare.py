@@ -30,14 +30,14 @@ class Differences:
         """Position of the first step that differs."""
         return None if self.equal.all() else int(np.argmin(self.equal))
 
-    def worst(self, among: np.ndarray | None = None) -> int | None:
+    def worst(self, mask: np.ndarray | None = None) -> int | None:
         """Position of the largest relative difference, by absolute difference among those without bound.
 
-        ``among``: bool (n,), the steps to look at (default: all of them).
+        ``mask``: bool (n,), the steps to consider (default: all of them).
         """
         if self.equal.all():
             return None
-        relative = self.relative if among is None else np.where(among, self.relative, -1.0)
+        relative = self.relative if mask is None else np.where(mask, self.relative, -1.0)
         unbounded = np.isinf(relative)
         if not unbounded.any():
             return int(np.argmax(relative))
@@ -45,11 +45,11 @@ class Differences:
         lost = ~(np.isfinite(self.actual.values) & np.isfinite(self.golden.values))
         return int(np.argmax(np.where(unbounded, np.where(lost, np.inf, distance), -1.0)))
 
-    def shown(self, among: np.ndarray | None = None) -> dict[str, object]:
-        """The fields of a row that describe the differences; the worst one is that of the steps ``among``."""
+    def shown(self, mask: np.ndarray | None = None) -> dict[str, object]:
+        """The fields of a row that describe the differences; the worst one is taken from ``mask``."""
         if not self.steps.size:
             return {}
-        first, worst = self.first(), self.worst(among)
+        first, worst = self.first(), self.worst(mask)
         place = self.steps.size - 1 if worst is None else worst
         golden, actual = self.golden.shown(place), self.actual.shown(place)
         numbers = isinstance(golden, float) and isinstance(actual, float)

@@ -221,7 +221,7 @@ def _outside(row: Row, differences: Differences, rule: Tolerance) -> Row:
     if not outside.any():
         return row
     unmeasured = row.reason in (Reason.NOT_MEASURED, Reason.STAYS_AT_0)
-    shown = {} if unmeasured else differences.shown(among=outside)
+    shown = {} if unmeasured else differences.shown(mask=outside)
     return dataclasses.replace(row, **{**shown, "first_step": int(differences.steps[outside][0])})
 
 

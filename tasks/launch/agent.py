@@ -30,7 +30,7 @@ from tasks.machine import nodes as nodes_module
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.records import attempts
 from tasks.records.checkpoints import list_checkpoints
-from tasks.records.manifest import ANY_ORIGIN, Origin
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.exits import Hang
 from tasks.util.processes import end_with_parent
 from tasks.util.progress import ProgressBoard
@@ -43,7 +43,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Phase:
     """A phase to launch. ``steps``: first and last iteration, for the progress display."""
 
-    words: tuple[str, ...]  # Megatron's command line
+    argv: tuple[str, ...]  # Megatron's command line
     directory: Path
     world_size: int  # ranks on all nodes
     device: str  # "cpu" or "cuda"
@@ -51,8 +51,8 @@ class Phase:
     steps: tuple[int, int]
     env_vars: dict[str, str] = field(default_factory=dict)
     rank_plugins: tuple[Path, ...] = ()
-    origin: Origin = ANY_ORIGIN  # what its checkpoints are of
-    expected: Origin = ANY_ORIGIN  # what a checkpoint that it loads must be of
+    identity: CheckpointIdentity = ANY_IDENTITY  # of the checkpoints that it saves
+    expected: CheckpointIdentity = ANY_IDENTITY  # of a checkpoint that it loads
     hang_timeout_s: float | None = None
     max_restarts: int = 0
     trainer: TrainerUnderTest = OURS
@@ -61,7 +61,7 @@ class Phase:
     nodes: Nodes = ALONE
 
     @property
-    def surroundings(self) -> ImportSettings:
+    def import_settings(self) -> ImportSettings:
         """Import settings of its ranks."""
         return ImportSettings(
             device=self.device,
@@ -99,7 +99,7 @@ def launch(phase: Phase) -> PhaseResult:
         os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
     with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
-        preload(phase.surroundings)
+        preload(phase.import_settings)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
         dog = Watchdog(
@@ -203,12 +203,12 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     try:
         with _no_exit_is_success():
             run(
-                phase.words,
+                phase.argv,
                 evidence=attempts.evidence_folder(phase.directory, attempt),
                 rank_plugins=phase.rank_plugins,
                 board=board,
                 attempt=attempt,
-                origin=phase.origin,
+                identity=phase.identity,
                 expected=phase.expected,
             )
     except BaseException as error:

@@ -80,7 +80,7 @@ def _compile_elsewhere(wanted: ImportSettings) -> None:
             os._exit(HANG)  # it has said where
         return
     end_with_parent(parent=parent)
-    with contextlib.suppress(BaseException):  # told by the process that needs what is imported
+    with contextlib.suppress(BaseException):  # reported by the process that needs the imports
         _import_in_time(wanted)
     os._exit(0)
 

@@ -19,7 +19,7 @@ from tasks.records import attempts, fingerprint
 from tasks.records.card_store import write_card
 from tasks.records.checkpoints import FALLBACKS
 from tasks.records.events import read_attempts, read_events
-from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity, Topology
 from tasks.util.exits import TrainingFailed, UsageError
 from tasks.util.files import read_json_object, write_atomically
 
@@ -40,17 +40,17 @@ def resume_iteration(case: Case) -> int:
     return iteration
 
 
-def origin_of(setup: Setup) -> Origin:
+def identity_of(setup: Setup) -> CheckpointIdentity:
     """Identity of this case's checkpoints on this machine. Megatron-LM's own loop writes no manifest."""
     if not setup.trainer.own:
-        return ANY_ORIGIN
+        return ANY_IDENTITY
     args = setup.case.arguments
     topology = Topology(
         pipeline_stages=args.pipeline_model_parallel_size,
         virtual_stages=args.virtual_pipeline_model_parallel_size or 1,
         replicas=args.data_parallel_size,
     )
-    return Origin(case=setup.case.digest, topology=topology)
+    return CheckpointIdentity(case=setup.case.digest, topology=topology)
 
 
 def run_phase(
@@ -59,7 +59,7 @@ def run_phase(
     barrier: NodeBarrier,
     *,
     load_iteration: int | None = None,
-    expected: Origin | None = None,
+    expected: CheckpointIdentity | None = None,
 ) -> None:
     """Launch phase ``number`` together with the other nodes, and write its record and its values.
 
@@ -71,9 +71,9 @@ def run_phase(
         TrainingFailed: a rank left no evidence, or steps are missing.
     """
     directory = setup.run_dir / f"phase{number}"
-    words = phase_words(setup, number, load_iteration)
+    argv = phase_argv(setup, number, load_iteration)
     steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
-    origin = origin_of(setup)
+    identity = identity_of(setup)
     facts = setup.fingerprint  # now: a commit may follow while it trains
     if barrier.first:
         _forget_results(setup.run_dir, number)
@@ -86,7 +86,7 @@ def run_phase(
     )
     outcome = launch(
         Phase(
-            words=tuple(words),
+            argv=tuple(argv),
             directory=directory,
             world_size=setup.platform.world_size,
             device=setup.platform.device,
@@ -94,8 +94,8 @@ def run_phase(
             steps=steps,
             env_vars=setup.platform.variables(setup.case.env_vars),
             rank_plugins=setup.rank_plugins,
-            origin=origin,
-            expected=expected or origin,
+            identity=identity,
+            expected=expected or identity,
             hang_timeout_s=setup.hang_timeout_s,
             max_restarts=setup.max_restarts,
             trainer=setup.trainer,
@@ -110,7 +110,7 @@ def run_phase(
         collect(setup, number, outcome, facts)
 
 
-def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
+def phase_argv(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
     """Megatron's command line of a phase."""
     directory = setup.run_dir / f"phase{number}"
     checkpoints = setup.run_dir / "checkpoints"
@@ -127,10 +127,10 @@ def phase_words(setup: Setup, number: int, load_iteration: int | None) -> list[s
             "DATA_CACHE_PATH": str(setup.run_dir / "data_cache"),
         }
     )
-    words = case.argv() + setup.trainer.words_from_outside(case.model_args, setup.platform.device)
+    argv = case.argv() + setup.trainer.extra_flags(case.model_args, setup.platform.device)
     if load_iteration is not None:
-        words += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
-    return words
+        argv += ["--ckpt-step", str(load_iteration), "--exit-on-missing-checkpoint"]
+    return argv
 
 
 def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, str]) -> None:
@@ -209,8 +209,8 @@ def check_same_run(setup: Setup) -> None:
             )
     if trained.get("megatron-lm") != here.get("megatron-lm"):
         raise UsageError(f"{case_file}: phase 1 was trained by another program; restart it with the same one")
-    if parted := fingerprint.between_phases(trained, here):
-        changed = ", ".join(map(str, parted))
+    if changed_facts := fingerprint.between_phases(trained, here):
+        changed = ", ".join(map(str, changed_facts))
         raise UsageError(f"{case_file}: phase 1 was trained elsewhere ({changed}): train again here")
 
 

@@ -26,16 +26,16 @@ def all_exit_codes(
     from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 
     codes: dict[int, int] = {}
-    told: list[Any] = []  # torch closes an attempt that failed twice
+    reported: list[Any] = []  # torch closes an attempt that failed twice
     close, poll = MultiprocessContext._close, MultiprocessContext._poll
 
     def note_and_close(context: Any, *args: Any, **keywords: Any) -> None:
         codes.clear()
         codes.update({first_rank + rank: code for rank, code in _ended_by_themselves(context).items()})
         close(context, *args, **keywords)
-        if codes and context not in told:
-            told.append(context)
-            if len(told) <= restarts:
+        if codes and context not in reported:
+            reported.append(context)
+            if len(reported) <= restarts:
                 before_restart()
 
     def poll_and_look(context: Any) -> Any:

@@ -26,13 +26,13 @@ from tasks.util.processes import end_with_parent
 _CLOCK_S = 0.1  # by which the clock of a file system lags
 
 
-def supervise(task: str, words: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
-    """Run ``python -m tasks.<task>`` with ``words`` until it succeeds or the training itself fails, with at
+def supervise(task: str, argv: Sequence[str], *, run_dir: Path, phase: int, retries: int) -> int:
+    """Run ``python -m tasks.<task>`` with ``argv`` until it succeeds or the training itself fails, with at
     most ``retries`` retries. Returns its exit code; a task that was killed counts as failed training.
     """
     for attempt in range(1, retries + 2):
         begun = time.time()
-        code = _run([sys.executable, "-m", f"tasks.{task}", *words, "--retries", "0"])
+        code = _run([sys.executable, "-m", f"tasks.{task}", *argv, "--retries", "0"])
         kind, message = _why(run_dir / f"phase{phase}", code, begun)
         if kind is None:  # it succeeded, or the training itself failed
             break

@@ -16,7 +16,8 @@ from tasks.cases.flags import unknown_flags
 from tasks.cases.loader import load_case, load_upstream_case, parse_settings
 from tasks.launch import trainer
 from tasks.launch.trainer import OURS, TrainerUnderTest
-from tasks.machine import gpu_memory, nodes, platforms
+from tasks.machine import gpu_memory, platforms
+from tasks.machine.nodes import ALONE, Nodes, spread
 from tasks.records.fingerprint import fingerprint
 from tasks.util.exits import CannotRun, UsageError
 
@@ -34,7 +35,7 @@ class Setup:
     rank_plugins: tuple[Path, ...]
     hang_timeout_s: float | None
     max_restarts: int
-    nodes: nodes.Nodes
+    nodes: Nodes
     load_from: Path | None = None  # a checkpoint that this run did not make
     trainer: TrainerUnderTest = OURS
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
@@ -43,8 +44,8 @@ class Setup:
     def fingerprint(self) -> dict[str, str]:
         """Facts that the result of this run depends on."""
         facts = fingerprint(self.case, self.data.sha256, platform=self.platform)
-        among = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
-        return facts | self.trainer.facts() | among
+        several = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
+        return facts | self.trainer.facts() | several
 
     def restarted(self) -> Setup:
         """The setup of the restart, which may have other flags and fewer ranks.
@@ -69,7 +70,7 @@ class Setup:
         return dataclasses.replace(self, case=case, platform=platform)
 
 
-def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Setup:
+def prepare(options: argparse.Namespace, nodes: Nodes = ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts."""
     for plugin in options.rank_plugin:
         if not plugin.is_file():
@@ -80,9 +81,9 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
     if options.hang_timeout is not None and not options.hang_timeout > 0:
         raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
     tested = trainer.choose(options)
-    platform = nodes.spread(platforms.detect(), among)
+    platform = spread(platforms.detect(), nodes)
     case = read_case(options, platform, tested)
-    if among.several and case.kills:
+    if nodes.several and case.kills:
         raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
     if not tested.own and case.kills:
         raise UsageError(
@@ -108,7 +109,7 @@ def prepare(options: argparse.Namespace, among: nodes.Nodes = nodes.ALONE) -> Se
         max_restarts=len(case.kills) if options.max_restarts is None else options.max_restarts,
         trainer=tested,
         goldens=case.path.parent.resolve() if options.case_file is not None else None,
-        nodes=among,
+        nodes=nodes,
     )
 
 

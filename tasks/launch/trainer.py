@@ -66,7 +66,7 @@ class TrainerUnderTest:
         known = {name: metric for name, metric in actual.metrics.items() if name in METRICS}
         return replace(actual, metrics=known)
 
-    def words_from_outside(self, model_args: Mapping[str, object], device: str) -> list[str]:
+    def extra_flags(self, model_args: Mapping[str, object], device: str) -> list[str]:
         """Flags that the machine or our text makes necessary, to be put behind those of the case."""
         if self.own:
             return []

@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(options: argparse.Namespace, variables: Mapping[str, str] | None = None) -> Nodes:
+def read_nodes(options: argparse.Namespace, variables: Mapping[str, str] | None = None) -> Nodes:
     """The nodes that the options name, else those of the Slurm step that this runs in.
 
     Raises:

@@ -37,7 +37,7 @@ from tasks.ranks.model import Chunks
 from tasks.ranks.state import inner_optimizers, random_states, restore_random_states
 from tasks.records import manifest
 from tasks.records.checkpoints import Choice, iteration_folder, write_tracker
-from tasks.records.manifest import ANY_ORIGIN, Origin
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.files import disk_is_full
 
 RANDOM_STATES = "rng_state"
@@ -108,8 +108,8 @@ class Checkpoints:
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
         *,
-        identity: Origin = ANY_ORIGIN,
-        expected: Origin = ANY_ORIGIN,
+        identity: CheckpointIdentity = ANY_IDENTITY,
+        expected: CheckpointIdentity = ANY_IDENTITY,
     ) -> None:
         """``identity``: written into the checkpoints saved here; ``expected``: required of a loaded one."""
         self.args = args

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from tasks.records import checkpoints, manifest
-from tasks.records.manifest import DamagedCheckpoint, Manifest, Origin
+from tasks.records.manifest import CheckpointIdentity, DamagedCheckpoint, Manifest
 
 
-def verify(folder: Path, iteration: int, expected: Origin) -> None:
+def verify(folder: Path, iteration: int, expected: CheckpointIdentity) -> None:
     """Read every file of a checkpoint once; all ranks call this together, and fail together.
 
     Raises:
@@ -41,7 +41,7 @@ def verify(folder: Path, iteration: int, expected: Origin) -> None:
     )
 
 
-def choose_newest(root: str | Path, expected: Origin) -> checkpoints.Choice:
+def choose_newest(root: str | Path, expected: CheckpointIdentity) -> checkpoints.Choice:
     """The newest checkpoint that may be loaded; all ranks call this together.
 
     Every rank uses the first one's listing, so that none waits for a check that others do not make.
@@ -67,7 +67,7 @@ def weights_only() -> Iterator[None]:
         del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
-def _check(folder: Path, iteration: int, expected: Origin) -> Manifest | tuple[str, str]:
+def _check(folder: Path, iteration: int, expected: CheckpointIdentity) -> Manifest | tuple[str, str]:
     try:
         return manifest.check(folder, iteration=iteration, expected=expected)
     except DamagedCheckpoint as error:

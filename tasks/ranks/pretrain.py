@@ -31,7 +31,7 @@ from tasks.ranks.measurements import StepMeasurements
 from tasks.ranks.warm_up import reserve_memory, warm_up
 from tasks.ranks.whole_state import whole_state_digests
 from tasks.records.checkpoints import FALLBACKS
-from tasks.records.manifest import ANY_ORIGIN, Origin
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.exits import UsageError
 from tasks.util.progress import ProgressBoard
 
@@ -43,15 +43,15 @@ def run(
     rank_plugins: Sequence[Path] = (),
     board: ProgressBoard | None = None,
     attempt: int = 0,
-    origin: Origin = ANY_ORIGIN,
-    expected: Origin = ANY_ORIGIN,
+    identity: CheckpointIdentity = ANY_IDENTITY,
+    expected: CheckpointIdentity = ANY_IDENTITY,
 ) -> None:
     """Train with Megatron's command line ``argv``, as one rank of an elastic agent's group.
 
     ``evidence``: folder for this rank's digests of the saved and the loaded state.
     ``rank_plugins``: Python files executed here before the model is built.
     ``attempt``: number of times that the ranks of this phase were started before.
-    ``origin``: identity of the checkpoints saved here; ``expected``: required of a loaded one.
+    ``identity``: of the checkpoints saved here; ``expected``: required of a loaded one.
     """
     args = parse_arguments(argv, world_size=int(os.environ["WORLD_SIZE"]))
     args.rank = int(os.environ["RANK"])  # as Megatron does
@@ -59,7 +59,7 @@ def run(
         runpy.run_path(str(plugin), run_name="rank_plugin")
     begin = time.monotonic()
     _start_groups(args, attempt)
-    trainer = build_trainer(args, evidence, board, attempt=attempt, identity=origin, expected=expected)
+    trainer = build_trainer(args, evidence, board, attempt=attempt, identity=identity, expected=expected)
     trainer.seconds["build"] = time.monotonic() - begin
     try:
         trainer.load()
@@ -114,8 +114,8 @@ def build_trainer(
     board: ProgressBoard | None,
     *,
     attempt: int,
-    identity: Origin,
-    expected: Origin,
+    identity: CheckpointIdentity,
+    expected: CheckpointIdentity,
 ) -> Trainer:
     """This rank's model, optimizer, scheduler and checkpoints, as a ``Trainer``."""
     note_progress(board, args.rank, 0, "starting")

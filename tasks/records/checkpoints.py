@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.records import manifest
-from tasks.records.manifest import ANY_ORIGIN, DamagedCheckpoint, Origin
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity, DamagedCheckpoint
 from tasks.util.exits import UsageError
 from tasks.util.files import replace_file
 
@@ -90,7 +90,7 @@ def _read_tracker(root: Path) -> tuple[int | None, str]:
     return int(text), ""
 
 
-def check(root: str | Path, iteration: int, expected: Origin = ANY_ORIGIN) -> None:
+def check(root: str | Path, iteration: int, expected: CheckpointIdentity = ANY_IDENTITY) -> None:
     """Check a checkpoint and its tracker as far as possible before a rank starts.
 
     Raises:
@@ -120,7 +120,7 @@ def check_of_megatron_lm(root: str | Path, iteration: int) -> None:
         raise UsageError(f"{folder}: is no complete checkpoint (no .metadata); run tasks.train again")
 
 
-def newest_complete(root: str | Path, expected: Origin = ANY_ORIGIN) -> Choice:
+def newest_complete(root: str | Path, expected: CheckpointIdentity = ANY_IDENTITY) -> Choice:
     """The newest checkpoint that may be loaded; this process checks every byte of it.
 
     Raises:

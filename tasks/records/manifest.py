@@ -54,7 +54,7 @@ class Topology:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class CheckpointIdentity:
     """Identity of a checkpoint. As an expectation, None waives a check.
 
     ``case``: digest of the case (``Case.digest``).
@@ -64,7 +64,7 @@ class Origin:
     topology: Topology | None
 
 
-ANY_ORIGIN = Origin(case=None, topology=None)
+ANY_IDENTITY = CheckpointIdentity(case=None, topology=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Manifest:
     """The content of a manifest. ``files`` has names relative to the checkpoint's folder as keys."""
 
     iteration: int
-    origin: Origin
+    origin: CheckpointIdentity
     versions: Mapping[str, str | None]
     files: Mapping[str, File]
 
@@ -113,7 +113,7 @@ def write_and_note(
     return result
 
 
-def complete(folder: Path, *, iteration: int, origin: Origin) -> Manifest:
+def complete(folder: Path, *, iteration: int, origin: CheckpointIdentity) -> Manifest:
     """Write the manifest of a checkpoint that all ranks have written. For rank 0 alone. Files that no rank
     noted (megatron-core's own few) are read here.
 
@@ -158,7 +158,7 @@ def read(folder: Path) -> Manifest:
     raise DamagedCheckpoint(f"{path}: damaged: it is not what was written when the checkpoint was saved")
 
 
-def check(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Manifest:
+def check(folder: Path, *, iteration: int, expected: CheckpointIdentity = ANY_IDENTITY) -> Manifest:
     """Check everything that needs no reading of the files: identity, names, sizes.
 
     Raises:
@@ -178,7 +178,7 @@ def check(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Man
     return manifest
 
 
-def verify(folder: Path, *, iteration: int, expected: Origin = ANY_ORIGIN) -> Manifest:
+def verify(folder: Path, *, iteration: int, expected: CheckpointIdentity = ANY_IDENTITY) -> Manifest:
     """Check everything, the content of all files included.
 
     Raises:
@@ -216,7 +216,7 @@ def share(manifest: Manifest, rank: int, world_size: int) -> list[str]:
     return largest_first[rank::world_size]
 
 
-def _check_origin(path: Path, origin: Origin, expected: Origin) -> None:
+def _check_origin(path: Path, origin: CheckpointIdentity, expected: CheckpointIdentity) -> None:
     if expected.topology is not None and origin.topology != expected.topology:
         raise DamagedCheckpoint(
             f"{path}: the checkpoint was saved by {origin.topology}, this run is {expected.topology}",
@@ -271,7 +271,7 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
     topology = content["origin"]["topology"]
     return Manifest(
         iteration=content["iteration"],
-        origin=Origin(
+        origin=CheckpointIdentity(
             case=content["origin"]["case"], topology=None if topology is None else Topology(**topology)
         ),
         versions=content["versions"],

@@ -9,11 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from tasks.cases import quarantine
 from tasks.cases.loader import read_content
 from tasks.cases.names import file_of, purpose
 from tasks.machine import platforms
-from tasks.reports.columns import aligned
 from tasks.util.exits import TaskError
 from tasks.util.files import REPOSITORY
 
@@ -57,7 +58,8 @@ def listing(cases: Sequence[str], today: datetime.date, *, as_json: bool, root: 
     found = entries(cases, today, root)
     if as_json:
         return json.dumps(found)
-    return aligned([HEAD, *(_row(entry) for entry in found)])
+    rows = [_row(entry) for entry in found]
+    return tabulate(rows, headers=HEAD, tablefmt="plain", disable_numparse=True)
 
 
 def _content(case: str, root: Path) -> Mapping[str, object]:

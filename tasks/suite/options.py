@@ -77,7 +77,7 @@ def _read(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     add_options(parser)
     _refuse_empty(argv)
     options = parser.parse_args(argv)
-    options.nodes = nodes.read(options)
+    options.nodes = nodes.read_nodes(options)
     if options.nodes.several and not options.run_dir:
         raise UsageError("several machines need one folder that all of them see: give --run-dir DIR")
     return options

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
+
 from tasks.cases.quarantine import EXCUSED, Quarantine
-from tasks.reports.columns import aligned
 from tasks.suite.steps import new_directory
 from tasks.util.exits import CANNOT_RUN, MEANINGS, PASSED, UsageError
 from tasks.util.suggestions import did_you_mean
@@ -116,8 +117,11 @@ def exit_code(outcomes: Sequence[CaseResult], today: datetime.date, *, require: 
 
 def table(outcomes: Sequence[CaseResult], today: datetime.date) -> str:
     """A line a case: verdict, wall seconds, first difference; below it the notes on quarantine."""
-    lines = [aligned([HEAD, *(_row(outcome, today) for outcome in outcomes)])]
-    return "\n".join([*lines, *(note for outcome in outcomes for note in _notes(outcome, today))])
+    rows = [_row(outcome, today) for outcome in outcomes]
+    lines = tabulate(rows, headers=HEAD, tablefmt="plain", disable_numparse=True).splitlines()
+    return "\n".join(
+        [*map(str.rstrip, lines), *(note for outcome in outcomes for note in _notes(outcome, today))]
+    )
 
 
 def _row(outcome: CaseResult, today: datetime.date) -> tuple[str, str, str, str]:

@@ -24,7 +24,7 @@ from tests.program import started_anew
 
 def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
     phase = agent.Phase(
-        words=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
+        argv=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
     )
     assert (phase.local_ranks, agent._newest_checkpoint(phase)) == (4, None)
     phase = dataclasses.replace(phase, checkpoints=tmp_path)
@@ -46,7 +46,7 @@ def test_variables_are_in_force_before_anything_is_imported(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     phase = agent.Phase(
-        words=(),
+        argv=(),
         directory=tmp_path / "phase1",
         world_size=8,
         device="cpu",

@@ -20,7 +20,7 @@ from tasks.machine import nodes
 from tasks.records.attempts import begin_line
 from tasks.records.card_store import read_card
 from tasks.records.checkpoints import FALLBACKS
-from tasks.records.manifest import ANY_ORIGIN, Origin, Topology
+from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity, Topology
 from tasks.util.exits import TrainingFailed, UsageError
 from tests.event_files import event, write_events
 from tests.setups import RESHARD, setup_of
@@ -36,7 +36,7 @@ def value(words: list[str], flag: str) -> str:
 def test_a_restart_on_fewer_ranks_shares_the_gpus_it_has(gpus: int, ranks_per_gpu: int) -> None:
     restarted = setup_of(RESHARD, gpus).restarted()
     assert (restarted.platform.world_size, restarted.platform.ranks_per_gpu) == (4, ranks_per_gpu)
-    assert "--no-load-rng" in phase.phase_words(restarted, 2, 10)
+    assert "--no-load-rng" in phase.phase_argv(restarted, 2, 10)
 
 
 @pytest.mark.parametrize(("number", "left"), [(1, set()), (2, {"phase1.json", "actual_phase1.json"})])
@@ -55,7 +55,7 @@ def test_a_case_without_another_layout_is_restarted_as_it_was_trained() -> None:
 
 def test_a_restart_has_other_flags_and_the_same_checkpoint() -> None:
     trained = setup_of("gpt3_pp4_resume_reshard_pp2_dp4")
-    before, after = phase.phase_words(trained, 1, None), phase.phase_words(trained.restarted(), 2, 10)
+    before, after = phase.phase_argv(trained, 1, None), phase.phase_argv(trained.restarted(), 2, 10)
     flag = "--pipeline-model-parallel-size"
     assert (value(before, flag), value(after, flag)) == ("4", "2")
     assert "--no-load-rng" not in before
@@ -70,7 +70,7 @@ def test_a_restart_has_other_flags_and_the_same_checkpoint() -> None:
 
 def test_a_checkpoint_that_the_run_did_not_make_is_loaded_and_not_saved_over() -> None:
     kept = dataclasses.replace(setup_of("gpt3_pp4_frozen_resume"), load_from=Path("/kept"))
-    words = phase.phase_words(kept, 1, 10)
+    words = phase.phase_argv(kept, 1, 10)
     assert (value(words, "--load"), value(words, "--save")) == ("/kept", "/run/checkpoints")
     assert (value(words, "--ckpt-step"), "--exit-on-missing-checkpoint" in words) == ("10", True)
 
@@ -89,7 +89,7 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
         setup_of("gpt3_pp4_resume"), run_dir=tmp_path, hang_timeout_s=8.0, max_restarts=2, nodes=among
     )
     (tmp_path / "phase2.json").touch()
-    other = Origin(case=None, topology=None)
+    other = CheckpointIdentity(case=None, topology=None)
     phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50)
     phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50, expected=other)
     first, second = launched
@@ -100,7 +100,7 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
     )
     assert (first.world_size, first.hang_timeout_s, first.max_restarts, first.nodes) == (8, 8.0, 2, among)
     assert first.env_vars == made.platform.variables(made.case.env_vars)
-    assert first.expected == first.origin == second.origin == phase.origin_of(made)
+    assert first.expected == first.identity == second.identity == phase.identity_of(made)
     assert second.expected == other
     facts = made.fingerprint
     assert meets == [facts] * 2
@@ -218,8 +218,8 @@ def test_a_run_is_restarted_as_it_was_trained_and_where(tmp_path: Path, changed:
 def test_a_checkpoint_is_of_its_case_and_topology_and_megatron_lm_says_nothing_of_it() -> None:
     made = setup_of("gpt3_pp4_resume")
     topology = Topology(pipeline_stages=4, virtual_stages=3, replicas=2)
-    assert phase.origin_of(made) == Origin(case=made.case.digest, topology=topology)
-    assert phase.origin_of(dataclasses.replace(made, trainer=LOOP)) == ANY_ORIGIN
+    assert phase.identity_of(made) == CheckpointIdentity(case=made.case.digest, topology=topology)
+    assert phase.identity_of(dataclasses.replace(made, trainer=LOOP)) == ANY_IDENTITY
 
 
 @pytest.mark.parametrize(("interval", "iteration"), [(50, 50), (40, 80), (99, 99), (100, None), (None, None)])

@@ -55,7 +55,7 @@ def test_without_flags_our_own_program_is_run_and_leaves_no_trace_in_the_fingerp
     ours = trainer.choose(options())
     assert ours.own
     assert ours.facts() == {}
-    assert ours.words_from_outside(CASE_FLAGS, "cpu") == []
+    assert ours.extra_flags(CASE_FLAGS, "cpu") == []
     assert ours.measured(("lm loss", "relative-step-time")) == ("lm loss", "relative-step-time")
 
 
@@ -105,15 +105,15 @@ def test_what_the_machine_makes_necessary_follows_the_age_of_the_checkout(
     tested = trainer.choose(options(megatron_lm=checkout, subject="mine"))
     put(checkout, "core/tokenizers/text/libraries/null_tokenizer.py", "self._vocab_size_without_eod = n")
     strict = ["--dist-ckpt-strictness", "raise_unexpected"]
-    assert tested.words_from_outside(CASE_FLAGS, "cuda") == strict
+    assert tested.extra_flags(CASE_FLAGS, "cuda") == strict
     put(checkout, "core/tokenizers/text/libraries/null_tokenizer.py", "self._vocab_size = n")
     put(checkout, "training/config/training_config.py", "async_strategy: str")
-    assert tested.words_from_outside(CASE_FLAGS, "cpu") == [
+    assert tested.extra_flags(CASE_FLAGS, "cpu") == [
         *("--num-workers", "0", "--async-strategy", "mcore", "--vocab-size", "257"),
         *strict,
     ]
     chosen = {"--async-save": True, "--async-strategy": "nvrx"}
-    assert tested.words_from_outside(chosen, "cuda") == []
+    assert tested.extra_flags(chosen, "cuda") == []
 
 
 def test_only_what_has_a_rule_is_judged_of_what_megatron_lm_logs(checkout: Path) -> None:

@@ -46,13 +46,14 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def test_without_a_word_a_machine_is_alone() -> None:
-    assert nodes.read(parsed(), {}) == ALONE
-    assert nodes.read(parsed("--nnodes", "1"), STEP) == ALONE
+    assert nodes.read_nodes(parsed(), {}) == ALONE
+    assert nodes.read_nodes(parsed("--nnodes", "1"), STEP) == ALONE
 
 
 def test_options_are_read() -> None:
     words = ["--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "node0:29400", "--node-timeout", "5.0"]
-    assert nodes.read(parsed(*words), STEP) == Nodes(count=2, rank=1, endpoint="node0:29400", timeout_s=5)
+    found = nodes.read_nodes(parsed(*words), STEP)
+    assert found == Nodes(count=2, rank=1, endpoint="node0:29400", timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -72,26 +73,26 @@ def test_options_are_read() -> None:
 )
 def test_half_a_statement_is_refused_with_the_other_half(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        nodes.read(parsed(*words.split()), {})
+        nodes.read_nodes(parsed(*words.split()), {})
 
 
 def test_a_slurm_step_says_it_all() -> None:
-    found = nodes.read(parsed(), STEP)
+    found = nodes.read_nodes(parsed(), STEP)
     assert (found.count, found.rank, found.endpoint) == (2, 1, "dgx07:29967")
-    other_job = nodes.read(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
-    other_step = nodes.read(parsed(), {**STEP, "SLURM_STEP_ID": "1"})
+    other_job = nodes.read_nodes(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
+    other_step = nodes.read_nodes(parsed(), {**STEP, "SLURM_STEP_ID": "1"})
     assert found.endpoint not in (other_job.endpoint, other_step.endpoint)
-    assert nodes.read(parsed("--node-timeout", "5"), STEP) == dataclasses.replace(found, timeout_s=5)
+    assert nodes.read_nodes(parsed("--node-timeout", "5"), STEP) == dataclasses.replace(found, timeout_s=5)
 
 
 def test_a_shell_of_an_allocation_is_no_step() -> None:
     job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NNODES": "2", "SLURM_JOB_ID": "5", "SLURM_NODEID": "0"}
-    assert nodes.read(parsed(), job) == ALONE
+    assert nodes.read_nodes(parsed(), job) == ALONE
 
 
 def test_several_tasks_on_a_node_are_refused() -> None:
     with pytest.raises(UsageError, match="--ntasks-per-node=1"):
-        nodes.read(parsed(), {**STEP, "SLURM_STEP_NUM_TASKS": "16"})
+        nodes.read_nodes(parsed(), {**STEP, "SLURM_STEP_NUM_TASKS": "16"})
 
 
 @pytest.mark.parametrize(
@@ -225,4 +226,4 @@ def test_a_rendezvous_that_failed_without_a_word_is_named() -> None:
 )
 def test_a_step_that_does_not_say_what_it_is_is_told(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=rf"^{name}={value}: no number; give --nnodes"):
-        nodes.read(parsed(), {**STEP, name: value})
+        nodes.read_nodes(parsed(), {**STEP, name: value})

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tasks.launch import agent
-from tasks.records.manifest import Origin
+from tasks.records.manifest import CheckpointIdentity
 from tasks.util.progress import ProgressBoard
 from tests.programs.processes import end_signal
 
@@ -33,7 +33,7 @@ def _noting(directory: Path) -> Callable[..., None]:
             "argv": argv,
             "evidence": str(given["evidence"].relative_to(directory)),
             "attempt": attempt,
-            "of": [given["origin"].case, given["expected"].case],
+            "of": [given["identity"].case, given["expected"].case],
             "stale note": (directory / "rank0.failure").exists(),
             "stops": stops,
             "ends with its parent by": [end_signal(), _end_signal_of_a_child()],
@@ -54,13 +54,13 @@ def run_main(folder: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # the agent's
     phase = agent.Phase(
-        words=("--seed",),
+        argv=("--seed",),
         directory=directory,
         world_size=1,
         device="cpu",
         steps=(51, 100),
-        origin=Origin(case="a", topology=None),
-        expected=Origin(case="b", topology=None),
+        identity=CheckpointIdentity(case="a", topology=None),
+        expected=CheckpointIdentity(case="b", topology=None),
         trainer=SimpleNamespace(program=lambda: _noting(directory)),
     )
     agent._rank_main(phase, ProgressBoard(1), os.getppid(), 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.records import manifest
-from tasks.records.manifest import DamagedCheckpoint, Origin, Topology
+from tasks.records.manifest import CheckpointIdentity, DamagedCheckpoint, Topology
 from tasks.util.files import replace_file
 from tests.checkpoint_folder import ORIGIN, flip_byte, save, truncate, write_rank
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return save(tmp_path, 2)
 
 
-def refused(folder: Path, expected: Origin = ORIGIN, iteration: int = 2) -> str:
+def refused(folder: Path, expected: CheckpointIdentity = ORIGIN, iteration: int = 2) -> str:
     with pytest.raises(DamagedCheckpoint) as caught:
         manifest.verify(folder, iteration=iteration, expected=expected)
     return str(caught.value)
@@ -131,10 +131,10 @@ def test_whatever_was_not_saved_with_it_is_refused(folder: Path, tmp_path: Path,
     ],
 )
 def test_one_of_something_else_is_refused_unless_that_is_waived(
-    folder: Path, expected: Origin, message: str
+    folder: Path, expected: CheckpointIdentity, message: str
 ) -> None:
     assert message in refused(folder, expected)
-    waived = Origin(
+    waived = CheckpointIdentity(
         case=expected.case if expected.case == ORIGIN.case else None,
         topology=expected.topology if expected.topology == ORIGIN.topology else None,
     )
@@ -142,7 +142,7 @@ def test_one_of_something_else_is_refused_unless_that_is_waived(
 
 
 def test_one_that_does_not_say_what_it_is_of_is_refused(tmp_path: Path) -> None:
-    folder = save(tmp_path, 2, origin=manifest.ANY_ORIGIN)
+    folder = save(tmp_path, 2, origin=manifest.ANY_IDENTITY)
     assert "was saved by None, this run is pp4 x vp3 x dp2" in refused(folder)
     assert "is of another case (None, not c0ffee)" in refused(folder, replace(ORIGIN, topology=None))
     manifest.verify(folder, iteration=2)
