@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tasks.judge.rows import Row
+from tasks.judge.rows import Reason, Row
 from tasks.judge.run import Verdict
 from tasks.records.fingerprint import FieldChange
 from tasks.reports.formats import HEADERS, as_json, as_junit, as_markdown, as_text, cells
@@ -89,6 +89,16 @@ def test_json_is_standard_and_has_repr_precision():
     assert content["rows"][1]["actual"] == value
     assert content["rows"][1]["rel"] == "inf"
     assert content["rows"][1]["passed"] is False
+
+
+def test_json_has_the_reason_of_a_row_and_its_note():
+    lost = EXACT.because("regression", Reason.NOT_FINITE, side="actual", step=3, value="nan")
+    rows = json.loads(as_json(verdict(lost, EXACT)))["rows"]
+    assert [(row["reason"], row["note"], row["passed"]) for row in rows] == [
+        ("not_finite", "actual value at step 3 is nan", False),
+        (None, "", True),
+    ]
+    assert not {"details", "remarks", "median_of"} & {*rows[0]}
 
 
 def test_junit_counts_and_names_what_failed():
