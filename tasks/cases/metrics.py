@@ -95,8 +95,8 @@ class MetricSpec:
         first_step_apart: why the first step after a restart is not compared, where it is not.
         summed: all ranks measure it together, and log it every ``SUMS_EVERY`` steps.
         ours: only our own trainer logs it.
-        interval: the flag of Megatron-LM's loop that says how often it is logged, and its default.
-        from_step: the first step of a phase at which Megatron-LM's loop always logs it.
+        interval: the flag of Megatron-LM's loop for how often it is logged, and its default.
+        from_step: the first step of a phase at which that loop always logs it.
         part: what it times, as the explanation words it.
     """
 

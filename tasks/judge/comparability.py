@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.judge.rows import (
-    CHECK_APPROXIMATE,
-    CHECK_EXACT,
-    EXACT,
-    GOLDEN,
-    REGRESSION,
-    RESTART,
-    Reason,
-    Row,
-    missing_row,
-)
+from tasks.judge.rows import CHECK_APPROXIMATE, CHECK_EXACT, EXACT, GOLDEN, REGRESSION, RESTART, Reason, Row
 from tasks.judge.tolerances import Basis
 from tasks.records.fingerprint import CONFIGURATION, FieldChange, between_phases, changes, short
 
@@ -45,9 +35,8 @@ def basis(
         reason = f"the {side} came without a fingerprint"
     else:
         reason = _excuse(changes(golden, actual))
-    if reason:
-        return Basis(check=CHECK_APPROXIMATE, reason=reason, same_processor=same_processor)
-    return Basis(check=CHECK_EXACT, reason="fingerprints agree", same_processor=same_processor)
+    check = CHECK_APPROXIMATE if reason else CHECK_EXACT
+    return Basis(check=check, reason=reason or "fingerprints agree", same_processor=same_processor)
 
 
 def _excuse(found: list[FieldChange]) -> str:
@@ -61,7 +50,7 @@ def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout:
     """The row that passes when all phases ran where the run began. ``phases``: their fingerprints."""
     name = "same environment"
     if not all(isinstance(phase, Mapping) and phase for phase in phases):
-        return missing_row(RESTART, name, Reason.NO_FINGERPRINT)
+        return Row.missing(RESTART, name, Reason.NO_FINGERPRINT)
     found = [
         str(change) for phase in phases for change in between_phases(run, phase, other_layout=other_layout)
     ]
@@ -71,7 +60,7 @@ def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout:
 
 def provenance_row() -> Row:
     """The row that fails where a card of ours has lost its side file."""
-    return missing_row(GOLDEN, "provenance", Reason.NO_PROVENANCE)
+    return Row.missing(GOLDEN, "provenance", Reason.NO_PROVENANCE)
 
 
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 
 import numpy as np
 
 from tasks.cases.metrics import SUMS_EVERY, TABLE, metric_named
-from tasks.judge.restart_evidence import equal_row, first_step, last_step, saved_states, state_rows
-from tasks.judge.rows import CHECK_EXACT, MISSING, REGRESSION, RESUME, Reason, Row, missing_row
+from tasks.judge.restart_evidence import Record, equal_row, first_step, last_step, saved_states, state_rows
+from tasks.judge.rows import CHECK_EXACT, MISSING, REGRESSION, RESUME, Reason, Row
 from tasks.records.card import Card, Metric
 from tasks.records.run import Run
 from tasks.util.files import mapping, whole
 
 
-def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]]) -> list[Row]:
+def crash_rows(record: Record, wanted: list[Record]) -> list[Row]:
     """Rows from a phase's record, for the kills that the case wants. A case in which nothing was killed, or
     that restarted more or less often than it was killed, fails.
     """
@@ -32,17 +31,18 @@ def crash_rows(record: Mapping[str, object], wanted: list[Mapping[str, object]])
     ]
     if not wanted:
         rows[0] = rows[0].because(MISSING, Reason.NO_KILL_IN_CASE)
-    saved: dict[int, Mapping[str, object]] = {}
+    saved: dict[int, Record] = {}
     for index, kill in enumerate(wanted):
         killed = done[index] if index < len(done) else {}
         before, after = (attempts[at] if at < len(attempts) else {} for at in (index, index + 1))
         saved |= saved_states(before)
+        loaded = whole(after.get("loaded_iteration"))
         found = [
             _killed_ranks_row(kill, killed, before),
             _killed_after_row(kill, killed, before),
             _loaded_row(killed, after),
-            equal_row("first step", _following(whole(after.get("loaded_iteration"))), first_step(after)),
-            *state_rows(saved, after, whole(after.get("loaded_iteration")), before=before),
+            equal_row("first step", None if loaded is None else loaded + 1, first_step(after)),
+            *state_rows(saved, after, loaded, before=before),
         ]
         rows += [named(row, index) for row in found]
     return rows
@@ -58,26 +58,25 @@ def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], Row | None]:
         return [], _not_trained_twice(Reason.NO_RESTART)
     pairs = []
     for before, after in itertools.pairwise(attempts):
-        numbers = [whole(attempt.get("attempt")) for attempt in (before, after)]
-        named_attempts = dict(zip(("first", "second"), numbers, strict=True))
-        cards = [run.attempts.get(number) for number in numbers]
+        numbers = {"first": whole(before.get("attempt")), "second": whole(after.get("attempt"))}
+        cards = [run.attempts.get(number) for number in numbers.values()]
         loaded, ends = whole(after.get("loaded_iteration")), [last_step(before), last_step(after)]
         if None in cards or loaded is None or None in ends:
-            return [], _not_trained_twice(Reason.ATTEMPT_WITHOUT_VALUES, **named_attempts)
+            return [], _not_trained_twice(Reason.ATTEMPT_WITHOUT_VALUES, **numbers)
         last = min(ends)
         if last <= loaded:
-            return [], _not_trained_twice(Reason.NO_COMMON_STEP, **named_attempts)
+            return [], _not_trained_twice(Reason.NO_COMMON_STEP, **numbers)
         first, second = (_untimed(card).between(loaded + 1, last) for card in cards)
         if lost := _not_logged(first, second, last):
-            return [], _not_trained_twice(Reason.VALUE_NOT_LOGGED, value=lost, **named_attempts)
+            return [], _not_trained_twice(Reason.VALUE_NOT_LOGGED, value=lost, **numbers)
         pairs.append(_as_far_as_logged(first, second))
         if not pairs[-1][0].metrics:
-            return [], _not_trained_twice(Reason.NOTHING_TRAINED_TWICE, **named_attempts)
+            return [], _not_trained_twice(Reason.NOTHING_TRAINED_TWICE, **numbers)
     return pairs, None
 
 
 def _not_trained_twice(reason: Reason, **details: object) -> Row:
-    return missing_row(RESUME, "steps trained twice", reason, check=CHECK_EXACT, **details)
+    return Row.missing(RESUME, "steps trained twice", reason, check=CHECK_EXACT, **details)
 
 
 def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
@@ -99,15 +98,13 @@ def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
     return dataclasses.replace(card, metrics=metrics), notes
 
 
-def records(record: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
+def records(record: Record, name: str) -> list[Record]:
     """A list of mappings in a record; what is of another shape counts as absent."""
     value = record.get(name)
     return [mapping(item) for item in value] if isinstance(value, list) else []
 
 
-def _killed_ranks_row(
-    kill: Mapping[str, object], killed: Mapping[str, object], before: Mapping[str, object]
-) -> Row:
+def _killed_ranks_row(kill: Record, killed: Record, before: Record) -> Row:
     processes, alive = mapping(killed.get("processes")), mapping(before.get("processes"))
     own = [rank for rank, process_id in processes.items() if alive.get(rank) == process_id]
     row = equal_row("killed ranks", _listed(kill.get("ranks")), _listed(own))
@@ -120,9 +117,7 @@ def _killed_ranks_row(
     return row
 
 
-def _killed_after_row(
-    kill: Mapping[str, object], killed: Mapping[str, object], before: Mapping[str, object]
-) -> Row:
+def _killed_after_row(kill: Record, killed: Record, before: Record) -> Row:
     row = equal_row("killed after step", whole(kill.get("after_step")), whole(killed.get("after_step")))
     logged, wanted = last_step(before), whole(kill.get("after_step"))
     if row.passed and (logged is None or logged < wanted):
@@ -130,7 +125,7 @@ def _killed_after_row(
     return row
 
 
-def _loaded_row(killed: Mapping[str, object], after: Mapping[str, object]) -> Row:
+def _loaded_row(killed: Record, after: Record) -> Row:
     newest, loaded = whole(killed.get("newest_checkpoint")), whole(after.get("loaded_iteration"))
     row = equal_row("loaded iteration", newest, loaded)
     if newest is None:
@@ -140,21 +135,14 @@ def _loaded_row(killed: Mapping[str, object], after: Mapping[str, object]) -> Ro
     return row
 
 
-def _following(iteration: int | None) -> int | None:
-    return None if iteration is None else iteration + 1
-
-
 def named(row: Row, index: int) -> Row:
     """The rows of later kills say which."""
     return dataclasses.replace(row, metric=f"kill {index + 1}: {row.metric}") if index else row
 
 
 def _listed(ranks: object) -> str:
-    return (
-        ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
-        if isinstance(ranks, list)
-        else ""
-    )
+    numbers = map(str, ranks) if isinstance(ranks, list) else ()
+    return ", ".join(sorted(numbers, key=lambda rank: (len(rank), rank)))
 
 
 def _untimed(card: Card) -> Card:

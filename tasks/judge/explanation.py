@@ -9,18 +9,7 @@ import numpy as np
 from tasks.cases.metrics import LM_LOSS, NUM_ZEROS, metric_named
 from tasks.judge.compare import Differences, compare
 from tasks.judge.restart_evidence import STATE_LABEL, loaded_iteration
-from tasks.judge.rows import (
-    CHECK_EQUAL,
-    DRIFT,
-    EXACT,
-    GOLDEN,
-    IMPROVEMENT,
-    REGRESSION,
-    RESTART,
-    RESUME,
-    Reason,
-    Row,
-)
+from tasks.judge.rows import CHECK_EQUAL, DRIFT, EXACT, GOLDEN, IMPROVEMENT, REGRESSION, RESUME, Reason, Row
 from tasks.records.card import Card, Metric
 from tasks.records.fingerprint import FieldChange
 from tasks.records.run import Run
@@ -70,18 +59,14 @@ def explain(
     record = run.restarted[0] if run else None
     loaded = loaded_iteration(record) if record else None
     sides = {GOLDEN: (golden, actual), RESUME: (run.saved[1], run.restarted[1]) if run else (None, None)}
-    courses = [
-        course
-        for row in rows
-        for course in [_course_of(row, *sides.get(row.comparison, (None, None)))]
-        if course
-    ]
+    found = [_course_of(row, *sides.get(row.comparison, (None, None))) for row in rows]
+    courses = [course for course in found if course]
     golden_rows = [row for row in rows if row.comparison == GOLDEN]
     causes = [
         *(
             f"{row.note} ({row.metric}): record a new card, or undo the change"
             for row in golden_rows
-            if row.check == CHECK_EQUAL and row.verdict == REGRESSION
+            if row.reason in (Reason.OTHER_CONFIGURATION, Reason.UNKNOWN_CONFIGURATION)
         ),
         *_values_that_are_no_numbers(rows),
         *_missing_steps(golden_rows),
@@ -153,16 +138,9 @@ def _missing_steps(rows: list[Row]) -> list[str]:
 
 def _resume_cause(rows: list[Row], courses: list[Course]) -> list[str]:
     causes = [row.note for row in rows if row.reason in (Reason.NOTHING_LOADED, Reason.NOTHING_KILLED)]
-    digests = [row for row in rows if row.comparison == RESTART and row.metric.startswith(STATE_LABEL)]
+    digests = [row for row in rows if row.metric.startswith(STATE_LABEL)]
     state = [row for row in digests if not row.passed]
-    failed = [
-        row for row in rows if row.comparison == RESUME and row.verdict == REGRESSION and _deterministic(row)
-    ]
-    diverging = [
-        course
-        for course in courses
-        if course.comparison == RESUME and course.metric in {row.metric for row in failed}
-    ]
+    diverging = _diverging(rows, courses, RESUME)
     if not diverging and not state:
         return causes
     first = min((course.first for course in diverging), default=None)
@@ -175,8 +153,7 @@ def _resume_cause(rows: list[Row], courses: list[Course]) -> list[str]:
 def _golden_cause(
     rows: list[Row], courses: list[Course], loaded: int | None, *, restarted: bool
 ) -> list[str]:
-    failed = {row.metric for row in rows if row.verdict == REGRESSION and _deterministic(row)}
-    diverging = [course for course in courses if course.comparison == GOLDEN and course.metric in failed]
+    diverging = _diverging(rows, courses, GOLDEN)
     causes = []
     verdicts = {row.metric: row.verdict for row in rows}
     if verdicts.get(LM_LOSS.name) == EXACT and verdicts.get(NUM_ZEROS.name) in (REGRESSION, DRIFT):
@@ -196,6 +173,13 @@ def _golden_cause(
     elif last == loaded:
         cause = "saving the checkpoint changed the state"
     return [*causes, f"{earliest.begin}: {cause}"]
+
+
+def _diverging(rows: list[Row], courses: list[Course], comparison: str) -> list[Course]:
+    """The courses of the deterministic metrics whose rows failed."""
+    rows = [row for row in rows if row.comparison == comparison and row.verdict == REGRESSION]
+    failed = {row.metric for row in rows if _deterministic(row)}
+    return [course for course in courses if course.comparison == comparison and course.metric in failed]
 
 
 def _diverges(last: int, first: int) -> str:

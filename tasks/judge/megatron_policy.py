@@ -16,18 +16,7 @@ import numpy as np
 from tasks.cases.megatron_lm_case import DEFAULT_METRICS
 from tasks.cases.metrics import metric_named
 from tasks.judge.compare import compare, step_text
-from tasks.judge.rows import (
-    CHECK_APPROXIMATE,
-    CHECK_EXACT,
-    CHECK_SHOWN,
-    DRIFT,
-    EXACT,
-    NOT_JUDGED,
-    REGRESSION,
-    Reason,
-    Row,
-    missing_row,
-)
+from tasks.judge.rows import CHECK_APPROXIMATE, CHECK_EXACT, DRIFT, EXACT, REGRESSION, Reason, Row
 from tasks.judge.strict import median_of, steady_steps
 from tasks.records.card import Card, Metric
 
@@ -75,8 +64,8 @@ def judge_cards(
     for name in names or DEFAULT_METRICS:
         pair = golden.metrics.get(name), actual.metrics.get(name)
         if name not in CHECKED:
-            row = Row(comparison=comparison, metric=name, check=CHECK_SHOWN, verdict=NOT_JUDGED)
-            rows.append(dataclasses.replace(row, **_shown(*pair), reason=Reason.NO_CHECK))
+            row = Row.shown(comparison, name, Reason.NO_CHECK)
+            rows.append(dataclasses.replace(row, **_shown(*pair)))
             continue
         for check in (CHECK_EXACT, CHECK_APPROXIMATE):
             if check in checks and (check == CHECK_APPROXIMATE or metric_named(name).kind.deterministic):
@@ -88,7 +77,7 @@ def _row(comparison: str, name: str, golden: Metric | None, actual: Metric | Non
     if golden is not None and actual is not None and actual.full_precision and not golden.full_precision:
         actual = actual.rounded()
     decision = decide(golden, actual, name=name, check=check)
-    row = missing_row(comparison, name, Reason.NO_USABLE_VALUE, check=check)
+    row = Row.missing(comparison, name, Reason.NO_USABLE_VALUE, check=check)
     shown = _shown(golden, actual, median=metric_named(name).kind.median)
     row = dataclasses.replace(row, tolerance=_relative(name, check), **shown)
     if decision is None:

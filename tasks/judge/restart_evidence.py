@@ -8,10 +8,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-from tasks.judge.rows import CHECK_SHOWN, EXACT, MISSING, NOT_JUDGED, REGRESSION, RESTART, Reason, Row
+from tasks.judge.rows import EXACT, MISSING, REGRESSION, RESTART, Reason, Row
 from tasks.records.state import COMMON_STATE, STATE
 from tasks.util.files import mapping, whole
 
+Record = Mapping[str, object]  # as JSON has it
 STATE_LABEL = "state: "  # begins the name of a row about a part of the state
 # Digests of nothing at all: of no bytes, and the sum over no element of any rank. They prove nothing.
 OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 16)
@@ -19,13 +20,13 @@ OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 16)
 NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 
 
-def restart_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
+def restart_rows(phase1: Record, phase2: Record) -> list[Row]:
     """Rows from the records of both phases. What is missing or of another shape fails; nothing is assumed."""
     loaded = loaded_iteration(phase2)
     return _course_rows(phase1, phase2) + state_rows(saved_states(phase1), phase2, loaded, before=phase1)
 
 
-def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
+def layout_rows(phase1: Record, phase2: Record) -> list[Row]:
     """Of a restart on another layout of ranks: without the state that a rank shares with none of before."""
     loaded = loaded_iteration(phase2)
     before = saved_states(phase1).get(loaded, {}) if loaded is not None else {}
@@ -34,7 +35,7 @@ def layout_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> l
     return _course_rows(phase1, phase2) + [_common_row(part, before, after, absent) for part in COMMON_STATE]
 
 
-def _course_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> list[Row]:
+def _course_rows(phase1: Record, phase2: Record) -> list[Row]:
     loaded = loaded_iteration(phase2)
     return [
         _loaded_row(loaded, sorted(saved_states(phase1)), last_step(phase1)),
@@ -46,11 +47,11 @@ def _course_rows(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> 
 
 
 def state_rows(
-    saved: Mapping[int, Mapping[str, object]],
-    after: Mapping[str, object],
+    saved: Mapping[int, Record],
+    after: Record,
     loaded: int | None,
     *,
-    before: Mapping[str, object],
+    before: Record,
 ) -> list[Row]:
     """A row a part of the state: what every rank recorded when iteration ``loaded`` was saved, and what the
     record ``after`` says that it had after loading. The ranks of both that record and ``before`` count.
@@ -63,24 +64,19 @@ def state_rows(
     return [_state_row(part, saves, loads, started) for part in parts]
 
 
-def no_restart_row(phase1: Mapping[str, object]) -> Row:
+def no_restart_row(phase1: Record) -> Row:
     """The row of a case of one phase that asks for no crash: the elastic agent restarted nothing."""
     return equal_row("restarts", 0, whole(phase1.get("restarts")))
 
 
-def failed_try_row(failed: Mapping[str, object]) -> Row:
+def failed_try_row(failed: Record) -> Row:
     """A try that ``--retries`` repeated is shown, and judges nothing: only the last one has values."""
-    return Row(
-        comparison=RESTART,
-        metric=f"phase {failed.get('phase')}, try {failed.get('attempt')}",
-        check=CHECK_SHOWN,
-        verdict=NOT_JUDGED,
-        reason=Reason.TRIED_AGAIN,
-        details={name: failed.get(name) for name in ("kind", "message", "kept")},
-    )
+    name = f"phase {failed.get('phase')}, try {failed.get('attempt')}"
+    details = {name: failed.get(name) for name in ("kind", "message", "kept")}
+    return Row.shown(RESTART, name, Reason.TRIED_AGAIN, **details)
 
 
-def loaded_iteration(phase2: Mapping[str, object]) -> int | None:
+def loaded_iteration(phase2: Record) -> int | None:
     """The iteration that phase 2 says it loaded, or None."""
     return whole(phase2.get("loaded_iteration"))
 
@@ -111,21 +107,14 @@ def _restored(part: str, steps: str) -> Row:
     )
 
 
-def _shown(row: Row, saved: str, loaded: str) -> Row:
-    """The row with the beginnings of both digests."""
-    return dataclasses.replace(row, golden=saved[:12], actual=loaded[:12])
-
-
-def processes_of(record: Mapping[str, object]) -> Mapping[str, object]:
+def processes_of(record: Record) -> Record:
     """Process ids by rank, of an attempt or of the last attempt of a phase: the ranks that took part."""
     attempts = record.get("attempts")
     last = attempts[-1] if isinstance(attempts, list) and attempts else record
     return mapping(mapping(last).get("processes"))
 
 
-def _state_row(
-    part: str, before: Mapping[str, object], after: Mapping[str, object], started: Mapping[str, object]
-) -> Row:
+def _state_row(part: str, before: Record, after: Record, started: Record) -> Row:
     ranks = sorted({*before, *after, *started}, key=lambda rank: (len(rank), rank))
     pairs = {rank: (_digest(before, rank, part), _digest(after, rank, part)) for rank in ranks}
     absent = [rank for rank, pair in pairs.items() if None in pair]
@@ -134,14 +123,15 @@ def _state_row(
     if not ranks:
         return row.because(MISSING, Reason.NO_STATE)
     if changed:
-        row = _shown(row, *pairs[changed[0]])
+        saved, loaded = pairs[changed[0]]
+        row = dataclasses.replace(row, golden=saved[:12], actual=loaded[:12])
         return row.because(REGRESSION, Reason.STATE_DIFFERS, ranks=_listed(changed))
     if absent:
         return row.because(MISSING, Reason.STATE_NOT_RECORDED, ranks=_listed(absent))
     return row
 
 
-def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, object], absent: bool) -> Row:
+def _common_row(part: str, before: Record, after: Record, absent: bool) -> Row:
     """One digest on each side, the same on every rank there; ``absent``: a rank recorded nothing at all."""
     row = _restored(part, f"{len(before)} to {len(after)} ranks")
     sides = [{_digest(side, rank, part) for rank in side} for side in (before, after)]
@@ -151,7 +141,8 @@ def _common_row(part: str, before: Mapping[str, object], after: Mapping[str, obj
         return row.because(REGRESSION, Reason.WHOLE_OF_RANKS_DIFFERS)
     (saved,), (loaded,) = sides
     if saved != loaded:
-        return _shown(row, saved, loaded).because(REGRESSION, Reason.WHOLE_DIFFERS)
+        row = dataclasses.replace(row, golden=saved[:12], actual=loaded[:12])
+        return row.because(REGRESSION, Reason.WHOLE_DIFFERS)
     return row
 
 
@@ -159,29 +150,29 @@ def _listed(ranks: list[str]) -> str:
     return ", ".join(ranks[:8]) + (", …" if len(ranks) > 8 else "")
 
 
-def _digest(state: Mapping[str, object], rank: str, part: str) -> str | None:
+def _digest(state: Record, rank: str, part: str) -> str | None:
     value = mapping(state.get(rank)).get(part)
     return value if isinstance(value, str) and value and value not in OF_NOTHING else None
 
 
-def saved_states(record: Mapping[str, object]) -> dict[int, Mapping[str, object]]:
+def saved_states(record: Record) -> dict[int, Record]:
     """The ranks' digests in a phase's record, by iteration."""
     state = mapping(record.get("state"))
     return {int(key): mapping(ranks) for key, ranks in state.items() if key.isdecimal() and mapping(ranks)}
 
 
-def first_step(record: Mapping[str, object]) -> int | None:
+def first_step(record: Record) -> int | None:
     """The first step that a record says was logged, or None."""
     steps = record.get("steps")
     return whole(steps[0]) if isinstance(steps, list) and len(steps) == 2 else None
 
 
-def last_step(record: Mapping[str, object]) -> int | None:
+def last_step(record: Record) -> int | None:
     """The last step that a record says was logged, or None."""
     steps = record.get("steps")
     return whole(steps[1]) if isinstance(steps, list) and len(steps) == 2 else None
 
 
-def _restarts(phase1: Mapping[str, object], phase2: Mapping[str, object]) -> int | None:
+def _restarts(phase1: Record, phase2: Record) -> int | None:
     counts = [whole(phase.get("restarts")) for phase in (phase1, phase2)]
     return None if None in counts else 1 + sum(counts)

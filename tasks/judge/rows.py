@@ -119,14 +119,19 @@ class Row:
         """This row with a verdict and the reason for it."""
         return dataclasses.replace(self, verdict=verdict, reason=reason, details=details)
 
+    @classmethod
+    def missing(
+        cls, comparison: str, metric: str, reason: Reason, *, check: str = CHECK_EQUAL, **details: object
+    ) -> Row:
+        """The row that fails because something is not there."""
+        row = cls(comparison=comparison, metric=metric, check=check, verdict=MISSING)
+        return row.because(MISSING, reason, **details)
 
-def missing_row(
-    comparison: str, metric: str, reason: Reason, *, check: str = CHECK_EQUAL, **details: object
-) -> Row:
-    """The row that fails because something is not there."""
-    return Row(
-        comparison=comparison, metric=metric, check=check, verdict=MISSING, reason=reason, details=details
-    )
+    @classmethod
+    def shown(cls, comparison: str, metric: str, reason: Reason, **details: object) -> Row:
+        """The row that judges nothing."""
+        row = cls(comparison=comparison, metric=metric, check=CHECK_SHOWN, verdict=NOT_JUDGED)
+        return row.because(NOT_JUDGED, reason, **details)
 
 
 def and_more(count: int) -> str:

@@ -11,17 +11,7 @@ import numpy as np
 
 from tasks.judge import comparability, crash_evidence, explanation, megatron_policy, restart_evidence, strict
 from tasks.judge.completeness import unlogged_rows
-from tasks.judge.rows import (
-    CHECK_APPROXIMATE,
-    CHECK_EXACT,
-    GOLDEN,
-    MISSING,
-    RESTART,
-    RESUME,
-    Reason,
-    Row,
-    missing_row,
-)
+from tasks.judge.rows import CHECK_APPROXIMATE, CHECK_EXACT, GOLDEN, MISSING, RESTART, RESUME, Reason, Row
 from tasks.judge.strict import NO_LIMIT
 from tasks.judge.tolerances import Basis
 from tasks.records import card_store
@@ -150,7 +140,7 @@ def _without_card(verdict: Verdict, own_rows: list[Row], error: UsageError) -> V
         note = f"no golden card of {subject}: only the restart was judged; --baseline PATH compares"
         verdict = dataclasses.replace(verdict, rows=own_rows, notes=[note])
     else:
-        rows = [missing_row(GOLDEN, "golden card", Reason.NO_CARD), *own_rows]
+        rows = [Row.missing(GOLDEN, "golden card", Reason.NO_CARD), *own_rows]
         verdict = dataclasses.replace(verdict, rows=rows, error=str(error))
     sentences = explanation.explain(verdict.rows, golden=None, run=verdict.run, changes=[])
     return dataclasses.replace(verdict, sentences=sentences)
@@ -221,14 +211,19 @@ def _compared(
     metrics: tuple[str, ...] | None,
     platform: str | None,
 ) -> list[Row]:
-    begins = min(
-        (int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size), default=None
-    )
+    firsts = [int(metric.steps[0]) for metric in card.metrics.values() if metric.steps.size]
+    begins = min(firsts, default=None)
     card, actual = _restricted(card, options), _restricted(actual, options)
     if options.policy == MEGATRON:
         return megatron_policy.judge_cards(comparison, card, actual, metrics=metrics, checks=options.checks)
     return strict.judge_cards(
-        comparison, card, actual, metrics=metrics, basis=basis, platform=platform, begins=begins
+        comparison,
+        card,
+        actual,
+        metrics=metrics,
+        basis=basis,
+        platform=platform,
+        begins=begins,
     )
 
 
@@ -242,9 +237,7 @@ def _kept_rows(run: Run, options: Options) -> list[Row]:
     first, second = run.origin.values.between(loaded + 1, NO_LIMIT), run.actual1
     if options.policy == MEGATRON:
         first, second = first.rounded(), second.rounded()
-    return _compared(
-        RESUME, first, second, metrics=run.metrics, basis=basis, platform=run.platform, options=options
-    )
+    return _compared(RESUME, first, second, basis, options, metrics=run.metrics, platform=run.platform)
 
 
 def _resume_rows(run: Run, options: Options) -> list[Row]:
@@ -254,11 +247,8 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
         return _twice_trained_rows(run, options)
     if not run.resumes:
         return []
-    absent = [
-        name
-        for name, part in (("phase2.json", run.record2), ("actual_phase2.json", run.actual2))
-        if part is None
-    ]
+    parts = {"phase2.json": run.record2, "actual_phase2.json": run.actual2}
+    absent = [name for name, part in parts.items() if part is None]
     if absent:
         return _nothing_resumed(Reason.NO_PHASE_2, files=" and no ".join(absent))
     loaded = restart_evidence.loaded_iteration(run.record2)
@@ -272,7 +262,7 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
 
 
 def _nothing_resumed(reason: Reason, **details: object) -> list[Row]:
-    return [missing_row(RESUME, "all metrics", reason, check=CHECK_EXACT, **details)]
+    return [Row.missing(RESUME, "all metrics", reason, check=CHECK_EXACT, **details)]
 
 
 def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
@@ -314,7 +304,7 @@ def _restart_rows(run: Run, options: Options) -> list[Row]:
 
 def _evidence_rows(run: Run) -> list[Row]:
     if run.record1 is None:
-        return [missing_row(RESTART, "phase 1", Reason.NO_PHASE_1)]
+        return [Row.missing(RESTART, "phase 1", Reason.NO_PHASE_1)]
     if run.goes_on_from_kept:
         return restart_evidence.restart_rows(run.origin.record, run.record1) if run.origin else []
     if run.resumes:

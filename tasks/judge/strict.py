@@ -86,18 +86,11 @@ def judge_cards(
     """A row a metric: those asked for first, then all others of the golden card. At least one row, or none
     passes. ``begins``: as of ``strict_row``.
     """
-    names = list(dict.fromkeys([*(metrics or ()), *golden.metrics]))
+    names = dict.fromkeys([*(metrics or ()), *golden.metrics])
+    pairs = {name: (golden.metrics.get(name), actual.metrics.get(name)) for name in names}
     return [
-        strict_row(
-            comparison,
-            name,
-            golden.metrics.get(name),
-            actual.metrics.get(name),
-            basis=basis,
-            platform=platform,
-            begins=begins,
-        )
-        for name in names
+        strict_row(comparison, name, *pair, basis=basis, platform=platform, begins=begins)
+        for name, pair in pairs.items()
     ]
 
 

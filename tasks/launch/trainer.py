@@ -55,9 +55,7 @@ class TrainerUnderTest:
 
     def measured(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
         """The metrics that this program writes. Megatron-LM knows nothing of our own."""
-        if self.own:
-            return metrics
-        return tuple(name for name in metrics if not metric_named(name).ours)
+        return tuple(name for name in metrics if self.own or not metric_named(name).ours)
 
     def judged(self, actual: Card) -> Card:
         """Of all that Megatron-LM logs, what has a rule here; batch size and reserved memory say nothing."""

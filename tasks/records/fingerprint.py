@@ -56,20 +56,16 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
 # in the results is what the comparison is there to find.
 WITHOUT_INFLUENCE = frozenset({"cpu", "commit", "subject", "megatron-lm"})
 
-
 # Another configuration or other data: no comparison of values says anything, so the comparison fails.
 CONFIGURATION = {"case": "configuration", "corpus": "corpus"}
-
 
 # Other software or hardware may round otherwise: inside tolerance is a drift, not a regression.
 SOFTWARE_OR_HARDWARE = frozenset(
     {"environment", "platform", "python", "gpu", "driver", "nccl", "cuda", "cudnn", "ranks per gpu"}
 )
 
-
 # What a restart may change: the layout of its ranks belongs to the case.
 OF_THE_RESTART = frozenset({"case", "ranks per gpu"})
-
 
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 

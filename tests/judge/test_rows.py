@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterator
 
 from tasks.judge.explanation import explain
-from tasks.judge.rows import Reason, Row, missing_row
+from tasks.judge.rows import Reason, Row
 from tasks.util.files import REPOSITORY
 
 DRIFT = Row(comparison="golden", metric="lm loss", check="approximate", verdict="drift")
@@ -41,7 +41,7 @@ def test_the_note_is_the_sentence_of_the_reason_and_the_remarks() -> None:
 
 
 def test_what_is_not_there_never_passes() -> None:
-    row = missing_row("resume", "all metrics", Reason.NO_PHASE_2, files="phase2.json")
+    row = Row.missing("resume", "all metrics", Reason.NO_PHASE_2, files="phase2.json")
     assert (row.passed, row.note) == (False, "the restart left no phase2.json; run tasks.resume")
 
 
@@ -52,5 +52,5 @@ def test_the_explanation_reads_reasons_and_no_notes() -> None:
     lost = worded.because("regression", Reason.NOT_FINITE, side="golden", step=7, value="inf")
     (sentence,) = explain([lost], golden=None, changes=[])
     assert sentence.startswith("golden: lm loss: golden value at step 7 is inf")
-    nothing = missing_row("restart", "loaded iteration", Reason.NOTHING_LOADED, what="phase 2")
+    nothing = Row.missing("restart", "loaded iteration", Reason.NOTHING_LOADED, what="phase 2")
     assert explain([nothing], golden=None, changes=[]) == [nothing.note]
