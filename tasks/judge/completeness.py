@@ -6,12 +6,14 @@ is left would pass.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from tasks.cases.case import last_iteration
 from tasks.cases.metrics import interval, metric_named
 from tasks.judge.restart_evidence import loaded_iteration
-from tasks.judge.rows import MISSING, RESTART, Reason, Row, and_more
+from tasks.judge.rows import RESTART, Reason, Row, and_more
 from tasks.records.run import Run
 
 
@@ -45,6 +47,6 @@ def _wanted(run: Run, name: str, first: int) -> np.ndarray:
 
 
 def _row(number: int, name: str, lost: np.ndarray) -> Row:
-    row = Row(comparison=RESTART, metric=f"phase {number}: {name}", first_step=int(lost[0]), verdict=MISSING)
     details = {"phase": number, "step": lost[0], "more": and_more(lost.size)}
-    return row.because(MISSING, Reason.STEP_NOT_LOGGED, **details)
+    row = Row.missing(RESTART, f"phase {number}: {name}", Reason.STEP_NOT_LOGGED, **details)
+    return dataclasses.replace(row, first_step=int(lost[0]))

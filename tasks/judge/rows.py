@@ -34,19 +34,18 @@ class Reason(enum.Enum):
     NO_CHECK = "Megatron-LM has no check for it"
     NO_USABLE_VALUE = "a side has no usable value of it"
     COUNTS_AS_INFINITY = "{count} steps of the card, from {step} on, are missing and count as infinity"
-    # Cards and fingerprints.
+    # Cards, files and records of a run.
     NO_CARD = "no card to compare with"
     NO_PROVENANCE = "the card's .provenance.json is gone: check it out again, or record a new card"
     OTHER_CONFIGURATION = "the card was recorded for another {what}"
     UNKNOWN_CONFIGURATION = "the card does not say for which {what} it was recorded"
     OTHER_ENVIRONMENT = "{changes}"
-    # Files and records of a run.
     NO_PHASE_1 = "no phase1.json: nothing says how phase 1 went"
     NO_PHASE_2 = "the restart left no {files}; run tasks.resume"
     NO_FINGERPRINT = "not recorded; run tasks.resume again"
     NOT_RECORDED = "not recorded"
     TRIED_AGAIN = "an infrastructure failure, tried again: {kind}: {message}; kept in {kept}"
-    # The restart and its state.
+    # The restart, its state, and kills.
     NOTHING_LOADED = "nothing was loaded: {what} trained again from the start"
     NOTHING_RESUMED = "phase 2 loaded no checkpoint, so it resumed nothing"
     NOT_FROM_KEPT = "phase 1 did not go on from the kept checkpoint"
@@ -57,7 +56,6 @@ class Reason(enum.Enum):
     WHOLE_NOT_RECORDED = "not recorded by every rank on both sides"
     WHOLE_OF_RANKS_DIFFERS = "not the same on all ranks"
     WHOLE_DIFFERS = "not what was saved"
-    # Kills.
     NO_KILL_IN_CASE = "the case asks for no kill: nothing was tested"
     NOTHING_KILLED = "nothing was killed"
     KILLED_NO_RANK = "what was killed was no rank of this attempt"

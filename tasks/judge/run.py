@@ -295,11 +295,8 @@ def _within_run(
 def _restart_rows(run: Run, options: Options) -> list[Row]:
     if options.policy == MEGATRON:
         return []
-    return [
-        *unlogged_rows(run, options.steps),
-        *_evidence_rows(run),
-        *map(restart_evidence.failed_try_row, run.failed_tries),
-    ]
+    tries = map(restart_evidence.failed_try_row, run.failed_tries)
+    return [*unlogged_rows(run, options.steps), *_evidence_rows(run), *tries]
 
 
 def _evidence_rows(run: Run) -> list[Row]:
@@ -311,11 +308,8 @@ def _evidence_rows(run: Run) -> list[Row]:
         if run.record2 is None:
             return []
         rows = restart_evidence.layout_rows if run.changes_layout else restart_evidence.restart_rows
-        environment = comparability.phases_row(
-            run.fingerprint,
-            [record.get("fingerprint") for record in (run.record1, run.record2)],
-            other_layout=run.changes_layout,
-        )
+        phases = [record.get("fingerprint") for record in (run.record1, run.record2)]
+        environment = comparability.phases_row(run.fingerprint, phases, other_layout=run.changes_layout)
         return [environment, *rows(run.record1, run.record2)]
     if run.crashes:
         return crash_evidence.crash_rows(run.record1, list(run.kills))

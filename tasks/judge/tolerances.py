@@ -51,8 +51,5 @@ def rule_for(name: str, *, basis: Basis, platform: str | None = None, comparison
 def _from_table(metric: MetricSpec, platform: str | None, comparison: str) -> Tolerance | Shown:
     if comparison == RESUME and metric.resume:
         return metric.resume
-    if platform and platform.startswith("cpu_"):
-        return metric.cpu or metric.tolerance
-    if platform and platform.startswith(_SHARED_GPUS):
-        return metric.shared_gpu or metric.tolerance
-    return metric.tolerance
+    cpu, shared = ((platform or "").startswith(names) for names in ("cpu_", _SHARED_GPUS))
+    return (cpu and metric.cpu) or (shared and metric.shared_gpu) or metric.tolerance
