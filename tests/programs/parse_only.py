@@ -15,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+# A module with one of these reads its command line before it does anything.
+PARSERS = ("ArgumentParser", "tasks.suite.options")
+
+
 def _stopping(parse: Callable[..., object]) -> Callable[..., object]:
     def parse_and_stop(self: argparse.ArgumentParser, *arguments: object, **options: object) -> object:
         parse(self, *arguments, **options)
@@ -28,7 +32,8 @@ def read(argv: list[str]) -> None:
     sys.argv = list(argv)
     is_file = argv[0].endswith(".py")
     place = argv[0] if is_file else importlib.util.find_spec(argv[0]).origin
-    if "ArgumentParser" not in Path(place).read_text():  # it would run instead
+    text = Path(place).read_text()
+    if not any(parser in text for parser in PARSERS):  # it would run instead
         raise SystemExit(f"{place}: has no command line that could be read without running it")
     if is_file:
         runpy.run_path(argv[0], run_name="__main__")
