@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tasks.cases.quarantine import EXCUSED, Quarantine
 from tasks.reports.columns import aligned
 from tasks.suite.steps import new_directory
 from tasks.util.exits import CANNOT_RUN, MEANINGS, PASSED, UsageError
+from tasks.util.suggestions import did_you_mean
 
 HEAD = ("case", "verdict", "seconds", "first difference")
 # How far a case came; those that ended have an exit code.
@@ -36,9 +36,8 @@ def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
         raise UsageError("there is no case to run: test_cases/ holds no <case>/model_config.yaml")
     for name in only:
         if name not in cases:
-            close = difflib.get_close_matches(name, cases, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise UsageError(f"--only {name}: there is no such case.{hint} Cases: {', '.join(cases)}")
+            hint = did_you_mean(name, cases, listed="Cases")
+            raise UsageError(f"--only {name}: there is no such case. {hint}")
     return [case for case in cases if not only or case in only]
 
 
