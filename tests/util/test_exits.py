@@ -101,18 +101,19 @@ def test_a_killed_session_takes_its_task_along() -> None:
 
 
 SLOW = """
-import subprocess, sys
-run = subprocess.run
+import os, subprocess, sys
 
 
-def slow(command, **options):
-    assert options["env"]["CRASH_TEST_SESSION"] == str(__import__("os").getpid())
-    print("ready", flush=True)
-    return run([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+class Slow(subprocess.Popen):
+    def __init__(self, command, **options):
+        if "tasks.train" in command:
+            assert options["env"]["CRASH_TEST_SESSION"] == str(os.getpid())
+            print("ready", flush=True)
+            command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        super().__init__(command, **options)
 
 
-if "tasks." in " ".join(sys.orig_argv):
-    subprocess.run = slow
+subprocess.Popen = Slow
 """
 
 
