@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tasks.cases import corpus
 from tasks.cases.case import Case
-from tasks.cases.loader import golden_case, list_cases, load_case
+from tasks.cases.loader import golden_case, load_case
+from tasks.cases.names import case_names
 from tasks.launch import setup
 from tasks.machine import cudnn, host_memory, mps, nccl, platforms
 from tasks.machine.packages import torch_cuda_version
@@ -265,7 +266,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
     facts = read_facts()
-    found = prospects(facts, list_cases())
+    found = prospects(facts, case_names())
     if refused := _refused():
         found = [dataclasses.replace(row, lacks=(refused, *row.lacks)) for row in found]
     print(as_json(facts, found) if arguments.json else render(facts, found))

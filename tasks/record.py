@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.cases.loader import golden_case, list_cases
+from tasks.cases.loader import golden_case
+from tasks.cases.names import case_names
 from tasks.suite import jobs, listing
 from tasks.suite.steps import TRAINING_TASKS, Step
 from tasks.util.exits import PASSED, TaskError, UsageError, exit_with, run_to_end
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def cases_with_cards() -> list[str]:
     """The cases that have golden cards of their own and can run here."""
-    return [case for case in list_cases() if golden_case(case) == case and not listing.reason_to_skip(case)]
+    return [case for case in case_names() if golden_case(case) == case and not listing.reason_to_skip(case)]
 
 
 def _record(case: str, reason: str, arguments: argparse.Namespace) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.cases.loader import CASE_FILE, list_cases
+from tasks.cases.names import CASE_FILE, case_names
 from tasks.util.files import REPOSITORY
 from tests import checkout
 
 GITHUB = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
 GITLAB = REPOSITORY / ".gitlab-ci.yml"
 SCHEMAS = dict.fromkeys(GITHUB, "vendor.github-workflows") | {GITLAB: "vendor.gitlab-ci"}
-CASES = [REPOSITORY / "test_cases" / case / CASE_FILE for case in list_cases()]
+CASES = [REPOSITORY / "test_cases" / case / CASE_FILE for case in case_names()]
 STEPS = ["tasks.train", "tasks.resume", "tasks.diff", "tasks.report"]
 TRAINING = STEPS * sum("${DATA_PATH}" not in case.read_text() for case in CASES)  # regress skips the others
 REPORT = "# A report\n"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks import frozen
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
+from tasks.cases.names import case_names
 from tasks.judge.run import judge_run
 from tasks.records import kept_checkpoint, manifest
 from tasks.records.checkpoints import TRACKER
@@ -203,7 +204,7 @@ def test_a_run_that_did_not_go_on_fails(tmp_path: Path, root: Path, what: str) -
     assert ("resume", "all metrics") in failed(verdict_of(run, tmp_path))
 
 
-@pytest.mark.parametrize("name", [name for name in list_cases() if "frozen" in name])
+@pytest.mark.parametrize("name", [name for name in case_names() if "frozen" in name])
 def test_every_kept_checkpoint_of_the_repository_belongs_to_its_case(name: str) -> None:
     case = load_case(name, platform_name="cpu_x86_64")
     folder = kept_checkpoint.check(case, "cpu_x86_64")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.loader import list_cases
+from tasks.cases.names import case_names
 from tasks.util.files import REPOSITORY
 from tests.stub_checkout import add_case, calls, nox
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.sessions
 def test_the_menu_lists_every_session_with_a_line() -> None:
     lines = dict(re.findall(r"^[-*] (\S+) -> (.+)$", nox(REPOSITORY, "-l").stdout, re.MULTILINE))
     assert set(lines) == {
-        *list_cases(),
+        *case_names(),
         "regress",
         "record",
         "tests",
@@ -55,7 +55,7 @@ def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.argv[0] = 'nox'; from nox import main; main()"]
     environment = {**os.environ, **words, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
     subprocess.run(command, cwd=REPOSITORY, env=environment, timeout=60, check=False)
-    cases = [case for case in list_cases() if case.startswith("gpt3")]
+    cases = [case for case in case_names() if case.startswith("gpt3")]
     assert [line.strip() for line in answer.read_text().split("\n")] == cases
 
 

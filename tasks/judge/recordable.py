@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
 from tasks.cases.metrics import Shown, metric_named
+from tasks.cases.names import case_names
 from tasks.judge.compare import compare
 from tasks.judge.restart_evidence import processes_of
 from tasks.judge.rows import CHECK_EXACT, GOLDEN
@@ -80,7 +81,7 @@ def refuse_another_configuration(run: Run, root: Path) -> None:
     Raises:
         UsageError: the run was trained with ``--set`` or on other data, or the case was changed since.
     """
-    if run.goldens or run.case_name not in list_cases(root):  # a file of Megatron-LM's
+    if run.goldens or run.case_name not in case_names(root):  # a file of Megatron-LM's
         return
     ranks = len(processes_of(run.record1 or {})) or RANKS
     case = load_case(run.case_name, platform_name=run.platform, root=root, world_size=ranks)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.cases.loader import list_cases, load_case, overridden_lines, parse_settings
+from tasks.cases.loader import load_case, overridden_lines, parse_settings
+from tasks.cases.names import case_names
 from tasks.util.exits import UsageError
 from tests.cases.small_case import CONTENT, changed, error_of, load, write_case
 
@@ -45,7 +46,7 @@ def test_both_processors_run_the_same_case() -> None:
 
 
 def test_cases_are_listed_and_found_by_path() -> None:
-    assert MAIN_CASE in list_cases()
+    assert MAIN_CASE in case_names()
     by_path = load_case(f"test_cases/{MAIN_CASE}", platform_name="cpu_x86_64")
     assert by_path.name == MAIN_CASE
 
@@ -171,7 +172,7 @@ def test_a_dry_run_of_a_case_with_errors_says_how_the_run_would_end(tmp_path: Pa
 
 
 @pytest.mark.parametrize("platform_name", ["cpu_x86_64", "gpu1_h100", "dgx_h100_x2"])
-@pytest.mark.parametrize("name", list_cases())
+@pytest.mark.parametrize("name", case_names())
 def test_no_case_has_values_without_effect(name: str, platform_name: str) -> None:
     assert load_case(name, platform_name=platform_name).overridden == ()
 

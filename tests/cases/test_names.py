@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cases import names
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
+from tasks.cases.names import case_names
 from tasks.suite import listing
 from tasks.util.exits import UsageError
 from tasks.util.files import REPOSITORY
@@ -24,7 +25,7 @@ def case(root: Path, name: str, text: str) -> str:
 
 
 def test_names_are_the_cases() -> None:
-    assert names.case_names() == list_cases(REPOSITORY)
+    assert names.case_names() == case_names(REPOSITORY)
 
 
 def test_a_case_file_that_cannot_be_read_is_a_case_of_the_menu(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_case_says_of_which_type_it_is() -> None:
 def test_an_empty_list_is_no_value() -> None:
     """--bf16: [] is not the same as true."""
     (found,) = check_shape({**CASE, "MODEL_ARGS": {"--bf16": []}, "TEST_TYPE": "regular"})
-    assert found == "MODEL_ARGS.--bf16: an empty list says nothing: null takes the flag away"
+    assert found == "MODEL_ARGS.--bf16: an empty list is no value: null removes the flag"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_variable_is_text() -> None:
     good = {"A": 1, "B": "1.10", "C": None}
     assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
     (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")
-    assert found == "ENV_VARS.A: 1.1 is a number, a variable is text: put it in quotes, as it is to be read"
+    assert found == "ENV_VARS.A: 1.1 is a number, but a variable is text: put it in quotes"
 
 
 def test_a_misspelt_inheritance_is_recognised() -> None:

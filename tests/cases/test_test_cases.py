@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 from tasks.cases.flags import parse_arguments
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
+from tasks.cases.names import case_names
 from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.records.run import read_run
 from tests import short_run
 
 PLATFORMS = {"cpu_x86_64": 8, "cpu_aarch64": 8, "gpu1_h100": 8, "gpu4_h100": 4, "dgx_a100": 8, "dgx_h100": 8}
 LONG = ("gpt3_pp4_resume", "gpt3_pp4_crash_resume")
-FAMILY = [name for name in list_cases() if name.startswith("gpt3_pp4") and "common_pile" not in name]
+FAMILY = [name for name in case_names() if name.startswith("gpt3_pp4") and "common_pile" not in name]
 
 
 @pytest.mark.parametrize("platform_name", PLATFORMS)
-@pytest.mark.parametrize("name", list_cases())
+@pytest.mark.parametrize("name", case_names())
 def test_the_flags_of_every_case_are_understood_on_every_platform(name: str, platform_name: str) -> None:
     world_size = PLATFORMS[platform_name]
     case = load_case(name, platform_name=platform_name, world_size=world_size)
@@ -30,14 +31,14 @@ def test_the_flags_of_every_case_are_understood_on_every_platform(name: str, pla
 def test_no_two_cases_tell_the_same_story() -> None:
     for platform_name in PLATFORMS:
         world_size = PLATFORMS[platform_name]
-        cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in list_cases()]
+        cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in case_names()]
         stories = {f"{case.digest} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
         assert len(stories) == len(cases), platform_name
 
 
 @pytest.mark.parametrize("platform_name", PLATFORMS)
 def test_only_cases_that_train_the_same_share_golden_cards(platform_name: str) -> None:
-    for name in list_cases():
+    for name in case_names():
         options = {"platform_name": platform_name, "world_size": PLATFORMS[platform_name]}
         case = load_case(name, **options)
         assert load_case(case.golden_case, **options).digest == case.digest, name

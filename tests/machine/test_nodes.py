@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cases.loader import list_cases, load_case
+from tasks.cases.loader import load_case
+from tasks.cases.names import case_names
 from tasks.machine import nodes
 from tasks.machine.nodes import ALONE, Nodes
 from tasks.machine.platforms import Gpu, Processor, cpu_platform, gpu_platform
@@ -137,7 +138,7 @@ def test_gpus_add_up_to_a_platform_of_their_own_that_every_case_fits() -> None:
     both = nodes.spread(dgx, TWO)
     assert (both.name, both.world_size, both.ranks_per_gpu) == ("dgx_a100_x2", 16, 1)
     assert nodes.spread(dgx, ALONE) == dgx
-    for case in list_cases():
+    for case in case_names():
         loaded = load_case(case, platform_name=both.name, world_size=both.world_size)
         assert loaded.model_args["--micro-batch-size"] == 2
 
