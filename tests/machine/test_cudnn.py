@@ -49,7 +49,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_every_library_of_torchs_own_is_loaded_for_all_to_see(
     environment: Path, loaded: list[tuple[str, int]]
 ) -> None:
-    cudnn.put_in_front()
+    cudnn.preload_library()
     names = ("libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn_ops.so.9")
     assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in names]
     assert os.environ["CUDNN_HOME"] == str(environment)  # where Transformer Engine looks first
@@ -69,7 +69,7 @@ def test_the_one_that_the_user_names_comes_first(
     (theirs / place).mkdir(parents=True)
     (theirs / place / "libcudnn.so.9.30.0").touch()
     monkeypatch.setenv(variable, str(theirs))
-    cudnn.put_in_front()
+    cudnn.preload_library()
     assert [name for name, _ in loaded] == ["libcudnn.so.9.30.0"]
 
 
@@ -78,7 +78,7 @@ def test_a_folder_without_one_is_refused_and_has_no_version(
 ) -> None:
     monkeypatch.setenv("CUDNN_HOME", "/nowhere")
     with pytest.raises(CannotRun, match=r"/nowhere holds no lib.*correct CUDNN_HOME or CUDNN_PATH"):
-        cudnn.put_in_front()
+        cudnn.preload_library()
     assert os.environ["CUDNN_HOME"] == "/nowhere"
     monkeypatch.setattr(
         ctypes, "CDLL", lambda path: pytest.fail(f"the system's is none of the ranks': {path}")
@@ -93,7 +93,7 @@ def test_where_torch_brings_none_the_systems_is_left_to_be_found(
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    cudnn.put_in_front()
+    cudnn.preload_library()
     assert loaded == []
     assert "CUDNN_HOME" not in os.environ
 
