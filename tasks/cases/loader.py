@@ -126,11 +126,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, str]:
 
 
 def _case(
-    path: Path,
-    content: Mapping[str, object],
-    platform_name: str,
-    given: Mapping[str, object],
-    **more: object,
+    path: Path, content: Mapping[str, object], platform_name: str, given: Mapping[str, object], **more: object
 ) -> Case:
     """The case from a file's content of checked shape; ``given``: flags of the command line."""
     model_args, env_vars = overlays.laid_over(content, platform_name)
