@@ -64,8 +64,7 @@ def build(corpus: Corpus, cache_dir: Path = DEFAULT_CACHE) -> Built:
         if (built := _reusable(target, corpus.sha256)) is not None:  # another process was first
             return built
         files = source_files(corpus)
-        _check_digest(corpus, digest(files))
-        _check_space(cache_dir, files)
+        _check(corpus, files, cache_dir)
         for leftover in cache_dir.glob(".building-*"):  # of a killed builder: the lock is held
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(
@@ -146,16 +145,14 @@ def digest(files: list[tuple[str, Path]]) -> str:
     return hashed.hexdigest()
 
 
-def _check_digest(corpus: Corpus, actual: str) -> None:
-    if actual != corpus.sha256:
+def _check(corpus: Corpus, files: list[tuple[str, Path]], cache_dir: Path) -> None:
+    """Compare the text with its stated digest, and the size of its dataset with the free space."""
+    if (actual := digest(files)) != corpus.sha256:
         raise UsageError(
             f"CORPUS.sha256: the text of {corpus.package} {corpus.version} has digest {actual}, the case"
             f" states {corpus.sha256}; reinstall the package, or state the new digest and record the golden"
             " cards again"
         )
-
-
-def _check_space(cache_dir: Path, files: list[tuple[str, Path]]) -> None:
     needed = _BYTES_PER_TOKEN * sum(path.stat().st_size + 1 for _, path in files) + 2**20
     free = shutil.disk_usage(cache_dir).free
     if free < needed:

@@ -50,9 +50,9 @@ class Number:
 
     def __str__(self) -> str:
         bounds = {"of at least": self.least, "at most": self.most, "below": self.below}
-        words = [f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) != math.inf]
+        limits = [f"{name} {bound:g}" for name, bound in bounds.items() if abs(bound) != math.inf]
         kind = "a whole number" if self.whole else "a finite number"
-        return f"{kind} {', '.join(words)}".strip()
+        return f"{kind} {', '.join(limits)}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +80,10 @@ class Flag:
 
     def argument(self, name: str) -> dict[str, object]:
         """Options of ``add_argument``."""
+        dest = self.dest or name.removeprefix("--no-").strip("-").replace("-", "_")
         if self.type is None:
             on = not name.startswith(("--no-", "--disable-"))
-            dest = self.dest or name.removeprefix("--no-").strip("-").replace("-", "_")
             return {"dest": dest, "action": "store_const", "const": on, "default": not on}
-        dest = self.dest or name.strip("-").replace("-", "_")
         return {"dest": dest, "type": self.type, "default": self.default, "nargs": "*" if self.many else None}
 
     def error(self, value: object) -> str | None:
@@ -95,9 +94,8 @@ class Flag:
             return None if isinstance(value, bool) else f"{value!r} is more than it takes: true or false"
         if isinstance(self.type, Number):
             return None if self.type.contains(value) else f"{value!r} must be {self.type}"
-        if value is True or (isinstance(value, list) and not self.many):
-            return f"{value!r} must be one value"
-        return None
+        several = isinstance(value, list) and not self.many
+        return f"{value!r} must be one value" if value is True or several else None
 
 
 def _choice(default: str, *others: str) -> Flag:

@@ -31,7 +31,7 @@ def read_content(name: str, root: Path = REPOSITORY) -> dict[str, object]:
     Raises:
         UsageError: there is no such case, or a file cannot be read.
     """
-    return _merged(_chain(_find(name, root), root))
+    return merged(_chain(_find(name, root), root))
 
 
 def load_case(
@@ -49,7 +49,7 @@ def load_case(
     """
     path = _find(name_or_path, root)
     chain = _chain(path, root)
-    content = _merged(chain)
+    content = merged(chain)
     _refuse(path, _shape_errors(content))
     given = read_overrides(overrides or {})
     case = _case(
@@ -237,7 +237,7 @@ def _existing_case(path: Path, key: str, name: object, root: Path) -> str:
     return str(name)
 
 
-def _merged(chain: Sequence[tuple[str, dict[str, object]]]) -> dict[str, object]:
+def merged(chain: Sequence[tuple[str, dict[str, object]]]) -> dict[str, object]:
     """The content of a case merged over its bases'."""
     return functools.reduce(_over, [content for _, content in reversed(chain)])
 

@@ -148,7 +148,7 @@ def first_host(hostlist: str) -> str:
 
 
 def spread(platform: Platform, nodes: Nodes) -> Platform:
-    """The platform of all nodes together. On CPUs the eight ranks are divided among the nodes and the
+    """The platform of all nodes together. On CPUs the eight ranks are split over the nodes and the
     platform keeps its name: results do not depend on where ranks run. GPUs add up.
 
     Raises:

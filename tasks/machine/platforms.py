@@ -251,8 +251,8 @@ def _ask_driver() -> tuple[str, str | None]:
     except subprocess.TimeoutExpired:
         return "", "nvidia-smi did not answer within 60 s"
     if outcome.returncode:
-        said = (outcome.stdout + outcome.stderr).strip().splitlines() or ["nothing"]
-        return "", f"nvidia-smi failed: {said[0]}"
+        lines = (outcome.stdout + outcome.stderr).strip().splitlines() or ["no message"]
+        return "", f"nvidia-smi failed: {lines[0]}"
     return outcome.stdout, None
 
 

@@ -29,7 +29,7 @@ def test_a_restart_that_cannot_be_is_named(restart: object, error: str) -> None:
     assert found.startswith(error)
 
 
-def test_only_a_case_that_restarts_says_what_its_restart_changes() -> None:
+def test_only_a_case_that_restarts_has_changes_for_its_restart() -> None:
     good = {"RANKS": 4, "MODEL_ARGS": {"--no-load-rng": True}}
     assert errors(RESTART=good, TEST_TYPE="ckpt-resume") == []
     (found,) = errors(RESTART=good, TEST_TYPE="regular")

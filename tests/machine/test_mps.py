@@ -152,7 +152,7 @@ def test_a_guard_that_is_stopped_ends_the_daemon(control: Path, tmp_path: Path) 
         assert wait_until(lambda: not list(tmp_path.glob("mps-*")))
 
 
-def test_a_guard_that_is_stopped_while_it_waits_says_so(
+def test_a_guard_that_is_stopped_while_it_waits_reports_it(
     control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
 ) -> None:
     monkeypatch.setenv("FAKE_SLOW", "1")

@@ -65,7 +65,7 @@ def test_incomplete_options_are_refused_with_the_missing_ones(argv: str, message
         nodes.read(parsed(*argv.split()), {})
 
 
-def test_a_slurm_step_says_it_all() -> None:
+def test_a_slurm_step_needs_no_options() -> None:
     found = nodes.read(parsed(), STEP)
     assert (found.count, found.rank, found.endpoint) == (2, 1, "dgx07:29967")
     other_job = nodes.read(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
@@ -175,7 +175,7 @@ def test_an_unknown_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "trained", "code", "said"),
+    ("name", "rank", "trained", "code", "message"),
     [
         ("Connection", 0, False, 5, "node 0 cannot listen there: in use; choose a free port"),
         ("Connection", 1, False, 5, "did not meet at 127.0.0.1:29400 within 600 s: in use"),
@@ -184,15 +184,15 @@ def test_an_unknown_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Closed", 0, True, 3, "another node gave up"),
     ],
 )
-def test_a_failed_rendezvous_says_what_to_do(
-    name: str, rank: int, trained: bool, code: int, said: str
+def test_the_error_of_a_failed_rendezvous_has_its_remedy(
+    name: str, rank: int, trained: bool, code: int, message: str
 ) -> None:
     from torch.distributed.elastic import rendezvous
 
     error = getattr(rendezvous, f"Rendezvous{name}Error")("in use")
     failure = nodes.rendezvous_failure(dataclasses.replace(TWO, rank=rank), error, trained=trained)
     assert failure.exit_code == code
-    assert said in str(failure)
+    assert message in str(failure)
 
 
 def test_a_rendezvous_that_failed_without_a_message_is_named() -> None:
