@@ -1,4 +1,4 @@
-"""What nox lacks for the noxfile: one environment for all sessions, six exit codes, SIGTERM as Ctrl-C."""
+"""Extend nox: one environment for all sessions, six exit codes, SIGTERM as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,24 +18,19 @@ import nox.registry
 import nox.virtualenv
 
 from tasks.machine import platforms
+from tasks.machine.packages import GPU_PINS, PINS
 from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
 from tasks.util.suggestions import did_you_mean
 
-REPOSITORY = Path(__file__).resolve().parent
 ENVIRONMENT = platforms.environment()
-PINS = REPOSITORY / "requirements.txt"
-GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 STAMP = "pins.sha256"
-# A Ctrl-C reaches the task too; after a SIGTERM to nox alone it is asked by nox. It stops within 6 s.
+# The terminal sends a Ctrl-C to the task, too; after a SIGTERM, nox interrupts the task. It stops within 6 s.
 TASK_ASKED_AFTER_S, TASK_STOPS_WITHIN_S = 0.5, 8.5
-OTHER_STOPS_WITHIN_S = 4.0  # pytest, which is asked by a Ctrl-C alone to end its tests in order
-
-
-# ---- the environment ----
+OTHER_STOPS_WITHIN_S = 4.0  # pytest ends its tests in order after Ctrl-C alone
 
 
 class SharedEnvironment(nox.virtualenv.VirtualEnv):
-    """One environment for all sessions. It is made anew when the pins differ from those it was made with."""
+    """One environment for all sessions, created again when the pins have changed."""
 
     def __init__(self, location: str, **options: object) -> None:
         super().__init__(str(Path(location).with_name(ENVIRONMENT)), venv_backend="virtualenv", **options)
@@ -43,7 +38,7 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
         self.lock = None
 
     def create(self) -> bool:
-        """Make it, or reuse it. Until ``prepare`` has filled it, other sessions wait."""
+        """Create or reuse it. Other sessions wait until ``prepare`` has filled it."""
         path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = path.open("w")
@@ -52,24 +47,24 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
         return super().create()
 
     def is_filled(self) -> bool:
-        """Whether exactly the pins are in it, by its stamp."""
+        """True when its stamp says that the pins are installed."""
         return self.stamp.is_file() and self.stamp.read_text() == pins_digest()
 
 
 @functools.cache
 def pins_digest() -> str:
-    """Digest of everything that decides what is installed."""
+    """Digest of the Python version and the pins."""
     files = [PINS, GPU_PINS] if platforms.on_gpus() else [PINS]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(sys.version.encode() + content).hexdigest()
 
 
 def prepare(session: nox.Session) -> None:
-    """Install exactly the pins, once, and verify them. With --no-venv, the present packages are used."""
+    """Install the pins once and verify them. With --no-venv, use the installed packages."""
     environment = session.virtualenv
     if not isinstance(environment, SharedEnvironment):
         return
-    # pip compiles nothing, the first import of a module does: without, importing megatron takes 11 s, not 5
+    # Bytecode is written at first import, not by pip: without it, importing megatron takes 11 s, not 5.
     session.env["PYTHONDONTWRITEBYTECODE"] = None
     gpu = ["--gpu"] if platforms.on_gpus() else []
     verify = ["python", "-m", "tasks.environment", "verify", *gpu]
@@ -108,9 +103,6 @@ def _install_gpu_packages(session: nox.Session) -> None:
     session.run("python", "-m", "tasks.ranks.gpu_libraries")
 
 
-# ---- a task, its exit code, and a stop ----
-
-
 _stopped: list[int] = []
 _first_code: list[int] = []
 
@@ -133,8 +125,10 @@ def run(
     interrupt_timeout: float = OTHER_STOPS_WITHIN_S,
     terminate_timeout: float = OTHER_STOPS_WITHIN_S,
 ) -> None:
-    """Run a command of the environment; in a dry run print it, unless it is given ``--dry-run`` itself.
-    Once nox was asked to stop, the session ends with the command.
+    """Run a command of the environment; in a dry run print it, unless it has ``--dry-run`` itself.
+
+    Raises:
+        KeyboardInterrupt: nox was stopped while the command ran.
     """
     if "--dry-run" in session.posargs and "--dry-run" not in command:
         session.log(f"would run: {shlex.join(command)}")
@@ -146,17 +140,17 @@ def run(
         interrupt_timeout=interrupt_timeout,
         terminate_timeout=terminate_timeout,
     )
-    if _stopped:  # nox goes on when the command that it stopped has come to a good end
+    if _stopped:  # nox would continue after a stopped command that exits 0
         raise KeyboardInterrupt
 
 
 def arguments(session: nox.Session) -> list[str]:
-    """The arguments behind ``--``, for a task that has no dry run of its own."""
+    """The arguments after ``--``, for a task without a dry run."""
     return [argument for argument in session.posargs if argument != "--dry-run"]
 
 
 def finish(session: nox.Session, code: int) -> None:
-    """Fail the session; nox exits with the first such code of its sessions. nox itself knows 0 and 1 only."""
+    """Fail the session. nox, which knows exit codes 0 and 1 only, exits with the first session's code."""
     if not _first_code:
         _first_code.append(code)
         atexit.register(_exit_with_first_code)
@@ -170,29 +164,26 @@ def _exit_with_first_code() -> None:
 
 
 def _stop(number: int, _: object) -> None:
-    """Handle SIGTERM as Ctrl-C, which nox hands on to the running task; otherwise nox alone would end."""
+    """Handle SIGTERM as Ctrl-C, which nox passes on to the running task."""
     _stopped.append(number)
     raise KeyboardInterrupt(f"stopped by signal {number}")
 
 
-# ---- in force for a noxfile ----
-
-
 def install() -> None:
-    """Make the shared environment known to nox, and SIGTERM a stop."""
+    """Register the shared environment and the SIGTERM handler with nox."""
     nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
     signal.signal(signal.SIGTERM, _stop)
 
 
 def refuse_unknown_sessions() -> None:
-    """Exit with the code of bad usage. nox itself would exit with 3, which here means failed training."""
+    """Exit with 2 (bad usage) after an unknown session; nox would exit with 3, here failed training."""
     if problem := unknown_session(sys.argv[1:], list(nox.registry.get())):
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(USAGE)
 
 
 def unknown_session(argv: list[str], known: list[str]) -> str | None:
-    """The error in the sessions that nox's command line names, or None; no session is named after ``--``."""
+    """The error for the first unknown session of nox's command line, or None."""
     argv = argv[: argv.index("--")] if "--" in argv else argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-s", "--session", "--sessions", nargs="*", action="extend", default=[])

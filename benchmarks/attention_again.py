@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     on_gpu = platform.device == "cuda"
     with mps.daemon(wanted=on_gpu and options.processes > 1) as daemon:
         if on_gpu:
-            cudnn.put_in_front()
+            cudnn.preload_library()
             daemon.join(print)
             importlib.import_module("transformer_engine.pytorch")  # once, for all that are forked
         results = repeat_in_processes(platform.device, options)

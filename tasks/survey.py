@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tasks.cases import megatron_lm_case
 from tasks.cases.flags import unknown_flags
-from tasks.cases.loader import CASE_FILE, load_upstream_case
+from tasks.cases.loader import load_upstream_case
+from tasks.cases.names import CASE_FILE
 from tasks.launch.trainer import PROGRAM
 from tasks.machine import host_memory, platforms
 from tasks.util.exits import PASSED, UsageError, exit_with

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.cases.loader import CASE_FILE
-from tasks.cases.names import case_names
+from tasks.cases.names import CASE_FILE, case_names
 from tasks.util.files import REPOSITORY
 from tests import checkout
 

@@ -1,4 +1,4 @@
-"""A test case as one platform runs it: its settings, its command line and its digest."""
+"""A test case on one platform: its settings, its command line and its digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME_IN_VALUE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Text that an installed package brings along: every file of it with this suffix, in a fixed order."""
+    """Training text: all files of an installed package with this suffix, in a fixed order."""
 
     package: str
     version: str
@@ -31,7 +31,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Restart:
-    """Changes of the restart from the training before. ``ranks``: None for as many."""
+    """Changed settings of the restart. ``ranks``: None for as many as before."""
 
     model_args: dict[str, object]
     ranks: int | None
@@ -39,7 +39,7 @@ class Restart:
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """Ranks that are killed with SIGKILL once every rank has completed and logged ``after_step``."""
+    """Ranks to kill with SIGKILL once all ranks have completed and logged ``after_step``."""
 
     after_step: int
     ranks: tuple[int, ...]
@@ -47,11 +47,14 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A test case as one platform runs it.
+    """A test case on one platform.
 
-    ``model_args`` has flags with their dashes as keys; ``golden_case`` is the case whose golden cards hold
-    for this one, mostly itself; ``kills`` come one after the other, each in an attempt of its own;
-    ``digest`` is that of the training, see ``digest_of``, whatever the restart changes.
+    Attributes:
+        model_args: values by flag, with its dashes.
+        golden_case: the case whose golden cards this one uses, mostly itself.
+        kills: in order, each in an attempt of its own.
+        digest: of the training without its restart, see ``digest_of``.
+        checkpoint: folder of a frozen-resume, relative to the repository.
     """
 
     name: str
@@ -66,11 +69,11 @@ class Case:
     world_size: int  # ranks
     kills: tuple[Kill, ...] = ()
     restart: Restart | None = None
-    checkpoint: str | None = None  # of type frozen-resume: a folder, relative to the repository
+    checkpoint: str | None = None
     overridden: tuple[Overridden, ...] = ()
 
     def argv(self) -> list[str]:
-        """Megatron's command line: True gives a bare flag, False and null nothing, a list several words."""
+        """Megatron's command line: True gives a bare flag, False and null nothing, a list several values."""
         argv: list[str] = []
         for flag, value in self.model_args.items():
             if value is None or value is False:
@@ -83,7 +86,7 @@ class Case:
 
     @functools.cached_property
     def parsed(self) -> flags.Parsed:
-        """The command line as our training program reads it, parsed once."""
+        """The command line, parsed once for our training program."""
         return flags.parse(self.argv(), world_size=self.world_size)
 
     @property
@@ -110,11 +113,11 @@ class Case:
         }
 
     def last_iteration(self) -> int:
-        """The end of a phase: ``--train-iters``, or before that ``--exit-interval``."""
+        """The last iteration of a phase: the smaller of ``--train-iters`` and ``--exit-interval``."""
         return last_iteration(self.model_args)
 
     def restarted(self) -> Case:
-        """The case as its restart runs it."""
+        """The case with the changes of its restart."""
         if self.restart is None:
             return self
         model_args = {**self.model_args, **self.restart.model_args}
@@ -122,17 +125,17 @@ class Case:
         return dataclasses.replace(self, model_args=model_args, world_size=ranks)
 
     def names_needed(self) -> tuple[str, ...]:
-        """The ``${NAMES}`` that ``substitute`` has to be given, sorted."""
-        texts = [
-            text for value in (*self.model_args.values(), *self.env_vars.values()) for text in _texts(value)
-        ]
+        """The ``${NAMES}`` that ``substitute`` needs, sorted."""
+        values = [*self.model_args.values(), *self.env_vars.values()]
+        items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+        texts = [item for item in items if isinstance(item, str)]
         return tuple(sorted({name for text in texts for name in _NAME_IN_VALUE.findall(text)}))
 
     def substitute(self, names: Mapping[str, str]) -> Case:
-        """A copy with ``${NAME}`` replaced from ``names`` alone, once: what was put in is not read again.
+        """A copy with each ``${NAME}`` replaced from ``names``; replaced text is not read again.
 
         Raises:
-            UsageError: names that the case uses and ``names`` lacks, all of them.
+            UsageError: ``names`` lacks some; the message has all of them.
         """
         unset = [name for name in self.names_needed() if name not in names]
         if unset:
@@ -140,8 +143,8 @@ class Case:
             raise UsageError(f"{self.path}: not set: {listed}; give each a value (export it before the run)")
         return dataclasses.replace(
             self,
-            model_args={flag: _put_in(value, names) for flag, value in self.model_args.items()},
-            env_vars={name: str(_put_in(value, names)) for name, value in self.env_vars.items()},
+            model_args={flag: _replaced(value, names) for flag, value in self.model_args.items()},
+            env_vars={name: str(_replaced(value, names)) for name, value in self.env_vars.items()},
         )
 
 
@@ -152,11 +155,10 @@ def last_iteration(model_args: Mapping[str, object]) -> int:
 
 
 def digest_of(model_args: Mapping[str, object], env_vars: Mapping[str, str]) -> str:
-    """SHA-256 over flags and environment variables, before ``${NAMES}`` are put in.
+    """SHA-256 of flags and environment variables, before ``${NAMES}`` are replaced.
 
-    Left out: flags without influence, the metrics (looking does not change what is computed), what the
-    restart changes (a golden card is of the training before it) and the corpus, whose own digest is recorded
-    beside this one.
+    Skips flags without influence, metrics (they do not change the computation), changes of the restart (a
+    golden card is of the training before it) and the corpus, whose digest is recorded separately.
     """
     influential = {
         flag: value
@@ -167,13 +169,9 @@ def digest_of(model_args: Mapping[str, object], env_vars: Mapping[str, str]) -> 
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _texts(value: object) -> list[str]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
-
-
-def _put_in(value: object, names: Mapping[str, str]) -> object:
+def _replaced(value: object, names: Mapping[str, str]) -> object:
     if isinstance(value, list):
-        return [_put_in(item, names) for item in value]
+        return [_replaced(item, names) for item in value]
     if isinstance(value, str):
         return _NAME_IN_VALUE.sub(lambda match: names[match.group(1)], value)
     return value

@@ -1,6 +1,6 @@
-"""The rules between Megatron's flags. Those of one flag alone, its type and range, are in ``flags``.
+"""Rules between Megatron's flags; type and range of a single flag are in ``flags``.
 
-A rule takes parsed arguments and yields a line for each way in which they break it.
+A rule takes parsed arguments and yields a line for each violation.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _GROUP = "--microbatch-group-size-per-virtual-pipeline-stage"
 
 
 def broken(args: argparse.Namespace) -> list[str]:
-    """Rules that every training program of Megatron has."""
-    ranks = list(_ranks(args))  # the others divide by the number of replicas
+    """Violated rules of every training program of Megatron."""
+    ranks = list(_ranks(args))  # the other rules divide by the number of replicas
     return ranks or [line for rule in _SHARED for line in rule(args)]
 
 
 def unsupported(args: argparse.Namespace) -> list[str]:
-    """Rules of our training program, for arguments that break none of ``broken``."""
+    """Violated rules of our training program, for arguments that pass ``broken``."""
     return [line for rule in _OURS for line in rule(args)]
 
 
 def missing_on_cpu(args: argparse.Namespace) -> list[str]:
-    """A line for each flag without which a CPU cannot train; most turn Megatron's defaults off."""
+    """A line for each missing flag that a CPU needs; most turn off a default of Megatron."""
     needed = [
         ("--distributed-backend gloo", args.distributed_backend == "gloo"),
         ("--transformer-impl local", args.transformer_impl == "local"),
@@ -37,18 +37,18 @@ def missing_on_cpu(args: argparse.Namespace) -> list[str]:
 
 
 def check_data(model_args: Mapping[str, object], corpus: object) -> list[str]:
-    """The text that ``CORPUS`` names is what is trained on: ``--data-path`` cannot name other data."""
+    """With ``CORPUS``, ``--data-path`` cannot name other data."""
     named = model_args.get("--data-path")
     if corpus is None or named in (None, "${CORPUS_PREFIX}"):
         return []
     return [
         f"--data-path: {named!r} would not be read, CORPUS names the text: for one run give --data-path"
-        " PREFIX (not --set); for a case of its own take the text away, CORPUS: null"
+        " PREFIX (not --set); in a case of its own remove the text, CORPUS: null"
     ]
 
 
 def check_resume(model_args: Mapping[str, object], test_type: str) -> list[str]:
-    """A checkpoint to restart from, and a step left to train after it."""
+    """A case that restarts needs a checkpoint, and a step to train after it."""
     iterations, interval = model_args.get("--train-iters"), model_args.get("--save-interval")
     if test_type == "regular" or iterations is None:
         return []
@@ -71,28 +71,28 @@ def micro_batches(args: argparse.Namespace) -> int:
 
 
 def virtual_stages(args: argparse.Namespace) -> int:
-    """Chunks of the model a stage; with one, Megatron does not interleave."""
+    """Model chunks per stage; with one, Megatron does not interleave."""
     chunk_layers = args.num_layers_per_virtual_pipeline_stage
     chunks = args.num_layers // args.pipeline_model_parallel_size // chunk_layers if chunk_layers else 1
     return args.num_virtual_stages_per_pipeline_rank or chunks
 
 
 def gated_ffn_size(args: argparse.Namespace) -> int:
-    """Megatron keeps the parameter count of a gated unit near that of a plain one, in multiples of 64."""
+    """Megatron's FFN size with SwiGLU: about as many parameters as without, a multiple of 64."""
     return int((4 * args.hidden_size * 2 / 3) / 64) * 64
 
 
 def training_sequences(split: str, sequences: int) -> int:
-    """Sequences that megatron-core trains on; without any, it never ends building their index."""
+    """Sequences in megatron-core's training share; with none, building their index never ends."""
     shares = _shares(split)
     return round(shares[0] / sum(shares) * sequences)
 
 
 def _shares(split: str) -> list[float]:
-    """The shares as megatron-core reads them; training takes the first.
+    """The shares of ``--split``, the first for training, parsed as in megatron-core.
 
     Raises:
-        ValueError: a number with more than one point.
+        ValueError: a number has more than one point.
     """
     return [float(share) for share in re.findall(r"[.0-9]+", split)]
 
@@ -103,12 +103,9 @@ def _model_ranks(args: argparse.Namespace) -> int:
 
 
 def _uneven(args: argparse.Namespace) -> list[int]:
-    """Layers of the stages that have a number of their own."""
+    """Layer counts given for the first and last stage."""
     ends = [args.decoder_first_pipeline_num_layers, args.decoder_last_pipeline_num_layers]
     return [layers for layers in ends if layers is not None]
-
-
-# ---- of every training program of Megatron ----
 
 
 def _ranks(args: argparse.Namespace) -> Iterator[str]:
@@ -161,9 +158,6 @@ def _sizes(args: argparse.Namespace) -> Iterator[str]:
         yield f"--min-lr: {args.min_lr} is above --lr {args.lr}"
 
 
-# ---- of our training program ----
-
-
 def _uneven_stages(args: argparse.Namespace) -> Iterator[str]:
     given, stages = _uneven(args), args.pipeline_model_parallel_size
     if given and args.num_layers_per_virtual_pipeline_stage:
@@ -197,7 +191,7 @@ def _feed_forward(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _companions(args: argparse.Namespace) -> Iterator[str]:
-    """Flags that need others."""
+    """Flags that need other flags."""
     if args.decoupled_min_lr is not None and args.decoupled_lr is None:
         yield "--decoupled-min-lr needs --decoupled-lr"
     if args.overlap_param_gather and not (args.use_distributed_optimizer and args.overlap_grad_reduce):
@@ -223,7 +217,7 @@ def _schedule(args: argparse.Namespace) -> Iterator[str]:
         yield "--override-opt_param-scheduler: not with --use-checkpoint-opt_param-scheduler"
     decay = args.lr_decay_iters or args.train_iters
     if args.lr_warmup_fraction is not None and args.lr_warmup_iters:
-        yield "--lr-warmup-iters: not with --lr-warmup-fraction; take one of them away"
+        yield "--lr-warmup-iters: not with --lr-warmup-fraction; remove one of them"
     elif args.lr_warmup_fraction is None and args.lr_warmup_iters >= decay:
         limit = f"--lr-decay-iters (by default --train-iters), {decay}"
         yield f"--lr-warmup-iters {args.lr_warmup_iters} must be below {limit}"

@@ -1,6 +1,6 @@
-"""The table of Megatron's flags, with types and ranges, and the parser that is made from it.
+"""The table of Megatron's flags, with types and ranges, and the parser built from it.
 
-Imports neither torch nor megatron, so that a wrong flag is reported before any rank is started.
+Imports neither torch nor megatron, so that a wrong flag is reported before ranks start.
 Source of names and defaults: megatron/training/arguments.py of Megatron-LM.
 """
 
@@ -21,7 +21,7 @@ from tasks.util.suggestions import nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A finite number of a range, as a type for argparse. ``below``: the first number that is too large."""
+    """A type for argparse: a finite number from ``least`` to ``most``, and less than ``below``."""
 
     whole: bool = False
     least: float = -math.inf
@@ -29,7 +29,11 @@ class Number:
     below: float = math.inf
 
     def __call__(self, text: str) -> float:
-        """Raises: ``ArgumentTypeError`` for text that is no such number."""
+        """Convert text.
+
+        Raises:
+            ArgumentTypeError: text that is no such number.
+        """
         try:
             value = int(text) if self.whole else float(text)
         except ValueError:
@@ -39,26 +43,29 @@ class Number:
         return value
 
     def contains(self, value: object) -> bool:
-        """True for a number of this range; true and false are none."""
+        """True for a number in this range; booleans are not numbers."""
         if not isinstance(value, int if self.whole else (int, float)) or isinstance(value, bool):
             return False
         return self.least <= value <= self.most and -math.inf < value < self.below
 
     def __str__(self) -> str:
         bounds = {"of at least": self.least, "at most": self.most, "below": self.below}
-        words = [f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) != math.inf]
+        limits = [f"{name} {bound:g}" for name, bound in bounds.items() if abs(bound) != math.inf]
         kind = "a whole number" if self.whole else "a finite number"
-        return f"{kind} {', '.join(words)}".strip()
+        return f"{kind} {', '.join(limits)}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A flag of Megatron. Without ``type`` it is a switch, which ``--no-`` and ``--disable-`` turn off.
+    """A flag of Megatron. Without ``type`` it is a switch; ``--no-`` and ``--disable-`` turn it off.
 
-    ``required``: by every training program of Megatron. ``divisor``: others are divided by it.
-    ``choices``: all that our training program supports. ``supported``: false where it does not know the flag.
-    ``influence``: false for places, times and output, which do not change what is computed.
-    ``dest``: the name of the parsed argument, where Megatron does not derive it from the flag's.
+    Attributes:
+        dest: the name of the parsed argument, where it does not follow from the flag's.
+        required: by every training program of Megatron.
+        divisor: other values are divided by it.
+        choices: the values that our training program supports.
+        supported: False when our training program does not know the flag.
+        influence: False for paths, times and output, which do not change the computation.
     """
 
     type: Number | type[str] | None = None
@@ -73,24 +80,22 @@ class Flag:
 
     def argument(self, name: str) -> dict[str, object]:
         """Options of ``add_argument``."""
+        dest = self.dest or name.removeprefix("--no-").strip("-").replace("-", "_")
         if self.type is None:
             on = not name.startswith(("--no-", "--disable-"))
-            dest = self.dest or name.removeprefix("--no-").strip("-").replace("-", "_")
             return {"dest": dest, "action": "store_const", "const": on, "default": not on}
-        dest = self.dest or name.strip("-").replace("-", "_")
         return {"dest": dest, "type": self.type, "default": self.default, "nargs": "*" if self.many else None}
 
     def error(self, value: object) -> str | None:
-        """The rule that a value of a case breaks. None, in YAML null, takes a flag away."""
+        """The error in a value of a case file, or None. A value of None (YAML null) removes the flag."""
         if value is None:
             return None
         if self.type is None:
             return None if isinstance(value, bool) else f"{value!r} is more than it takes: true or false"
         if isinstance(self.type, Number):
             return None if self.type.contains(value) else f"{value!r} must be {self.type}"
-        if value is True or (isinstance(value, list) and not self.many):
-            return f"{value!r} must be one value"
-        return None
+        several = isinstance(value, list) and not self.many
+        return f"{value!r} must be one value" if value is True or several else None
 
 
 def _choice(default: str, *others: str) -> Flag:
@@ -101,8 +106,8 @@ INTEGER, COUNT = Number(whole=True), Number(whole=True, least=1)
 NUMBER, NOT_NEGATIVE, PROBABILITY = Number(), Number(least=0), Number(least=0, most=1)
 _SIZE = Flag(type=COUNT, required=True, divisor=True)
 
-# Both spellings of --use-checkpoint-opt_param-scheduler occur in Megatron-LM's case files. Of
-# --align-param-gather and its opposite argparse takes the default of the first, which is off.
+# Both spellings of --use-checkpoint-opt_param-scheduler occur in Megatron-LM's case files. argparse takes the
+# default of --align-param-gather and its opposite from the first, which is off.
 _SWITCHES = """
 --use-mcore-models --bf16 --swiglu --untie-embeddings-and-output-weights --attention-softmax-in-fp32
 --deterministic-mode --no-gradient-accumulation-fusion --no-bias-gelu-fusion --no-bias-swiglu-fusion
@@ -197,15 +202,17 @@ FLAGS: Mapping[str, Flag] = {
     "--timing-log-option": Flag(type=str, influence=False, supported=False),
     "--log-timers-to-tensorboard": Flag(influence=False),
 }
-_NEEDED_HERE = ("--data-path", "--vocab-size")  # Megatron-LM's own program knows other ways
+_NEEDED_HERE = ("--data-path", "--vocab-size")  # optional in Megatron-LM's own program
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parsed:
-    """A command line of Megatron as our training program reads it.
+    """A Megatron command line, parsed for our training program.
 
-    ``arguments``: None when anything is refused. ``broken``: rules that every training program of Megatron
-    has. ``unsupported``: what ours does not train, and Megatron-LM's own may.
+    Attributes:
+        arguments: None when there is any error.
+        broken: violated rules of every training program of Megatron.
+        unsupported: settings that ours does not support, and Megatron-LM's own may.
     """
 
     arguments: argparse.Namespace | None
@@ -213,7 +220,11 @@ class Parsed:
     unsupported: tuple[str, ...] = ()
 
     def accepted(self, where: str = "") -> argparse.Namespace:
-        """The arguments; raises ``UsageError`` for all that is refused, with ``where`` in front."""
+        """The arguments.
+
+        Raises:
+            UsageError: there are errors; the message begins with ``where`` and has all of them.
+        """
         if self.arguments is None:
             raise UsageError(f"{where}Megatron flags: {'; '.join(self.broken + self.unsupported)}")
         return self.arguments
@@ -233,17 +244,17 @@ def _parser() -> _Parser:
 
 
 def value_error(name: str, value: object) -> str | None:
-    """The rule that the value which a case gives a flag breaks; unknown flags may have any value."""
+    """The error in a case's value of a flag, or None; an unknown flag may have any value."""
     return FLAGS[name].error(value) if name in FLAGS else None
 
 
 def influences(name: str) -> bool:
-    """True for a flag that may change what is computed; the digest of a case covers these alone."""
+    """True for a flag that may change the computation; the digest of a case covers only these."""
     return name not in FLAGS or FLAGS[name].influence
 
 
 def broken_divisors(model_args: Mapping[str, object]) -> list[str]:
-    """A line for each size below 1: no training program of Megatron can divide by it."""
+    """A line for each size below 1, by which no training program of Megatron can divide."""
     return [
         f"{name}: {error}"
         for name, value in model_args.items()
@@ -253,16 +264,16 @@ def broken_divisors(model_args: Mapping[str, object]) -> list[str]:
 
 
 def unknown_flags(argv: Sequence[str]) -> list[str]:
-    """The flags of a Megatron command line that our training program does not know."""
+    """Flags of a Megatron command line that our training program does not know."""
     names = [word.split("=")[0] for word in argv if word.startswith("--")]
     return [name for name in names if name not in FLAGS or not FLAGS[name].supported]
 
 
 def parse(argv: Sequence[str], *, world_size: int) -> Parsed:
-    """Parse a Megatron command line for so many ranks, and derive what follows from it.
+    """Parse a Megatron command line for ``world_size`` ranks, and add derived arguments.
 
-    Derived: ``data_parallel_size``, ``virtual_pipeline_model_parallel_size`` (chunks a stage, None without
-    interleaving), ``padded_vocab_size`` (tokens), ``num_microbatches`` (of one rank in one step),
+    Derived: ``data_parallel_size``, ``virtual_pipeline_model_parallel_size`` (chunks per stage, None without
+    interleaving), ``padded_vocab_size`` (tokens), ``num_microbatches`` (per replica and step),
     ``end_of_document`` (token id).
     """
     try:
@@ -273,7 +284,7 @@ def parse(argv: Sequence[str], *, world_size: int) -> Parsed:
     if broken := _missing(args, [name for name in FLAGS if FLAGS[name].required]) or flag_rules.broken(args):
         return Parsed(arguments=None, broken=tuple(broken))
     unknown = [_unknown(name) for name in unknown_flags(argv)]
-    surplus = [] if unknown else [f"{word!r} is more than the flag before it takes" for word in surplus]
+    surplus = [] if unknown else [f"{value!r} is more than the flag before it takes" for value in surplus]
     missing = _missing(args, _NEEDED_HERE)
     if unsupported := [*unknown, *surplus, *missing, *_other_choices(args), *flag_rules.unsupported(args)]:
         return Parsed(arguments=None, unsupported=tuple(unsupported))
@@ -285,7 +296,7 @@ def parse_arguments(argv: Sequence[str], *, world_size: int) -> argparse.Namespa
     """The arguments of our training program; see ``parse``.
 
     Raises:
-        UsageError: every unknown flag with the nearest known one, and every broken rule.
+        UsageError: unknown flags or broken rules; the message has all of them.
     """
     return parse(argv, world_size=world_size).accepted()
 
@@ -317,7 +328,7 @@ def _derive(args: argparse.Namespace) -> None:
     args.num_microbatches = flag_rules.micro_batches(args)
     virtual_stages = flag_rules.virtual_stages(args)
     args.virtual_pipeline_model_parallel_size = virtual_stages if virtual_stages > 1 else None
-    # Megatron aligns them in the interleaved schedule alone.
+    # Megatron aligns gathers in the interleaved schedule only.
     args.align_param_gather = args.align_param_gather and virtual_stages > 1
     args.end_of_document = args.vocab_size
     tokens = args.vocab_size + 1
@@ -327,5 +338,5 @@ def _derive(args: argparse.Namespace) -> None:
     args.ffn_hidden_size = args.ffn_hidden_size or gated_or_plain
     args.lr_decay_iters = args.lr_decay_iters or args.train_iters
     args.bias_gelu_fusion = args.bias_gelu_fusion and args.add_bias_linear  # as in Megatron: nothing to fuse
-    # Megatron reduces the gradients of a bf16 model in fp32 unless told otherwise.
+    # Megatron's default for bf16 models is to reduce gradients in fp32.
     args.accumulate_allreduce_grads_in_fp32 = not args.grad_reduce_in_bf16

@@ -1,4 +1,4 @@
-"""Case files: found, read with what they inherit, checked, and laid over for a platform."""
+"""Find and load a case: its file over its base's, the overlays of a platform, and all checks."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from pathlib import Path
 
 from tasks.cases import flag_rules, flags, megatron_lm_case, overlays, quarantine, schema, yaml_reader
 from tasks.cases.case import Case, Corpus, Kill, Restart, digest_of
-from tasks.cases.names import case_names
+from tasks.cases.names import CASE_FILE, case_names, file_of
 from tasks.util.exits import UsageError
 from tasks.util.files import REPOSITORY
 from tasks.util.suggestions import did_you_mean
 
-CASE_FILE = "model_config.yaml"
-
 
 def golden_case(name: str, root: Path = REPOSITORY) -> str:
-    """The case whose golden cards hold for case ``name``.
+    """The case whose golden cards case ``name`` uses.
 
     Raises:
-        UsageError: no such case, or it names one that does not exist.
+        UsageError: there is no such case, or its GOLDEN_CARD names none.
     """
     return _golden_case(_find(name, root), read_content(name, root), root)
 
 
 def read_content(name: str, root: Path = REPOSITORY) -> dict[str, object]:
-    """The content of a case's file over what it inherits; values are not checked.
+    """The content of a case's file, merged over its base's; values are not checked.
 
     Raises:
-        UsageError: no such case, or a file that cannot be read.
+        UsageError: there is no such case, or a file cannot be read.
     """
-    return _merged(_chain(_find(name, root), root))
+    return merged(_chain(_find(name, root), root))
 
 
 def load_case(
@@ -44,14 +42,14 @@ def load_case(
     overrides: Mapping[str, str] | None = None,
     world_size: int = 8,
 ) -> Case:
-    """Read a case, lay its platform's entries and the overrides over it, and check the result.
+    """Read a case, apply its platform's entries and the overrides, and check the result.
 
     Raises:
-        UsageError: no such case, or a file with errors; all errors of a file are in one message.
+        UsageError: there is no such case, or its file has errors; one message has them all.
     """
     path = _find(name_or_path, root)
     chain = _chain(path, root)
-    content = _merged(chain)
+    content = merged(chain)
     _refuse(path, _shape_errors(content))
     given = read_overrides(overrides or {})
     case = _case(
@@ -75,12 +73,12 @@ def load_upstream_case(
     world_size: int = 8,
     ours: bool = True,
 ) -> Case:
-    """A case file of Megatron-LM's functional tests, as it is; on a CPU with the flags that one needs.
+    """Load a case file of Megatron-LM's functional tests; on a CPU with the flags that a CPU needs.
 
-    ``ours``: for our training program, so with the flags that it has, and checked by its rules.
+    ``ours``: translate the flags for our training program and check its rules.
 
     Raises:
-        UsageError: as ``load_case``.
+        UsageError: the file has errors; one message has them all.
     """
     path = path / CASE_FILE if path.is_dir() else path
     content = megatron_lm_case.read(path).content
@@ -97,7 +95,7 @@ def load_upstream_case(
 
 
 def overridden_lines(name: str, settings: Iterable[str], **options: object) -> list[str]:
-    """Notes for a dry run: values of the case without effect, or the error that would end the run."""
+    """Notes for a dry run: overridden values of the case, or the error that would end the run."""
     try:
         case = load_case(name, overrides=parse_settings(settings), **options)
     except UsageError as error:
@@ -106,37 +104,31 @@ def overridden_lines(name: str, settings: Iterable[str], **options: object) -> l
 
 
 def read_overrides(overrides: Mapping[str, str]) -> dict[str, object]:
-    """``{"train-iters": "20"}`` as ``{"--train-iters": 20}``; dashes in front may be left out."""
+    """``{"train-iters": "20"}`` as ``{"--train-iters": 20}``; leading dashes are optional."""
     read: dict[str, object] = {}
     for name, text in overrides.items():
         flag = "--" + name.lstrip("-")
         if not schema.FLAG.fullmatch(flag):
-            raise UsageError(
-                f"--set {name}={text}: {flag} is no flag; write for example --set train-iters=20"
-            )
+            raise UsageError(f"--set {name}={text}: {flag} is no flag; for example: --set train-iters=20")
         read[flag] = yaml_reader.scalar(text)
     return read
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:
-    """``["train-iters=20"]`` (the values of ``--set``) as a mapping. A flag alone means true."""
+    """The values of ``--set``, such as ``["train-iters=20"]``, as a mapping. A flag alone means true."""
     parsed: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not name.strip("-"):
-            raise UsageError(f"--set {setting}: no flag before '='; write for example --set train-iters=20")
+            raise UsageError(f"--set {setting}: no flag before '='; for example: --set train-iters=20")
         parsed[name] = value if equals else "true"
     return parsed
 
 
 def _case(
-    path: Path,
-    content: Mapping[str, object],
-    platform_name: str,
-    given: Mapping[str, object],
-    **more: object,
+    path: Path, content: Mapping[str, object], platform_name: str, given: Mapping[str, object], **more: object
 ) -> Case:
-    """The case of a file's content, whose shape was checked; ``given``: flags of the command line."""
+    """The case from a file's content of checked shape; ``given``: flags of the command line."""
     model_args, env_vars = overlays.laid_over(content, platform_name)
     model_args.update(given)
     corpus, restart, kills = content.get("CORPUS"), content.get("RESTART"), content.get("CRASH") or []
@@ -167,7 +159,11 @@ def _shape_errors(content: Mapping[str, object]) -> list[str]:
 def _check_flags(
     case: Case, content: Mapping[str, object], platform_name: str, given: Mapping[str, object]
 ) -> None:
-    """Raises: ``UsageError`` for values out of range, on whatever platform, then for broken rules on this."""
+    """Check value ranges on all platforms, then the rules on this one.
+
+    Raises:
+        UsageError: values out of range, or broken rules.
+    """
     _refuse(case.path, schema.check_values(content) + schema.check_flags(given, where=""))
     _refuse(case.path, [f"{error} (on {platform_name})" for error in _broken_rules(case, platform_name)])
 
@@ -200,7 +196,7 @@ def _refuse(path: Path, errors: Sequence[str]) -> None:
 def _find(name_or_path: str | Path, root: Path) -> Path:
     text = str(name_or_path)
     given = Path(text)
-    candidates = [root / "test_cases" / text / CASE_FILE] if os.sep not in text else []
+    candidates = [file_of(text, root)] if os.sep not in text else []
     if os.sep in text or given.suffix in {".yaml", ".yml"}:
         candidates += [given / CASE_FILE if given.is_dir() else given]
     for candidate in candidates:
@@ -210,19 +206,19 @@ def _find(name_or_path: str | Path, root: Path) -> Path:
 
 
 def _chain(path: Path, root: Path) -> list[tuple[str, dict[str, object]]]:
-    """A case and those that it inherits from, the nearest first: name, and content of the file alone."""
+    """Name and own content of a case and of its bases, the case first."""
     chain: list[tuple[str, dict[str, object]]] = []
     seen: list[Path] = []
     while True:
         content = yaml_reader.read_mapping(path)
         if seen:
-            content.pop(quarantine.KEY, None)  # it is of that case alone
+            content.pop(quarantine.KEY, None)  # not inherited
         seen.append(path)
         chain.append((path.parent.name, content))
         if "INHERIT" not in content:
             return chain
         name = _existing_case(path, "INHERIT", content.pop("INHERIT"), root)
-        base = root / "test_cases" / name / CASE_FILE
+        base = file_of(name, root)
         if base in seen:
             raise UsageError(f"{path}: INHERIT: {name} inherits from this case itself")
         path = base
@@ -241,13 +237,13 @@ def _existing_case(path: Path, key: str, name: object, root: Path) -> str:
     return str(name)
 
 
-def _merged(chain: Sequence[tuple[str, dict[str, object]]]) -> dict[str, object]:
-    """The content of a case over that of those which it inherits from."""
+def merged(chain: Sequence[tuple[str, dict[str, object]]]) -> dict[str, object]:
+    """The content of a case merged over its bases'."""
     return functools.reduce(_over, [content for _, content in reversed(chain)])
 
 
 def _over(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
-    """``own`` over ``base``, mappings entry by entry."""
+    """``own`` over ``base``; mappings are merged entry by entry."""
     merged = dict(base)
     for key, value in own.items():
         inherited = merged.get(key)

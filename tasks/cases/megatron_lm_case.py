@@ -1,6 +1,6 @@
-"""A case file of Megatron-LM's functional tests, read as it is: other keys, other test types, no METRICS.
+"""Read a case file of Megatron-LM's functional tests, which has other keys and test types than ours.
 
-Source of the keys and their meaning: Megatron-LM, ``tests/functional_tests/shell_test_utils`` (August 2026).
+Source of keys and meanings: Megatron-LM, ``tests/functional_tests/shell_test_utils`` (August 2026).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.util.exits import UsageError
 from tasks.util.files import mapping
 from tasks.util.suggestions import did_you_mean
 
-# What a CPU needs of any case; a case of ours says the same in its PLATFORMS.
+# Flags that a CPU needs; a case of ours has them in its PLATFORMS.
 CPU_FLAGS = {
     "--transformer-impl": "local",
     "--no-persist-layer-norm": True,
@@ -25,20 +25,18 @@ CPU_FLAGS = {
     "--distributed-backend": "gloo",
     "--disable-gloo-process-groups": True,
 }
-DEFAULT_METRICS = ("lm loss", "num-zeros")  # what Megatron-LM compares where a file names nothing
-GPT2_WORDS = 50256  # of its vocabulary, without the token that ends a document
+DEFAULT_METRICS = ("lm loss", "num-zeros")  # Megatron-LM's, for a file without METRICS
+GPT2_TOKENS = 50256  # without the end-of-document token
 RESUMING = ("ckpt-resume",)
 TRAINED = ("regular", "release", *RESUMING)
-# They begin with a checkpoint that was made beforehand, and of which only NVIDIA's test machines have a copy.
-FROZEN = ("frozen-start", "frozen-resume")
-# A phase of such a test is told what these say, not Megatron-LM; nothing here depends on them.
-IGNORED_KEYS = ("LAUNCHER", "NOTES", "N_REPEAT")
+FROZEN = ("frozen-start", "frozen-resume")  # begin with a checkpoint that only NVIDIA's test machines have
+IGNORED_KEYS = ("LAUNCHER", "NOTES", "N_REPEAT")  # for Megatron-LM's test scripts, not its training program
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpstreamCase:
-    """``content``: in the form of our case files. ``mode``: pretraining, inference, rl. ``remarks``: what of
-    the file has no meaning here, a line each."""
+    """``content``: in the form of our case files. ``mode``: pretraining, inference or rl. ``remarks``: a line
+    for each ignored entry of the file."""
 
     path: Path
     content: dict[str, object]
@@ -51,7 +49,7 @@ def read(path: Path) -> UpstreamCase:
     """Read a case file of Megatron-LM.
 
     Raises:
-        UsageError: it cannot be read, is no YAML, or has no MODEL_ARGS.
+        UsageError: the file cannot be read, is no YAML, or has no MODEL_ARGS.
     """
     file, repeated = _read_as_they_do(path)
     model_args = file.get("MODEL_ARGS")
@@ -65,13 +63,10 @@ def read(path: Path) -> UpstreamCase:
     remarks = [repeated] if repeated else []
     remarks += [f"{key}: not done here" for key in file if key not in known]
     remarks += [f"METRICS: {name!r} is not measured here" for name in unknown]
+    variables = mapping(file.get("ENV_VARS")).items()
     content = {
         "MODEL_ARGS": {flag: _plain(value) for flag, value in model_args.items()},
-        "ENV_VARS": {
-            name: _variable(value)
-            for name, value in mapping(file.get("ENV_VARS")).items()
-            if value is not None
-        },
+        "ENV_VARS": {name: _variable(value) for name, value in variables if value is not None},
         "TEST_TYPE": test_type if test_type in RESUMING else "regular",
         "METRICS": metrics,
         "PLATFORMS": {"cpu_*": {"MODEL_ARGS": CPU_FLAGS}},
@@ -80,7 +75,7 @@ def read(path: Path) -> UpstreamCase:
 
 
 def refuse_other_types(upstream: UpstreamCase) -> None:
-    """Refuse types that would be trained here as another one.
+    """Refuse test types that cannot be run here.
 
     Raises:
         UsageError: the type cannot be run here.
@@ -96,30 +91,30 @@ def refuse_other_types(upstream: UpstreamCase) -> None:
 
 
 def for_our_trainer(model_args: Mapping[str, object]) -> dict[str, object]:
-    """The flags as our training program understands them, with the same meaning.
+    """The flags for our training program, with the same meaning.
 
-    It tokenizes nothing: of a tokenizer only the size of its vocabulary counts. And it is never less strict
-    about what a checkpoint holds.
+    It does not tokenize, so only a tokenizer's vocabulary size counts, and it always checks strictly that a
+    checkpoint is complete.
     """
     flags = dict(model_args)
     if flags.get("--tokenizer-type", "GPT2BPETokenizer") == "GPT2BPETokenizer" and "--vocab-file" in flags:
         flags.pop("--vocab-file")
         flags.pop("--merge-file", None)
-        flags |= {"--tokenizer-type": "NullTokenizer", "--vocab-size": GPT2_WORDS}
+        flags |= {"--tokenizer-type": "NullTokenizer", "--vocab-size": GPT2_TOKENS}
     if "--dist-ckpt-strictness" in flags:
         flags["--dist-ckpt-strictness"] = "raise_all"
     return flags
 
 
 class _LastOneHolds(yaml_reader.StrictLoader):
-    """Of a key that stands twice the last value holds, as for Megatron-LM's reader."""
+    """The last value of a repeated key holds, as for Megatron-LM's reader."""
 
 
 _LastOneHolds.add_constructor("tag:yaml.org,2002:map", yaml.SafeLoader.construct_yaml_map)
 
 
 def _read_as_they_do(path: Path) -> tuple[dict[str, object], str]:
-    """The content, and what our own reader would refuse, or an empty text."""
+    """The content, and the error that our own reader reports, or an empty text."""
     try:
         return yaml_reader.read_mapping(path), ""
     except UsageError as error:
@@ -133,17 +128,15 @@ def _read_as_they_do(path: Path) -> tuple[dict[str, object], str]:
 
 
 def _metrics(listed: object) -> tuple[list[str], list[str]]:
-    """Those that are judged here (Megatron-LM's default, when none is), and the others."""
+    """The listed metrics that are measured here (Megatron-LM's default, when none is), and the others."""
     names = [str(name) for name in listed] if isinstance(listed, list) else list(DEFAULT_METRICS)
     judged = [name for name in dict.fromkeys(names) if name in METRICS]
     return judged or list(DEFAULT_METRICS), [name for name in names if name not in METRICS]
 
 
 def _plain(value: object) -> object:
-    """A flag's value as a number, text, or a list of these. Their shell splits text at blanks."""
-    if isinstance(value, str) and " " in value.strip():
-        return value.split()
-    return value
+    """A flag's value; text with blanks as a list, since Megatron-LM's shell splits it."""
+    return value.split() if isinstance(value, str) and " " in value.strip() else value
 
 
 def _variable(value: object) -> str:

@@ -1,7 +1,7 @@
-"""The metrics there are, a definition each: what it is, its tolerances, who logs it.
+"""The table of metrics: kind, tolerances and source of each.
 
 Tolerances of lm loss, num-zeros, iteration-time and allocated memory are Megatron-LM's, and its policy reads
-them here, too. How the others were found: docs/faults.md, docs/speed.md.
+them from here. Source of the others: docs/faults.md, docs/speed.md.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-WARM_UP_STEPS = 5  # buffers and caches are allocated in the first ones
-SUMS_EVERY = 10  # steps, after which sums over ranks are logged; those not logged yet are lost with a rank
+WARM_UP_STEPS = 5  # buffers and caches are allocated in these
+SUMS_EVERY = 10  # steps between logged sums over ranks; sums not yet logged are lost with a rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Exact:
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """The largest difference that passes, at every step, or of the median.
+    """The largest difference that passes, of each step or of the median.
 
     Attributes:
-        relative: as a part of the golden value.
-        absolute: in the metric's own unit, on top of ``relative``.
+        relative: fraction of the golden value.
+        absolute: in the metric's unit, added to ``relative``.
         one_sided: only more (slower, bigger) fails; less by more than the tolerance is an improvement.
-        restarted: less is no improvement, and no growth no error: a restart measures it anew.
+        restarted: less is no improvement, and no growth no error: a restart begins the measurement again.
     """
 
     relative: float = 0.0
@@ -39,7 +39,7 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Numbers are shown and pass, because of ``why``."""
+    """Values are shown and always pass; ``why`` is the reason."""
 
     why: str
 
@@ -53,13 +53,13 @@ class Kind:
 
     Attributes:
         deterministic: equal to the last bit when the run is deterministic and the fingerprints agree.
-        on_other_ranks: after the layout of ranks changed: judged as ever, exact, or only shown.
-        median: one median over the steady steps is compared, not every step.
-        same_processor: judged only against a card of the same kind of processor.
+        on_other_ranks: after the layout of ranks changed: judged as before, exact, or only shown.
+        median: the median over the steady steps is compared, not every step.
+        same_processor: judged only against a card of the same processor model.
         positive: a value of 0 or less was not measured.
-        grows: one that stays at 0 beyond the warm-up, while the golden one does not, was not measured.
-        change: words for more and for less, and what such a change is about; with them it is one-sided.
-        unit: for the axis of a picture.
+        grows: not measured when it stays at 0 after the warm-up while the golden value does not.
+        change: words for more, for less, and for the subject; a metric that has them is one-sided.
+        unit: for the axis of a plot.
     """
 
     deterministic: bool = False
@@ -89,15 +89,15 @@ class MetricSpec:
 
     Attributes:
         name: in events, case files and cards.
-        tolerance: on GPUs with one rank each, and where the platform is not known.
-        cpu, shared_gpu: tolerances there, where they are others.
-        resume: tolerance of phase 2 compared with phase 1, on every platform, where it is another.
-        first_step_apart: why the first step after a restart is not compared, where it is not.
-        summed: all ranks measure it together, and log it every ``SUMS_EVERY`` steps.
+        tolerance: on GPUs with one rank each, and on an unknown platform.
+        cpu, shared_gpu: tolerances there, if different.
+        resume: tolerance of phase 2 compared with phase 1, on every platform, if different.
+        first_step_apart: the reason why the first step after a restart is not compared, if it is not.
+        summed: a sum over ranks, logged every ``SUMS_EVERY`` steps.
         ours: only our own trainer logs it.
-        interval: the flag of Megatron-LM's loop for how often it is logged, and its default.
-        from_step: the first step of a phase at which that loop always logs it.
-        part: what it times, as the explanation words it.
+        interval: flag of Megatron-LM's loop for the logging interval, and its default.
+        from_step: the first step of a phase at which Megatron-LM's loop always logs it.
+        part: the timed part, for the explanation.
     """
 
     name: str
@@ -122,13 +122,12 @@ DECOUPLED_LEARNING_RATE = MetricSpec(
     name="decoupled-learning-rate", kind=SCHEDULE, tolerance=Tolerance(relative=1e-6)
 )
 PARAMS_NORM = MetricSpec(name="params-norm", kind=MODEL, tolerance=Tolerance(relative=0.01), summed=True)
-# The memory of a process (resident bytes without files) is less steady than that of a device.
+# Resident memory of a process (without files) varies more than memory of a device.
 ALLOCATED = MetricSpec(
     name="mem-allocated-bytes", kind=MEMORY, tolerance=Tolerance(relative=0.05), cpu=Tolerance(relative=0.10)
 )
 MAX_ALLOCATED = dataclasses.replace(ALLOCATED, name="mem-max-allocated-bytes")
-# Above the growth of the golden run. After a fully reshardable save, ranks that share a GPU grew by 221 and
-# 249 MiB in two equal runs.
+# After a fully reshardable save, ranks that share a GPU grew by 221 and 249 MiB in two identical runs.
 MEMORY_GROWTH = MetricSpec(
     name="mem-growth-bytes",
     kind=GROWTH,
@@ -137,8 +136,8 @@ MEMORY_GROWTH = MetricSpec(
     summed=True,
     ours=True,
 )
-# Ranks take turns on a shared GPU, at the pace of the host's processor: medians of equal runs on three hosts
-# lay between 0.174 and 0.256 s. Without MPS a step takes 1.7 s.
+# Ranks take turns on a shared GPU, at the host processor's pace: medians of identical runs on three hosts
+# were 0.174 to 0.256 s. Without MPS a step takes 1.7 s.
 ITERATION_TIME = MetricSpec(
     name="iteration-time",
     kind=TIME,
@@ -158,14 +157,14 @@ RELATIVE_FORWARD_TIME = MetricSpec(
     ours=True,
     part="forward passes",
 )
-# The steadiest of the three.
+# Varies least of the three.
 RELATIVE_BACKWARD_TIME = dataclasses.replace(
     RELATIVE_FORWARD_TIME, name="relative-backward-time", cpu=Tolerance(relative=0.15), part="backward passes"
 )
 RELATIVE_STEP_TIME = dataclasses.replace(
     RELATIVE_FORWARD_TIME, name="relative-step-time", part="computations"
 )
-# Evidence of overlap: what is counted is compared exactly, also where losses may drift; times are shown.
+# Evidence of overlap: counts are compared exactly, also where losses may drift; times are shown.
 GRAD_BUCKETS = MetricSpec(
     name="overlap-grad-buckets",
     kind=COUNT,
@@ -177,7 +176,7 @@ GRAD_BUCKETS = MetricSpec(
 PARAM_GATHERS = dataclasses.replace(
     GRAD_BUCKETS,
     name="overlap-param-gathers",
-    first_step_apart="Megatron runs its first step on what was loaded, without gathers",
+    first_step_apart="Megatron runs its first step on the loaded parameters, without gathers",
 )
 HIDDEN_TIME = MetricSpec(
     name="overlap-hidden-time",
@@ -193,11 +192,11 @@ METRICS = tuple(TABLE)
 
 
 def metric_named(name: str) -> MetricSpec:
-    """The definition of a metric. Any that the table has not (mtp_1 loss) is judged as a loss is."""
+    """The definition of a metric. One that is not in the table (mtp_1 loss) is judged like a loss."""
     return TABLE.get(name) or MetricSpec(name=name, kind=COUNT, tolerance=LM_LOSS.tolerance)
 
 
 def interval(metric: str, model_args: Mapping[str, object], *, subject: str) -> int:
-    """The steps from one value of a metric to the next, logged by ``subject`` (empty: our trainer, each)."""
+    """Steps between logged values of a metric. ``subject``: the trainer; empty is ours, which logs all."""
     flag, default = metric_named(metric).interval
     return int(model_args.get(flag) or default) if subject else 1

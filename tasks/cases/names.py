@@ -1,6 +1,6 @@
 """Names and purposes of the cases, from their folders and first comment lines.
 
-Only the standard library is imported: nox lists its sessions with it before there is an environment.
+Imports the standard library only: nox lists its sessions with it before there is an environment.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from pathlib import Path
 
 from tasks.util.files import REPOSITORY
 
+CASE_FILE = "model_config.yaml"
+
 
 def case_names(root: Path = REPOSITORY) -> list[str]:
-    """All cases, sorted; also one whose file is a broken link, so that it is missed."""
-    folders = root.glob("test_cases/*")
-    return sorted(path.name for path in folders if os.path.lexists(path / "model_config.yaml"))
+    """All cases, sorted; also one whose file is a broken link, so that its absence is reported."""
+    return sorted(path.name for path in root.glob("test_cases/*") if os.path.lexists(path / CASE_FILE))
 
 
 def file_of(case: str, root: Path = REPOSITORY) -> Path:
-    return root / "test_cases" / case / "model_config.yaml"
+    return root / "test_cases" / case / CASE_FILE
 
 
 def purpose(case: str, root: Path = REPOSITORY) -> str:

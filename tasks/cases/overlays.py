@@ -1,4 +1,4 @@
-"""Overlays: the entries of ``PLATFORMS`` that lie over a case's flags and variables on one platform."""
+"""Overlays: entries of ``PLATFORMS`` that override a case's flags and variables on one platform."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from tasks.util.files import mapping
 
-_KEYS = ("MODEL_ARGS", "ENV_VARS")
+KEYS = ("MODEL_ARGS", "ENV_VARS")
 Content = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overridden:
-    """A value of a case without effect: an entry of ``PLATFORMS`` that it inherits lies over it."""
+    """A value of a case without effect, overridden by an inherited entry of ``PLATFORMS``."""
 
     name: str  # a flag, or an environment variable
     value: object
@@ -41,13 +41,13 @@ def laid_over(content: Content, platform_name: str) -> tuple[dict[str, object], 
 def overridden(
     chain: Sequence[tuple[str, Content]], content: Content, platform_name: str, *, given: Collection[str]
 ) -> tuple[Overridden, ...]:
-    """The values of a case, or of one that it inherits from, without effect on a platform.
+    """Overridden values of a case and its bases on a platform.
 
-    ``chain``: the case and those that it inherits from, each with the content of its file; ``content``: all
-    of these merged; ``given``: flags of the command line, over which no entry lies.
+    ``chain``: name and own content of the case and of its bases, the case first; ``content``: all of them
+    merged; ``given``: flags of the command line, which no entry overrides.
     """
     found = []
-    for key in _KEYS:
+    for key in KEYS:
         statements: dict[str, list[tuple[int, str, object]]] = {}
         for name, *statement in _statements(chain, content, platform_name, key):
             statements.setdefault(name, []).append(tuple(statement))
@@ -63,7 +63,7 @@ def overridden(
 
 
 def _layers(content: Content, platform_name: str) -> list[tuple[str, Content]]:
-    """The base, then the overlays that match the platform: patterns (``gpu1_*``), its own name last."""
+    """The case's own values, then the overlays for the platform: patterns (``gpu1_*``), its name last."""
     platforms = content.get("PLATFORMS") or {}
     matching = [name for name in platforms if fnmatch.fnmatchcase(platform_name, name)]
     ordered = sorted(matching, key=lambda name: name == platform_name)
@@ -73,7 +73,7 @@ def _layers(content: Content, platform_name: str) -> list[tuple[str, Content]]:
 def _statements(
     chain: Sequence[tuple[str, Content]], content: Content, platform_name: str, key: str
 ) -> Iterator[tuple[str, int, str, object]]:
-    """Name, place in the chain, section and value of all that a layer states, the weakest layer first."""
+    """Name, place in the chain, section and value of each entry, the weakest layer first."""
     for platform, layer in _layers(content, platform_name):
         for name, value in (layer.get(key) or {}).items():
             place = next(i for i, (_, own) in enumerate(chain) if name in _stated(own, platform, key))

@@ -1,6 +1,6 @@
-"""Quarantine: a case whose failure does not count until a day, with somebody who looks after it.
+"""Quarantine: failures of a case do not count until a day; owner, reason and day are in its file.
 
-``QUARANTINE`` in a case's file says who, why and until when. A wrong entry is an error, never a quarantine.
+An invalid entry is an error, never a quarantine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED, UsageError
 KEY = "QUARANTINE"
 KEYS = ("OWNER", "REASON", "UNTIL")
 LONGEST_DAYS = 90
-# What a run shows is excused. A file that is wrong, a card that is not there, a machine that cannot are not.
-EXCUSED = (PASSED, MISMATCH, TRAINING_FAILED, HANG)
+EXCUSED = (PASSED, MISMATCH, TRAINING_FAILED, HANG)  # not a bad file, a missing card, an unfit machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,13 @@ class Quarantine:
         return today <= self.until
 
     def as_json(self, today: datetime.date) -> dict[str, object]:
-        """For the list of cases and the record of a regress."""
+        """JSON for the list of cases and the history of a suite."""
         content = {"owner": self.owner, "reason": self.reason, "until": self.until.isoformat()}
         return {**content, "ended": not self.holds(today)}
 
 
 def faults(entry: object, today: datetime.date) -> list[str]:
-    """What is wrong with the value of ``QUARANTINE``, a line each."""
+    """Errors in the value of ``QUARANTINE``, a line each."""
     if not isinstance(entry, dict):
         return [f"{KEY}: must be a mapping of {', '.join(KEYS)}"]
     found = [f"{KEY}.{key}: unknown key. Known: {', '.join(KEYS)}." for key in entry if key not in KEYS]
@@ -48,17 +47,14 @@ def faults(entry: object, today: datetime.date) -> list[str]:
             found.append(f"{KEY}.{key}: is missing")
         elif not isinstance(value, str) or not value.strip():
             found.append(f"{KEY}.{key}: {value!r} must be text")
-    return found or _faults_of_day(str(entry["UNTIL"]), today)
-
-
-def _faults_of_day(text: str, today: datetime.date) -> list[str]:
-    until = _day(text)
+    if found:
+        return found
+    until, longest = _day(entry["UNTIL"]), today + datetime.timedelta(days=LONGEST_DAYS)
     if until is None:
-        return [f"{KEY}.UNTIL: {text!r} is no day; write for example {today.isoformat()}"]
-    longest = today + datetime.timedelta(days=LONGEST_DAYS)
-    if until > longest:
-        return [f"{KEY}.UNTIL: {text} is more than {LONGEST_DAYS} days ahead; at most {longest.isoformat()}"]
-    return []
+        return [f"{KEY}.UNTIL: {entry['UNTIL']!r} is no day; write for example {today}"]
+    return [f"{KEY}.UNTIL: {until} is more than {LONGEST_DAYS} days ahead; at most {longest}"] * (
+        until > longest
+    )
 
 
 def _day(text: str) -> datetime.date | None:
@@ -69,10 +65,10 @@ def _day(text: str) -> datetime.date | None:
 
 
 def read(path: Path, today: datetime.date) -> Quarantine | None:
-    """The quarantine in a case's own file; that of a case which it inherits from is not its own.
+    """The quarantine in a case's own file; it is not inherited.
 
     Raises:
-        UsageError: the file has one that is wrong.
+        UsageError: the entry is invalid.
     """
     try:
         content = yaml_reader.read_mapping(path)
@@ -83,6 +79,4 @@ def read(path: Path, today: datetime.date) -> Quarantine | None:
     entry = content[KEY]
     if found := faults(entry, today):
         raise UsageError(f"{path}: {'; '.join(found)}")
-    return Quarantine(
-        owner=entry["OWNER"], reason=entry["REASON"], until=datetime.date.fromisoformat(entry["UNTIL"])
-    )
+    return Quarantine(owner=entry["OWNER"], reason=entry["REASON"], until=_day(entry["UNTIL"]))

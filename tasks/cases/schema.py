@@ -1,4 +1,4 @@
-"""The rules of a case file's keys and of each value in it; those between flags are in ``flag_rules``.
+"""Rules for the keys and single values of a case file; rules between flags are in ``flag_rules``.
 
 Each check returns all its errors, as lines that name the field and the rule.
 """
@@ -9,7 +9,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
-from tasks.cases import flags
+from tasks.cases import flags, overlays
 from tasks.cases.case import Kill
 from tasks.cases.metrics import METRICS
 from tasks.util.suggestions import did_you_mean
@@ -17,20 +17,8 @@ from tasks.util.suggestions import did_you_mean
 TEST_TYPES = ("regular", "ckpt-resume", "crash-resume", "frozen-resume")
 FLAG = re.compile(r"--[a-z0-9][a-z0-9_-]*")
 
-_KEYS = (
-    "ENV_VARS",
-    "MODEL_ARGS",
-    "TEST_TYPE",
-    "METRICS",
-    "CORPUS",
-    "CRASH",
-    "RESTART",
-    "CHECKPOINT",
-    "GOLDEN_CARD",
-    "PLATFORMS",
-    "QUARANTINE",
-)
-_OVERLAY_KEYS = ("MODEL_ARGS", "ENV_VARS")
+_KEYS = (*overlays.KEYS, "TEST_TYPE", "METRICS", "CORPUS", "CRASH", "RESTART", "CHECKPOINT")
+_KEYS += ("GOLDEN_CARD", "PLATFORMS", "QUARANTINE")
 _KILL_KEYS = ("after_step", "ranks")
 _RESTART_KEYS = ("MODEL_ARGS", "RANKS")
 _CORPUS_KEYS = ("package", "version", "suffix", "sha256")
@@ -41,8 +29,8 @@ _CPU_PLATFORMS = ("cpu_x86_64", "cpu_aarch64")
 
 
 def check_shape(content: Mapping[str, object]) -> list[str]:
-    """Keys and types of a whole file; nothing else can be checked before these hold."""
-    known = ("INHERIT", *_KEYS)  # that one is gone where it was read
+    """Errors in keys and types of a whole file, to be checked before anything else."""
+    known = ("INHERIT", *_KEYS)  # the loader removes INHERIT
     errors = [f"{key}: unknown key. {did_you_mean(key, known)}" for key in content if key not in _KEYS]
     if "MODEL_ARGS" not in content:
         errors.append("MODEL_ARGS: is missing; it holds Megatron's flags")
@@ -56,7 +44,7 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
         errors += _check_corpus(content["CORPUS"])
     errors += _check_crash(content)
     if "GOLDEN_CARD" in content and not (isinstance(content["GOLDEN_CARD"], str) and content["GOLDEN_CARD"]):
-        errors.append("GOLDEN_CARD: must be the name of the case whose golden cards hold for this one, too")
+        errors.append("GOLDEN_CARD: must be the name of the case whose golden cards this one uses")
     errors += _check_platforms(content.get("PLATFORMS"))
     errors += _check_checkpoint(content.get("CHECKPOINT"), test_type)
     if content.get("RESTART") is not None:
@@ -65,7 +53,7 @@ def check_shape(content: Mapping[str, object]) -> list[str]:
 
 
 def check_values(content: Mapping[str, object]) -> list[str]:
-    """Types and ranges of all flags, also of those that another value lies over; the shape must hold."""
+    """Errors in types and ranges of all flags, overridden ones included; the shape must be checked."""
     platforms = content.get("PLATFORMS") or {}
     layers = {"": content, **{f"PLATFORMS.{name}.": layer for name, layer in platforms.items()}}
     layers["RESTART."] = content.get("RESTART") or {}
@@ -77,7 +65,7 @@ def check_values(content: Mapping[str, object]) -> list[str]:
 
 
 def check_flags(model_args: Mapping[str, object], *, where: str) -> list[str]:
-    """Types and ranges of flags."""
+    """Errors in types and ranges of flags."""
     found = ((flag, flags.value_error(flag, value)) for flag, value in model_args.items())
     return [f"{where}{flag}: {error}" for flag, error in found if error]
 
@@ -103,7 +91,7 @@ def _check_flag(flag: str, value: object, *, where: str) -> list[str]:
         meant = f"--{flag.lstrip('-').lower()}"
         return [f"{field}: a flag is two dashes and lower-case words. Did you mean {meant}?"]
     if value == []:
-        return [f"{field}: an empty list says nothing: null takes the flag away"]
+        return [f"{field}: an empty list is no value: null removes the flag"]
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (dict, list)) or (item is None and isinstance(value, list)) for item in items):
         return [f"{field}: must be a number, text, true, false, null, or a list of these"]
@@ -117,22 +105,22 @@ def _check_variable(name: str, value: object, *, where: str) -> list[str]:
     if isinstance(value, bool):
         return [f'{field}: {str(value).lower()} is ambiguous here: write "1", "0" or the word in quotes']
     if isinstance(value, float):
-        return [f"{field}: {value} is a number, a variable is text: put it in quotes, as it is to be read"]
+        return [f"{field}: {value} is a number, but a variable is text: put it in quotes"]
     if isinstance(value, (dict, list)):
         return [f"{field}: must be one whole number or text"]
     return [f"{field}: {error}"] if (error := _broken_name(value)) else []
 
 
 def _broken_name(value: object) -> str | None:
-    """``${`` that is not ``${NAME}``: a shell would do something with it, nothing here does."""
+    """The error for a ``${`` that is not ``${NAME}``, or None."""
     if isinstance(value, str) and "${" in re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "", value):
-        return f"{value!r} has a '${{' that is no ${{NAME}}; names are put in, nothing else is evaluated"
+        return f"{value!r} has a '${{' that is no ${{NAME}}; no other shell syntax is evaluated"
     return None
 
 
 def _check_metrics(metrics: object) -> list[str]:
     if not isinstance(metrics, list) or not metrics:
-        return [f"METRICS: must be a list of what is compared. Known: {', '.join(METRICS)}."]
+        return [f"METRICS: must be a list of the metrics to compare. Known: {', '.join(METRICS)}."]
     unknown = [name for name in metrics if name not in METRICS]
     errors = [f"METRICS: {name!r} is unknown. {did_you_mean(str(name), METRICS)}" for name in unknown]
     repeated = sorted({str(name) for name in metrics if metrics.count(name) > 1})
@@ -157,7 +145,7 @@ def _check_corpus(corpus: object) -> list[str]:
 def _check_crash(content: Mapping[str, object]) -> list[str]:
     kills, crashes = content.get("CRASH"), content.get("TEST_TYPE") == "crash-resume"
     if kills is None:
-        return ["CRASH: is missing; TEST_TYPE crash-resume kills ranks, and it says which"] if crashes else []
+        return ["CRASH: is missing; it lists the ranks that TEST_TYPE crash-resume kills"] if crashes else []
     if not crashes:
         return ["CRASH: only with TEST_TYPE crash-resume; nothing is killed otherwise"]
     if not isinstance(kills, list) or not kills:
@@ -185,16 +173,14 @@ def _check_platforms(platforms: object) -> list[str]:
         return ["PLATFORMS: must be a mapping of platform names to their MODEL_ARGS and ENV_VARS"]
     errors = []
     for name, layer in platforms.items():
-        if not _PLATFORM.fullmatch(name) or (
-            name.startswith("cpu_") and not fnmatch.filter(_CPU_PLATFORMS, name)
-        ):
-            errors.append(
-                f"PLATFORMS.{name}: is no platform; names look like cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
-            )
+        no_cpu = name.startswith("cpu_") and not fnmatch.filter(_CPU_PLATFORMS, name)
+        if no_cpu or not _PLATFORM.fullmatch(name):
+            known = "cpu_x86_64, gpu1_h100, gpu1_*, dgx_a100"
+            errors.append(f"PLATFORMS.{name}: is no platform; names look like {known}")
         if not isinstance(layer, dict):
-            errors.append(f"PLATFORMS.{name}: must be a mapping of {' and '.join(_OVERLAY_KEYS)}")
+            errors.append(f"PLATFORMS.{name}: must be a mapping of {' and '.join(overlays.KEYS)}")
             continue
-        errors += _unknown_keys(f"PLATFORMS.{name}.", layer, _OVERLAY_KEYS)
+        errors += _unknown_keys(f"PLATFORMS.{name}.", layer, overlays.KEYS)
         errors += _check_layer(layer, where=f"PLATFORMS.{name}.")
     return errors
 
@@ -203,7 +189,9 @@ def _check_checkpoint(checkpoint: object, test_type: object) -> list[str]:
     if test_type != "frozen-resume":
         return [] if checkpoint is None else [f"CHECKPOINT: only of TEST_TYPE frozen-resume, not {test_type}"]
     if not isinstance(checkpoint, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", checkpoint):
-        return ["CHECKPOINT: must be a folder below the repository that holds the checkpoint to go on from"]
+        return [
+            "CHECKPOINT: must be a folder below the repository that holds the checkpoint to continue from"
+        ]
     return []
 
 
@@ -220,7 +208,7 @@ def _check_restart(restart: object, test_type: object) -> list[str]:
 
 
 def check_kills(kills: Iterable[Kill], *, last: int, interval: int, ranks: int) -> list[str]:
-    """Rules of ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
+    """Errors in ``CRASH`` for a run of ``ranks`` ranks to iteration ``last``, saved every ``interval``."""
     errors = []
     for index, kill in enumerate(kills):
         if not interval < kill.after_step < last:

@@ -1,4 +1,4 @@
-"""YAML read strictly: duplicate keys are errors, and only what looks like a number or a boolean is one."""
+"""A strict YAML reader: duplicate keys are errors, and scalars have the types of YAML 1.2."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from tasks.util.exits import UsageError
 class StrictLoader(yaml.SafeLoader):
     """A SafeLoader with the scalars of YAML 1.2's core schema.
 
-    YAML 1.1 reads ``1e-2`` as text, ``on`` as true and ``1:30`` as ninety; in a file of command-line flags
-    each of these is a trap.
+    YAML 1.1 reads ``1e-2`` as text, ``on`` as true and ``1:30`` as ninety.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, list]] = {}
@@ -66,7 +65,11 @@ _READERS = {"int": int, "float": float, "bool": lambda text: {"true": True, "fal
 
 
 def _plain(loader: StrictLoader, node: yaml.ScalarNode) -> object:
-    """Raises: ``ConstructorError`` for what is none of its kind, or too large to be computed with."""
+    """Convert a scalar.
+
+    Raises:
+        ConstructorError: text of another kind, or a number that is too large.
+    """
     text, kind = loader.construct_scalar(node), node.tag.rpartition(":")[2]
     try:
         value = _READERS[kind](text)
@@ -74,7 +77,7 @@ def _plain(loader: StrictLoader, node: yaml.ScalarNode) -> object:
             return value
     except (ValueError, KeyError):
         pass
-    raise _error(f"{text[:40]!r} is no {kind} that can be used", node)
+    raise _error(f"{text[:40]!r} is no usable {kind}", node)
 
 
 def _refused(_: StrictLoader, node: yaml.Node) -> object:
@@ -89,7 +92,7 @@ for _kind_of_value in ("timestamp", "binary", "set", "omap", "pairs"):
 
 
 def scalar(text: str) -> object:
-    """One value as a file would give it: ``"20"`` is 20, ``"true"`` is True, most else is text."""
+    """A single value, read as in a file: ``"20"`` is 20, ``"true"`` is True, most else is text."""
     try:
         value = yaml.load(text, Loader=StrictLoader)
     except (yaml.YAMLError, RecursionError):
@@ -97,13 +100,13 @@ def scalar(text: str) -> object:
     return text if isinstance(value, (dict, list)) else value
 
 
-@functools.lru_cache(maxsize=64)  # heirs read the file of their base again and again: 6 ms each
+@functools.lru_cache(maxsize=64)  # each heir reads the file of its base: 6 ms
 def _parsed(text: str) -> object:
     return yaml.load(text, Loader=StrictLoader)
 
 
 def read_mapping(path: Path) -> dict[str, object]:
-    """The mapping in a file.
+    """Read a file that holds a mapping.
 
     Raises:
         UsageError: the file cannot be read, is no YAML, has a duplicate key, or holds no mapping.
@@ -120,13 +123,9 @@ def read_mapping(path: Path) -> dict[str, object]:
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is no YAML: {error}") from error
     except RecursionError as error:
-        raise UsageError(f"{path}: lists or mappings in too many others") from error
+        raise UsageError(f"{path}: lists or mappings are nested too deeply") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds {_kind(content)} where a mapping with MODEL_ARGS is expected")
+        kind = type(content).__name__
+        found = {"NoneType": "nothing", "list": "a list", "str": "text"}.get(kind, f"one {kind}")
+        raise UsageError(f"{path}: holds {found} where a mapping with MODEL_ARGS is expected")
     return content
-
-
-def _kind(content: object) -> str:
-    if content is None:
-        return "nothing"
-    return {"list": "a list", "str": "text"}.get(type(content).__name__, f"one {type(content).__name__}")

@@ -101,8 +101,8 @@ def _import_all(wanted: ImportSettings) -> None:
     else:
         from tasks.machine import cudnn, nccl
 
-        nccl.put_in_front(ranks_per_gpu=wanted.ranks_per_gpu)
-        cudnn.put_in_front()
+        nccl.preload_library(ranks_per_gpu=wanted.ranks_per_gpu)
+        cudnn.preload_library()
     for name in _SHARED_MODULES:
         importlib.import_module(name)
     wanted.trainer.preload(wanted.device)

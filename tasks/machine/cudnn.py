@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 from pathlib import Path
 
+from tasks.machine.packages import installed_file
 from tasks.util.exits import CannotRun
 
 HOME_VARIABLES = ("CUDNN_HOME", "CUDNN_PATH")  # as Transformer Engine reads them, the first that is set
 
 
 def home() -> Path | None:
-    """The folder of the cuDNN that ranks use: ``CUDNN_HOME`` or ``CUDNN_PATH``, else ``torchs_own``; None
-    where the system's loader finds one.
-    """
+    """The cuDNN folder of ranks: ``CUDNN_HOME``, ``CUDNN_PATH`` or ``torchs_own``, else None."""
     chosen = next(filter(None, map(os.environ.get, HOME_VARIABLES)), None)
     return Path(chosen) if chosen else torchs_own()
 
 
 def torchs_own() -> Path | None:
-    """The folder of the cuDNN installed with torch; None where torch was built with the system's, as in a
-    container.
-    """
-    try:
-        package = importlib.metadata.distribution("nvidia-cudnn-cu13")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = Path(str(package.locate_file("nvidia/cudnn")))
-    return found if libraries(found) else None
+    """The folder of the cuDNN installed with torch; None when torch uses the system's, as in a container."""
+    found = installed_file("nvidia-cudnn-cu13", "nvidia/cudnn")
+    return found if found and libraries(found) else None
 
 
 def libraries(folder: Path) -> list[Path]:
-    """All libraries of a cuDNN, the one that loads the others on demand first. Debian keeps them one folder
-    deeper.
-    """
-    found = [path for place in ("lib*", "lib*/*") for path in folder.glob(f"{place}/libcudnn*.so.[0-9]*")]
+    """All libraries of a cuDNN, first the one that loads the others on demand."""
+    places = ("lib*", "lib*/*")  # Debian keeps them one folder deeper
+    found = [path for place in places for path in folder.glob(f"{place}/libcudnn*.so.[0-9]*")]
     return sorted(found, key=lambda path: path.name)
 
 
@@ -53,7 +44,7 @@ def version() -> str | None:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def put_in_front() -> None:
+def preload_library() -> None:
     """Load every library of the cuDNN in ``home``, before torch and Transformer Engine are imported.
 
     Transformer Engine loads each library by its bare name and looks for the system's cuDNN first

@@ -55,11 +55,9 @@ def estimate(args: argparse.Namespace) -> Need:
     # The interleaved schedule keeps at most this many micro-batches' activations of a chunk on a stage.
     chunks = args.virtual_pipeline_model_parallel_size or 1
     kept = min(args.num_microbatches * chunks, stages * (chunks + 1)) / chunks
-    attention = 0.0
-    if (
-        args.transformer_impl == "local"
-    ):  # without flash attention: scores, softmax, dropout, in bf16 and fp32
-        attention = 16 * args.num_attention_heads * args.seq_length**2 * args.micro_batch_size
+    # Without flash attention: scores, softmax and dropout, in bf16 and fp32.
+    scores = args.num_attention_heads * args.seq_length**2 * args.micro_batch_size
+    attention = 16 * scores if args.transformer_impl == "local" else 0.0
     activations = kept * layers * (_BYTES_A_TOKEN_AND_LAYER * tokens * hidden + attention)
     return Need(
         parameters=count * bytes_each / MIB,
@@ -81,7 +79,7 @@ def free_mib(uuids: list[str]) -> dict[str, int]:
 
 
 def check(platform: Platform, args: argparse.Namespace) -> Need:
-    """The need of one rank.
+    """Estimate the need of one rank and compare it with free memory.
 
     Raises:
         CannotRun: ranks need more than a GPU has free; the message names the GPU.

@@ -6,7 +6,7 @@ import os
 import resource
 from pathlib import Path, PurePosixPath
 
-# Of a control group's two versions: where the folders of the groups lie, and the file with the limit.
+# The two versions of control groups: the folder of all groups, and the file with the limit.
 _VERSION_2 = ("sys/fs/cgroup", "memory.max")
 _VERSION_1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
 
@@ -37,8 +37,12 @@ def _resident_pages() -> tuple[int, int]:
 
 def total_bytes(root: Path = Path("/")) -> int:
     """The machine's memory, or the least limit of this process's control group and those above it."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *_limits(root)])
+    return min([machine_bytes(), *_limits(root)])
+
+
+def machine_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _limits(root: Path) -> list[int]:
@@ -58,7 +62,7 @@ def _limits(root: Path) -> list[int]:
 
 
 def _limit(path: Path) -> int | None:
-    """None where there is none, or no such group."""
+    """The limit in a file; None for "max" or a missing file."""
     try:
         text = path.read_text().strip()
     except OSError:

@@ -30,9 +30,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-# ---- the launcher's side ----
-
-
 class Daemon:
     """The launcher's handle: a guard that starts a daemon, or the reason why there is none."""
 
@@ -130,11 +127,8 @@ def _start_guard() -> subprocess.Popen[str]:
     )
 
 
-# ---- the guard ----
-
-
 def guard(launcher: int) -> None:
-    """Start a daemon, say ``ready FOLDER`` or ``failed REASON``, and end it when the launcher ends."""
+    """Start a daemon, print ``ready FOLDER`` or ``failed REASON``, and end it when the launcher ends."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # the daemon's servers come to the guard when the daemon dies
     # Noted, not raised: raised, a signal could arrive just as the daemon is being ended, and leave it behind.
@@ -145,24 +139,20 @@ def guard(launcher: int) -> None:
     if os.getppid() != launcher:
         return
     folder = tempfile.mkdtemp(prefix="mps-")  # sockets lie in it: its path must be short, a run's may be long
+    environ = {**os.environ, PIPES: folder, LOGS: folder}
     control = None
     try:
-        environ = {**os.environ, PIPES: folder, LOGS: folder}
-        control = _start_control(environ)
+        with Path(folder, "stdout.log").open("w") as log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            control = subprocess.Popen([CONTROL, "-f"], **streams, env=environ)
         problem = _wait_until_it_serves(control, environ, stops)
         _say(f"failed {problem}" if problem else f"ready {folder}")
         if problem is None:
             _wait_for_launcher(launcher, stops)
     finally:
         if control is not None:
-            _end(control, {**os.environ, PIPES: folder, LOGS: folder})
+            _end(control, environ)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_control(environ: dict[str, str]) -> subprocess.Popen:
-    with Path(environ[LOGS], "stdout.log").open("w") as log:
-        command = [CONTROL, "-f"]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
 
 
 def _say(line: str) -> None:
@@ -171,7 +161,7 @@ def _say(line: str) -> None:
 
 
 def _wait_until_it_serves(control: subprocess.Popen, environ: dict[str, str], stops: list[int]) -> str | None:
-    """Ask for a server, which shows early whether one can run; None, or what is wrong."""
+    """Start a server and wait for it; the error, or None."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and not stops:
         if control.poll() is not None:
@@ -192,34 +182,26 @@ def _last_line(environ: dict[str, str]) -> str:
         path = Path(environ[LOGS], name)
         lines += path.read_text(errors="replace").split("\n") if path.is_file() else []
     lines = [line.strip() for line in lines if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def _ask(command: str, environ: dict[str, str]) -> str:
+    options = {"input": f"{command}\n", "capture_output": True, "text": True, "env": environ}
     try:
-        outcome = subprocess.run(
-            [CONTROL],
-            input=command + "\n",
-            capture_output=True,
-            text=True,
-            env=environ,
-            timeout=STOP_TIMEOUT_S,
-            check=False,
-        )
+        return subprocess.run([CONTROL], **options, timeout=STOP_TIMEOUT_S, check=False).stdout
     except subprocess.TimeoutExpired:
         return ""
-    return outcome.stdout
 
 
 def _wait_for_launcher(launcher: int, stops: list[int]) -> None:
-    """Until the launcher closes its end of standard input, or is gone, or a signal came."""
+    """Wait until the launcher closes its end of standard input or ends, or a signal arrives."""
     while os.getppid() == launcher and not stops:
         if select.select([sys.stdin], [], [], 0.2)[0] and not os.read(0, 1):
             return
 
 
 def _end(control: subprocess.Popen, environ: dict[str, str]) -> None:
-    """Ask the daemon to quit; what has not ended by then is killed."""
+    """Ask the daemon to quit, then kill its remaining processes."""
     if control.poll() is None:
         _ask(f"quit -t {STOP_TIMEOUT_S / 2:.0f}", environ)
         with contextlib.suppress(subprocess.TimeoutExpired):

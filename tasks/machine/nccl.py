@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 from pathlib import Path
 
-from tasks.machine.packages import newer_nccl
+from tasks.machine.packages import BESIDE_TORCH, installed_file, newer_nccl
 from tasks.util.exits import CannotRun
 
 OLDEST_SHARING = (2, 31)  # the first that puts several ranks on one GPU
@@ -20,16 +19,8 @@ def library() -> Path | None:
     for entry in os.environ.get("LD_PRELOAD", "").replace(":", " ").split():
         if Path(entry).name.startswith("libnccl.so"):
             return Path(entry)
-    return newer_nccl() or _torchs_own()
-
-
-def _torchs_own() -> Path | None:
-    try:
-        package = importlib.metadata.distribution("nvidia-nccl-cu13")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = Path(str(package.locate_file("nvidia/nccl/lib/libnccl.so.2")))
-    return found if found.is_file() else None
+    torchs_own = installed_file(BESIDE_TORCH, "nvidia/nccl/lib/libnccl.so.2")
+    return newer_nccl() or (torchs_own if torchs_own and torchs_own.is_file() else None)
 
 
 def version(path: Path | None) -> Version | None:
@@ -53,7 +44,7 @@ def can_share(found: Version | None) -> bool:
     return found is not None and found[:2] >= OLDEST_SHARING
 
 
-def put_in_front(*, ranks_per_gpu: int) -> None:
+def preload_library(*, ranks_per_gpu: int) -> None:
     """Load the NCCL of ``library``, so that torch, imported later, calls it instead of its own older one.
 
     Symbols of a library loaded with RTLD_GLOBAL take precedence over those that torch brings, as with

@@ -31,9 +31,7 @@ _KEEP_ALIVE_S = 3  # between two signs of life of an agent; after three missed o
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """The nodes of a run. ``rank``: this machine's. ``endpoint``: host:port of node 0. ``timeout_s``: limit
-    for nodes that wait for one another.
-    """
+    """Nodes of a run. ``rank``: this node's; ``endpoint``: host:port of node 0; ``timeout_s``: of waits."""
 
     count: int = 1
     rank: int = 0
@@ -51,9 +49,6 @@ class Nodes:
 
 ALONE = Nodes()
 OPTIONS = ("nnodes", "node_rank", "rdzv_endpoint", "node_timeout")  # by their names in a namespace
-
-
-# ---- options and Slurm variables ----
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +79,7 @@ def read_nodes(options: argparse.Namespace, variables: Mapping[str, str] | None 
         raise UsageError(f"--node-timeout {timeout_s}: must be more than 0 seconds")
     if options.nnodes is None:
         if options.node_rank is not None or options.rdzv_endpoint is not None:
-            raise UsageError("--node-rank and --rdzv-endpoint need --nnodes: say how many machines there are")
+            raise UsageError("--node-rank and --rdzv-endpoint need --nnodes, the number of machines")
         return _of_slurm(variables, timeout_s)
     count, rank = options.nnodes, options.node_rank
     if count < 1:
@@ -116,8 +111,9 @@ def refuse_alone_only(nodes: Nodes, *, retries: bool = False, go_on: bool = Fals
 
 
 def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
-    """The nodes of the Slurm step, from srun's variables (https://slurm.schedmd.com/srun.html). Variables of
-    the job are set in a shell of salloc too, and say nothing about where tasks were started.
+    """The nodes of the Slurm step, from srun's variables (https://slurm.schedmd.com/srun.html).
+
+    Variables of the job are also set in a shell of salloc, where no task was started.
     """
     count = _number(variables, "SLURM_STEP_NUM_NODES", "1")
     if count == 1:
@@ -130,9 +126,8 @@ def _of_slurm(variables: Mapping[str, str], timeout_s: float) -> Nodes:
     job, step = (_number(variables, f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
     port = _FIRST_PORT + (job + step) % _PORTS
     host = first_host(variables.get("SLURM_STEP_NODELIST", ""))
-    return Nodes(
-        count=count, rank=_number(variables, "SLURM_NODEID"), endpoint=f"{host}:{port}", timeout_s=timeout_s
-    )
+    rank = _number(variables, "SLURM_NODEID")
+    return Nodes(count=count, rank=rank, endpoint=f"{host}:{port}", timeout_s=timeout_s)
 
 
 def _number(variables: Mapping[str, str], name: str, default: str = "") -> int:
@@ -152,11 +147,8 @@ def first_host(hostlist: str) -> str:
     return re.sub(r"\[([^,\-\]]+)[^\]]*\]", r"\1", first.group())
 
 
-# ---- settings that follow ----
-
-
 def spread(platform: Platform, nodes: Nodes) -> Platform:
-    """The platform of all nodes together. On CPUs the eight ranks are divided among the nodes and the
+    """The platform of all nodes together. On CPUs the eight ranks are split over the nodes and the
     platform keeps its name: results do not depend on where ranks run. GPUs add up.
 
     Raises:
@@ -202,7 +194,7 @@ def rendezvous_failure(nodes: Nodes, error: Exception, *, trained: bool) -> Task
     name = type(error).__name__
     cause = (str(error.__cause__ or error).strip().splitlines() or [name])[0]
     if name == "RendezvousClosedError":
-        return TrainingFailed("another node gave up; what it said is in its own output")
+        return TrainingFailed("another node gave up; see its output")
     if trained:
         return TrainingFailed(
             f"a node was lost and did not come back to {nodes.endpoint} within {nodes.timeout_s:.0f} s: start"
@@ -227,10 +219,8 @@ def agent_variables(nodes: Nodes) -> dict[str, str]:
     """
     if not nodes.several:
         return {"GLOO_SOCKET_IFNAME": "lo"}  # all ranks are here; no name has to be looked up
-    return {
-        "GLOO_SOCKET_IFNAME": _interface(own_address(nodes)),
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
+    interface = _interface(own_address(nodes))
+    return {"GLOO_SOCKET_IFNAME": interface, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def own_address(nodes: Nodes) -> str:

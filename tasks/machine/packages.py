@@ -18,10 +18,10 @@ from tasks.util.files import REPOSITORY
 
 PINS = REPOSITORY / "requirements.txt"
 GPU_PINS = REPOSITORY / "requirements-gpu.txt"
-BESIDE_TORCH = "nvidia-nccl-cu13"  # the newer one of requirements-gpu.txt lies in a folder of its own
-# Compilers of nvidia-cudnn-frontend: gigabytes that no path of this harness imports (requirements-gpu.txt).
-LEFT_OUT = frozenset({"nvidia-cutlass-dsl"})
-UNPINNED = frozenset({"pip"})  # what creates an environment brings its own
+BESIDE_TORCH = "nvidia-nccl-cu13"  # requirements-gpu.txt has a newer one, in a folder of its own
+# Compilers of nvidia-cudnn-frontend: gigabytes that this harness never imports (requirements-gpu.txt).
+NOT_INSTALLED = frozenset({"nvidia-cutlass-dsl"})
+UNPINNED = frozenset({"pip"})  # each tool that creates environments brings its own
 
 
 def read_pins(path: Path, marker_environment: Mapping[str, str] | None = None) -> dict[str, Requirement]:
@@ -71,13 +71,18 @@ def differences(pins: Mapping[str, Requirement], installed: Mapping[str, str]) -
     return lines + [f"{name}: {installed[name]} is installed, but not pinned" for name in unpinned]
 
 
-def torch_cuda_version() -> str | None:
-    """The CUDA that the installed torch was built for, or None; read from a file, to be quick."""
+def installed_file(package: str, path: str) -> Path | None:
+    """The location of a file or folder of an installed package; None without the package."""
     try:
-        version_file = importlib.metadata.distribution("torch").locate_file("torch/version.py")
-        text = Path(str(version_file)).read_text()
-    except (importlib.metadata.PackageNotFoundError, OSError):
+        return Path(str(importlib.metadata.distribution(package).locate_file(path)))
+    except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def torch_cuda_version() -> str | None:
+    """The CUDA that the installed torch was built for, or None; importing torch would take seconds."""
+    file = installed_file("torch", "torch/version.py")
+    text = file.read_text() if file and file.is_file() else ""
     match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     return match.group(1) if match else None
 
@@ -99,10 +104,10 @@ def newer_nccl() -> Path | None:
 
 
 def verify(*, gpu: bool, dependencies: bool) -> str:
-    """Check the environment that runs this, and say in a line what it is.
+    """Check this interpreter's environment, and describe it in a line.
 
     Raises:
-        CannotRun: it is not the pinned one; all differences are in the message.
+        CannotRun: it is not the pinned one; the message has all differences.
     """
     pins = read_pins(PINS)
     problems = []
@@ -124,16 +129,14 @@ def verify(*, gpu: bool, dependencies: bool) -> str:
 def _pip_check() -> list[str]:
     command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-    if outcome.returncode == 0:
-        return []
-    return broken_dependencies(outcome.stdout + outcome.stderr)
+    return broken_dependencies(outcome.stdout + outcome.stderr) if outcome.returncode else []
 
 
 def broken_dependencies(pip_check: str) -> list[str]:
-    """Complaints of ``pip check``, a line each, without packages that are left out on purpose."""
+    """Errors of ``pip check``, a line each, without packages that are not installed on purpose."""
     lines = []
     for line in filter(str.strip, pip_check.splitlines()):
         missing = re.search(r" requires (\S+), which is not installed", line)
-        if missing is None or canonicalize_name(missing.group(1)) not in LEFT_OUT:
+        if missing is None or canonicalize_name(missing.group(1)) not in NOT_INSTALLED:
             lines.append(f"pip check: {line}")
     return lines

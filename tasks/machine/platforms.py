@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tasks.machine import host_memory
 from tasks.util.exits import CannotRun, TaskError, UsageError
 
 Device = Literal["cpu", "cuda"]
@@ -97,11 +98,7 @@ def detect() -> Platform:
     wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"{DEVICE_VARIABLE}={wanted}: must be cpu, cuda or not set")
-    there: tuple[Gpu, ...] = ()
-    problem = None
-    if wanted != "cpu":
-        there = query_gpus()
-        problem = _ask_driver()[1]
+    there, problem = ((), None) if wanted == "cpu" else (query_gpus(), _ask_driver()[1])
     platform = choose(
         visible(there, os.environ.get("CUDA_VISIBLE_DEVICES")),
         wanted=wanted,
@@ -109,11 +106,9 @@ def detect() -> Platform:
         processor=read_processor(),
         problem=problem,
     )
-    return platform if platform.gpus in ((), there) else _shows_only_its_own(platform)
-
-
-def _shows_only_its_own(platform: Platform) -> Platform:
-    """Show ranks only the GPUs that were chosen, by UUID: an MPS daemon renumbers the ones it sees."""
+    if platform.gpus in ((), there):
+        return platform
+    # Ranks see the chosen GPUs only, by UUID: an MPS daemon renumbers the ones it sees.
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in platform.gpus)}
     return dataclasses.replace(platform, env_vars=platform.env_vars | shown)
 
@@ -188,10 +183,10 @@ def gpu_platform_name(gpus: tuple[Gpu, ...]) -> str:
 
 
 def gpu_model(name: str) -> str:
-    """``NVIDIA H100 80GB HBM3`` is ``h100``, ``NVIDIA H100 PCIe`` is ``h100_pcie``; memory is left out."""
-    words = re.sub(r"^NVIDIA |GeForce |Quadro |Tesla | GPU$", "", name)
-    words = re.sub(r"[- ](?:SXM\d*|HBM\d*e?|\d+ ?GB)\b", "", words)
-    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    """``NVIDIA H100 80GB HBM3`` is ``h100``, ``NVIDIA H100 PCIe`` is ``h100_pcie``; memory is skipped."""
+    model = re.sub(r"^NVIDIA |GeForce |Quadro |Tesla | GPU$", "", name)
+    model = re.sub(r"[- ](?:SXM\d*|HBM\d*e?|\d+ ?GB)\b", "", model)
+    return re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
 
 
 def usable(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -204,9 +199,7 @@ def usable(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def visible(gpus: tuple[Gpu, ...], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA would show: the listed indices or prefixes of UUIDs, up to the first unknown or
-    repeated one.
-    """
+    """The GPUs that CUDA shows: listed indices or UUID prefixes, up to the first unknown or repeated one."""
     if cuda_visible_devices is None:
         return gpus
     shown = []
@@ -232,7 +225,8 @@ def parse_gpus(text: str) -> tuple[Gpu, ...]:
                 index=int(index),
                 uuid=uuid,
                 name=name,
-                memory_mib=int(memory) if memory.isdigit() else _unified_memory_mib(),
+                # a GPU without memory of its own shares the machine's
+                memory_mib=int(memory) if memory.isdigit() else host_memory.machine_bytes() // 2**20,
                 compute_capability=float(capability) if re.fullmatch(r"\d+\.\d+", capability) else 0.0,
                 driver=driver,
                 partitioned=mig == "Enabled",
@@ -257,8 +251,8 @@ def _ask_driver() -> tuple[str, str | None]:
     except subprocess.TimeoutExpired:
         return "", "nvidia-smi did not answer within 60 s"
     if outcome.returncode:
-        said = (outcome.stdout + outcome.stderr).strip().splitlines() or ["nothing"]
-        return "", f"nvidia-smi failed: {said[0]}"
+        lines = (outcome.stdout + outcome.stderr).strip().splitlines() or ["no message"]
+        return "", f"nvidia-smi failed: {lines[0]}"
     return outcome.stdout, None
 
 
@@ -350,11 +344,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return outcome.stdout.strip() if outcome.returncode == 0 else None
-
-
-def _unified_memory_mib() -> int:
-    """Memory of a GPU that reports none of its own, in MiB: it shares the machine's."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
 def python_version() -> str:

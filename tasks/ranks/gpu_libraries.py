@@ -42,7 +42,7 @@ def cudnn_problem(version: Callable[[], int | None]) -> str | None:
 
 def main() -> int:
     """Print what was loaded; exit 5 when it does not fit."""
-    cudnn.put_in_front()
+    cudnn.preload_library()
     import torch
     import transformer_engine.pytorch  # noqa: F401  its extension is what has to load
 

@@ -1,4 +1,4 @@
-"""Exit codes of every task and session, and the errors that lead to them."""
+"""Exit codes of tasks and sessions, and the errors that lead to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USAGE = 2
 TRAINING_FAILED = 3
 HANG = 4
 CANNOT_RUN = 5
-INTERRUPTED = 128 + signal.SIGINT  # the shell's code for what a Ctrl-C ended
+INTERRUPTED = 128 + signal.SIGINT  # the shell's code for Ctrl-C
 MEANINGS = {
     MISMATCH: "does not match",
     USAGE: "bad usage or input",
@@ -29,7 +29,7 @@ SESSION_VARIABLE = "CRASH_TEST_SESSION"  # the process id of the session that st
 
 
 class TaskError(Exception):
-    """An error whose message tells the user what happened, where, and what to do next."""
+    """An error whose message says what happened, where, and what to do next."""
 
     exit_code = USAGE
 
@@ -37,11 +37,9 @@ class TaskError(Exception):
 class UsageError(TaskError):
     """Bad usage or input: unknown case or flag, malformed file, no golden card."""
 
-    exit_code = USAGE
-
 
 class TrainingFailed(TaskError):
-    """A rank failed, or gave no result."""
+    """A rank failed or returned no result."""
 
     exit_code = TRAINING_FAILED
 
@@ -59,9 +57,7 @@ class CannotRun(TaskError):
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and exit with its code, or with that of the ``TaskError`` it raises, which is printed.
-    A Ctrl-C ends it with the shell's code for that, any other error with that of bad input.
-    """
+    """Run ``main`` and exit with its code, or print its error and exit with the error's code."""
     try:
         code = main()
     except TaskError as error:
@@ -73,22 +69,20 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except PermissionError as error:
         print(f"error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
         code = USAGE
-    except Exception:  # Python would exit with 1, which says that something was compared and does not match
+    except Exception:  # Python would exit with 1, which means a mismatch
         traceback.print_exc()
         code = USAGE
     sys.exit(code)
 
 
 def environment_of_a_task() -> dict[str, str]:
-    """For a task that this process starts as its session."""
+    """The environment of a task whose session is this process."""
     return {**os.environ, SESSION_VARIABLE: str(os.getpid())}
 
 
 def run_to_end(task: Callable[[], int]) -> int:
-    """Run a task that trains. A Ctrl-C or SIGTERM ends it with the shell's code for it, after its ranks have
-    ended; an error of its own as failed training.
-    """
-    if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a session that is killed cannot say stop
+    """Run a task that trains; its exit code. After Ctrl-C or SIGTERM it returns when its ranks have ended."""
+    if os.environ.get(SESSION_VARIABLE) == str(os.getppid()):  # a killed session cannot stop its task
         end_with_parent(signal.SIGTERM)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -98,7 +92,7 @@ def run_to_end(task: Callable[[], int]) -> int:
         return INTERRUPTED
     except TaskError:
         raise
-    except Exception:  # Python would exit with 1, which says that something did not match
+    except Exception:  # Python would exit with 1, which means a mismatch
         traceback.print_exc()
         return TRAINING_FAILED
     finally:

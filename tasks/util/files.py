@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON read with errors that name the file."""
+"""Atomic writes, and JSON errors that name the file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pathlib import Path
 from tasks.util.exits import CannotRun, UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_FULL_DISK_BYTES = 2**20  # a disk with less free space counts as full
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:
-    """Write beside the target and rename over it. Makes the folder when there is none.
+    """Write a temporary file beside ``path`` and rename it. Creates the folder.
 
     Raises:
-        UsageError: the file cannot be written here.
+        UsageError: the file cannot be written.
         CannotRun: the disk is full.
     """
     try:
@@ -56,7 +57,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, object]:
-    """A small JSON file of ours (provenance, phase record, case record).
+    """Read a small JSON file (provenance, phase record, case record).
 
     Raises:
         UsageError: unreadable, not UTF-8, not JSON, not an object.
@@ -75,18 +76,15 @@ def read_json_object(path: Path) -> dict[str, object]:
 
 
 def mapping(value: object) -> Mapping[str, object]:
-    """The value if it is a mapping, else an empty one."""
+    """The value if it is a mapping, else an empty mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def whole(value: object) -> int | None:
-    """The value if it is a whole number, else None."""
+    """The value if it is an integer and no bool, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-_FULL_BYTES = 2**20  # of a disk; less is as good as nothing
-
-
 def disk_is_full(path: str | Path) -> bool:
-    """Whether nothing can be written beside ``path``, which is there."""
-    return shutil.disk_usage(path).free < _FULL_BYTES
+    """True when the disk of the existing ``path`` is full."""
+    return shutil.disk_usage(path).free < _FULL_DISK_BYTES

@@ -1,7 +1,7 @@
-"""A board in shared memory on which every rank of a phase shows how far it is.
+"""The progress board: shared memory in which each rank of a phase notes its step and activity.
 
-The launcher makes it before it forks the ranks; they inherit it. Ranks write only their own row, so no lock
-is needed. It costs a rank less than a microsecond a note.
+The launcher creates it before it forks the ranks. Each rank writes only its own row, so no lock is needed;
+a note takes less than a microsecond.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-# In the order in which a rank that has completed a given number of steps goes through them.
+# In the order in which a rank goes through them between two completed steps.
 ACTIVITIES = (
     "starting",
     "loading checkpoint",
@@ -27,16 +27,14 @@ _ROW = struct.Struct("=qqqddq")  # process id, step, activity, seconds (monotoni
 
 
 def say(line: str) -> None:
-    """Print a line beside a phase. Where nobody reads any more, or the disk is full, the phase goes on."""
+    """Print a line during a phase. A closed pipe or a full disk does not stop the phase."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankProgress:
-    """What a rank last noted. ``rank`` counts all of the job; ``step`` completed steps. ``seconds`` is on
-    ``time.monotonic``'s clock, the same in every process of this node.
-    """
+    """A rank's last note. ``rank``: global; ``step``: completed steps; ``seconds``: ``time.monotonic``'s."""
 
     rank: int
     process_id: int
@@ -47,17 +45,17 @@ class RankProgress:
 
     @property
     def progress(self) -> tuple[int, int, float]:
-        """What is smallest for the rank that is furthest behind."""
+        """Sort key: the rank that is furthest behind has the smallest."""
         return self.step, ACTIVITIES.index(self.activity), self.seconds
 
     @property
     def place(self) -> str:
-        """The step that it works on, and what it does there."""
+        """The step that the rank works on, and its activity."""
         return f"step {self.step + (self.activity not in _OF_THE_STEP_BEFORE)}, {self.activity}"
 
 
 class ProgressBoard:
-    """One row a rank of this node. A node's ranks follow one another, and every node has as many."""
+    """One row per rank of this node. Ranks of a node are consecutive; all nodes have the same number."""
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
@@ -71,20 +69,16 @@ class ProgressBoard:
         _ROW.pack_into(self._memory, rank % self.world_size * _ROW.size, *row)
 
     def rows(self) -> list[RankProgress]:
-        """All rows, in the order of ranks; a rank that noted nothing yet has process id 0."""
-        rows = []
-        for index in range(self.world_size):
-            process_id, step, activity, seconds, loss, rank = _ROW.unpack_from(
-                self._memory, index * _ROW.size
+        """All rows, in the order of ranks; a rank without a note yet has process id 0."""
+        rows = enumerate(_ROW.iter_unpack(self._memory))
+        return [
+            RankProgress(
+                rank=rank if process_id else index,
+                process_id=process_id,
+                step=step,
+                activity=ACTIVITIES[activity],
+                seconds=seconds,
+                loss=loss,
             )
-            rows.append(
-                RankProgress(
-                    rank=rank if process_id else index,
-                    process_id=process_id,
-                    step=step,
-                    activity=ACTIVITIES[activity],
-                    seconds=seconds,
-                    loss=loss,
-                )
-            )
-        return rows
+            for index, (process_id, step, activity, seconds, loss, rank) in rows
+        ]

@@ -1,4 +1,4 @@
-"""tasks/corpus.py and tasks/ranks/index_corpus.py: text to a dataset, atomic, reused, checked."""
+"""tasks/cases/corpus.py and tasks/ranks/index_corpus.py: text to a dataset, atomic, reused, checked."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def install(folder: Path) -> None:
         path.write_bytes(content)
     (folder / "speech/__init__.py").write_text("raise RuntimeError('a corpus is never imported')\n")
     (folder / "speech-1.0.dist-info").mkdir()
-    (folder / "speech-1.0.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: speech\nVersion: 1.0\n"
-    )
+    (folder / "speech-1.0.dist-info/METADATA").write_text("Name: speech\nVersion: 1.0\n")
 
 
 @pytest.fixture
@@ -50,10 +48,9 @@ def speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the dataset is built."""
-    folder = tmp_path_factory.mktemp("corpus")
-    install(folder / "site")
-    site, cache = folder / "site", folder / "cache"
+    """A cache with the finished dataset."""
+    site, cache = (tmp_path_factory.mktemp("corpus") / name for name in ("site", "cache"))
+    install(site)
     answer_of("corpora.build_speech_in_this_process", str(site), _stated_digest(site), str(cache))
     return cache
 
@@ -72,14 +69,9 @@ def start_build(site: Path, cache: Path, sha256: str) -> subprocess.Popen:
     )
 
 
-def run_build(site: Path, cache: Path, sha256: str) -> subprocess.CompletedProcess:
-    process = start_build(site, cache, sha256)
-    output, errors = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-
-def count_writes(monkeypatch: pytest.MonkeyPatch, finished: Path) -> list[Path]:
-    """Replace the process that imports torch by a copy of what it wrote, and list its calls."""
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch, finished: Path) -> list[Path]:
+    """Calls of the process that imports torch, replaced by a copy of the finished dataset."""
     calls: list[Path] = []
     (source,) = finished.glob("speech-*")
 
@@ -89,9 +81,6 @@ def count_writes(monkeypatch: pytest.MonkeyPatch, finished: Path) -> list[Path]:
 
     monkeypatch.setattr(corpus_task, "_write", copy)
     return calls
-
-
-# ---- what is in a dataset ----
 
 
 def test_files_come_in_the_order_of_their_paths(speech: Corpus) -> None:
@@ -128,9 +117,6 @@ def test_the_main_cases_corpus_is_the_installed_one() -> None:
     assert 0.949 * tokens > samples * case.model_args["--seq-length"], "a run would read some text twice"
 
 
-# ---- wrong text ----
-
-
 def test_another_digest_than_stated_is_bad_input(speech: Corpus, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"CORPUS\.sha256: the text of speech 1\.0 has digest"):
         build(dataclasses.replace(speech, sha256="1" * 64), tmp_path / "cache")
@@ -150,25 +136,18 @@ def test_a_corpus_that_is_not_there(speech: Corpus, tmp_path: Path, changes: dic
         build(dataclasses.replace(speech, **changes), tmp_path / "cache")
 
 
-# ---- reuse ----
-
-
-def test_a_finished_dataset_is_not_built_again(
-    speech: Corpus, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = count_writes(monkeypatch, finished)
+def test_a_finished_dataset_is_not_built_again(speech: Corpus, tmp_path: Path, writes: list[Path]) -> None:
     first = build(speech, tmp_path / "cache")
     assert build(speech, tmp_path / "cache") == first
-    assert len(calls) == 1
+    assert len(writes) == 1
     assert first.prefix.is_absolute()
 
 
 @pytest.mark.parametrize("name", ["text_document.bin", "text_document.idx", "built.json"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "removed"])
-def test_a_damaged_dataset_is_built_anew(
-    speech: Corpus, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+def test_a_damaged_dataset_is_built_again(
+    speech: Corpus, tmp_path: Path, writes: list[Path], name: str, damage: str
 ) -> None:
-    calls = count_writes(monkeypatch, finished)
     path = build(speech, tmp_path / "cache").prefix.parent / name
     content = path.read_bytes()
     if damage == "removed":
@@ -176,14 +155,12 @@ def test_a_damaged_dataset_is_built_anew(
     else:
         path.write_bytes(content[:-7] if damage == "cut" else content.replace(content[2:10], b"damaged!", 1))
     build(speech, tmp_path / "cache")
-    assert len(calls) == 2
+    assert len(writes) == 2
     assert path.read_bytes() == content
 
 
-def test_leftovers_of_a_killed_builder_are_neither_used_nor_kept(
-    speech: Corpus, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    count_writes(monkeypatch, finished)
+@pytest.mark.usefixtures("writes")
+def test_leftovers_of_a_killed_builder_are_neither_used_nor_kept(speech: Corpus, tmp_path: Path) -> None:
     leftover = tmp_path / "cache/.building-abc/new"
     leftover.mkdir(parents=True)
     (leftover / "text_document.bin").write_bytes(b"half")
@@ -205,16 +182,13 @@ def test_no_space(speech: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         build(speech, tmp_path / "cache")
 
 
-def test_a_builder_that_fails_says_why(
+def test_a_failed_builder_is_reported(
     speech: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_task.sys, "executable", "/bin/false")
     with pytest.raises(CannotRun, match="could not be written: no message"):
         build(speech, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("speech*"))
-
-
-# ---- several processes ----
 
 
 @pytest.mark.training
@@ -241,11 +215,9 @@ def test_a_killed_builder_leaves_the_next_one_alone(tmp_path: Path) -> None:
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert not list(tmp_path.glob("cache/speech*")), "the builder was too fast to be killed"
-    outcome = run_build(tmp_path / "site", tmp_path / "cache", stated)
-    assert outcome.returncode == 0, outcome.stderr
-
-
-# ---- a user's own dataset ----
+    next_one = start_build(tmp_path / "site", tmp_path / "cache", stated)
+    _, errors = next_one.communicate(timeout=120)
+    assert next_one.returncode == 0, errors
 
 
 def test_a_users_own_dataset_is_described(finished: Path, speech: Corpus, tmp_path: Path) -> None:

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
 from tasks.cases.flag_rules import check_data, missing_on_cpu, training_sequences
-from tasks.cases.flags import parse, parse_arguments
+from tasks.cases.flags import parse
 from tasks.cases.loader import load_case
 from tasks.util.exits import UsageError
+from tests.cases.main_case import ARGV, parsed, without
 
-ARGV = load_case("gpt3_pp4_resume", platform_name="dgx_a100").argv()
 HERE = {"platform_name": "cpu_x86_64"}
 STAGES, VIRTUAL = "--pipeline-model-parallel-size", "--num-layers-per-virtual-pipeline-stage"
 GROUP = "--microbatch-group-size-per-virtual-pipeline-stage"
 FIRST, LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
 
 
-def without(flag: str, *, values: int = 1) -> list[str]:
-    place = ARGV.index(flag)
-    return [*ARGV[:place], *ARGV[place + 1 + values :]]
-
-
-def parsed(*more: str, argv: list[str] = ARGV) -> argparse.Namespace:
-    return parse_arguments([*argv, *more], world_size=8)
-
-
 @pytest.mark.parametrize(
-    ("words", "rule"),
+    ("more", "rule"),
     [
         ([STAGES, "3"], "8 ranks are not divisible by tensor x pipeline x context parallel = 3"),
         ([STAGES, "16"], "8 ranks are not divisible by tensor x pipeline x context parallel = 16"),
         ([STAGES, "4", "--context-parallel-size", "4"], "8 ranks are not divisible .* = 16"),
         ([STAGES, "1"], "virtual stages need at least 2 pipeline stages, not 1"),
-        (
-            ["--num-layers", "10"],
-            "10 is not divisible by 4 pipeline stages x 1 layers a virtual",
-        ),
+        (["--num-layers", "10"], "10 is not divisible by 4 pipeline stages x 1 layers a virtual"),
         (["--num-virtual-stages-per-pipeline-rank", "3"], f"not with {VIRTUAL}"),
-        (
-            ["--global-batch-size", "36"],
-            "36 is not divisible by micro-batch 4 x 2 data-parallel",
-        ),
+        (["--global-batch-size", "36"], "36 is not divisible by micro-batch 4 x 2 data-parallel"),
         (["--global-batch-size", "40"], "40 gives 5 micro-batches a replica; the interleaved schedule"),
         (["--global-batch-size", "16"], "16 gives 2 micro-batches a replica; the interleaved schedule"),
         (
@@ -54,16 +37,16 @@ def parsed(*more: str, argv: list[str] = ARGV) -> argparse.Namespace:
         (["--min-lr", "0.5"], "--min-lr: 0.5 is above --lr"),
     ],
 )
-def test_rules_of_every_training_program_of_megatron(words: list[str], rule: str) -> None:
-    found = parse([*ARGV, *words], world_size=8)
+def test_rules_of_every_training_program_of_megatron(more: list[str], rule: str) -> None:
+    found = parse([*ARGV, *more], world_size=8)
     assert found.broken
     assert not found.unsupported
     with pytest.raises(UsageError, match=rule):
-        parsed(*words)
+        parsed(*more)
 
 
 @pytest.mark.parametrize(
-    ("words", "rule"),
+    ("more", "rule"),
     [
         (["--eval-interval", "50"], "--eval-interval must exceed"),
         (["--eval-interval", "100"], "--eval-interval must exceed"),
@@ -89,9 +72,9 @@ def test_rules_of_every_training_program_of_megatron(words: list[str], rule: str
         (["--split", "1,1,1,1"], "--split 1,1,1,1 must"),
     ],
 )
-def test_rules_of_our_training_program(words: list[str], rule: str) -> None:
+def test_rules_of_our_training_program(more: list[str], rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
-        parsed(*words)
+        parsed(*more)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +92,8 @@ def test_a_flag_that_others_need_is_there(flag: str, rule: str) -> None:
 
 
 def test_a_reshardable_checkpoint_is_of_the_distributed_optimizer() -> None:
-    argv = [
-        word for word in without("--use-distributed-optimizer", values=0) if word != "--overlap-param-gather"
-    ]
+    argv = without("--use-distributed-optimizer", values=0)
+    argv.remove("--overlap-param-gather")
     parsed(argv=argv)
     with pytest.raises(UsageError, match="--dist-ckpt-optim-fully-reshardable needs"):
         parsed("--dist-ckpt-optim-fully-reshardable", argv=argv)
@@ -123,14 +105,14 @@ def test_stages_may_differ_when_the_rest_can_be_shared_equally() -> None:
     assert (args.decoder_first_pipeline_num_layers, args.decoder_last_pipeline_num_layers) == (2, 2)
     assert args.virtual_pipeline_model_parallel_size is None
     assert parsed(FIRST, "3", argv=uneven).decoder_last_pipeline_num_layers is None
-    for words, layers in (((FIRST, "2", LAST, "3"), 7), ((FIRST, "11", LAST, "1"), 0), ((LAST, "2"), 10)):
+    for more, layers in (((FIRST, "2", LAST, "3"), 7), ((FIRST, "11", LAST, "1"), 0), ((LAST, "2"), 10)):
         with pytest.raises(UsageError, match=f"the {layers} layers beside"):
-            parsed(*words, argv=uneven)
+            parsed(*more, argv=uneven)
     with pytest.raises(UsageError, match="group-size-per-virtual-pipeline-stage needs"):
         parsed(GROUP, "4", argv=uneven)
 
 
-def test_micro_batches_in_groups_need_not_be_a_multiple_of_the_stages() -> None:
+def test_groups_of_micro_batches_need_not_be_a_multiple_of_the_stages() -> None:
     args = parsed("--global-batch-size", "40", GROUP, "5")
     assert (args.num_microbatches, args.microbatch_group_size_per_vp_stage) == (5, 5)
     assert parsed("--global-batch-size", "72", GROUP, "5").num_microbatches == 9

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
-from tasks.cases.flags import FLAGS, Number, broken_divisors, parse, parse_arguments, value_error
-from tasks.cases.loader import load_case
+from tasks.cases.flags import FLAGS, Number, broken_divisors, parse, value_error
 from tasks.util.exits import UsageError
-
-ARGV = load_case("gpt3_pp4_resume", platform_name="dgx_a100").argv()
-
-
-def parsed(*more: str, world_size: int = 8) -> argparse.Namespace:
-    """The main case with more flags."""
-    return parse_arguments([*ARGV, *more], world_size=world_size)
+from tests.cases.main_case import ARGV, parsed, without
 
 
 def test_upstreams_model_is_derived_from_its_flags() -> None:
@@ -45,13 +36,13 @@ def test_every_unknown_flag_is_named_with_the_nearest_known_one() -> None:
 
 @pytest.mark.parametrize("flag", ["--context-parallel-size", "--num-virtual-stages-per-pipeline-rank"])
 def test_a_flag_of_megatron_that_our_program_does_not_support_is_unknown_to_it(flag: str) -> None:
-    argv = [word for word in ARGV if word != "--num-layers-per-virtual-pipeline-stage"]
+    argv = without("--num-layers-per-virtual-pipeline-stage")
     assert any(flag in line for line in parse([*argv, flag, "1"], world_size=8).unsupported)
     assert flag in FLAGS
 
 
 @pytest.mark.parametrize(
-    ("words", "rule"),
+    ("more", "rule"),
     [
         (["--num-layers", "twelve"], "--num-layers: 'twelve' must be a whole number of at least 1"),
         (["--micro-batch-size", "0"], "--micro-batch-size: '0' must be a whole number of at least 1"),
@@ -72,9 +63,9 @@ def test_a_flag_of_megatron_that_our_program_does_not_support_is_unknown_to_it(f
         (["--split", "949", "50", "1"], "'50' is more than the flag before it takes"),
     ],
 )
-def test_a_value_that_breaks_the_rule_of_its_flag_is_named(words: list[str], rule: str) -> None:
+def test_a_value_that_breaks_the_rule_of_its_flag_is_named(more: list[str], rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
-        parsed(*words)
+        parsed(*more)
 
 
 def test_all_that_our_program_does_not_support_is_reported_together() -> None:
@@ -147,5 +138,5 @@ def test_one_virtual_stage_is_no_interleaving() -> None:
     args = parsed("--num-layers-per-virtual-pipeline-stage", "3", "--align-param-gather")
     assert args.virtual_pipeline_model_parallel_size is None
     assert not args.align_param_gather
-    more = ["--num-layers-per-virtual-pipeline-stage", "3", "--global-batch-size", "40"]
-    assert parsed(*more).num_microbatches == 5
+    args = parsed("--num-layers-per-virtual-pipeline-stage", "3", "--global-batch-size", "40")
+    assert args.num_microbatches == 5

@@ -15,9 +15,6 @@ from tests.cases.small_case import CONTENT, changed, error_of, load, write_case
 MAIN_CASE = "gpt3_pp4_resume"
 
 
-# ---- the main case ----
-
-
 @pytest.mark.parametrize("platform_name", ["cpu_x86_64", "cpu_aarch64", "gpu1_h100", "dgx_a100", "gpu4_h100"])
 def test_main_case_keeps_its_topology_on_every_platform(platform_name: str) -> None:
     world_size = 4 if platform_name.startswith("gpu4") else 8
@@ -62,9 +59,6 @@ def test_a_mapping_may_take_over_what_another_has(tmp_path: Path) -> None:
     assert load(write_case(tmp_path, text)).model_args["--lr"] == 0.5
 
 
-# ---- overlays and overrides ----
-
-
 def test_overlay_of_the_exact_name_wins_over_a_pattern(tmp_path: Path) -> None:
     platforms = {
         "gpu1_h100": {"MODEL_ARGS": {"--train-iters": 70}},
@@ -93,19 +87,14 @@ def test_overrides_are_typed_and_checked(tmp_path: Path) -> None:
     assert "is no flag" in error_of(root, overrides={"Train Iters": "5"})
 
 
-# ---- errors ----
-
-
 def test_all_errors_of_a_file_are_shown_together(tmp_path: Path) -> None:
     content = changed(MODEL_ARGS={"num-layers": 12}, TEST_TYPE="ckpt-resum", METRICS=["lm los"])
     content["MODEL_ARG"] = {}
     message = error_of(write_case(tmp_path, content))
     assert "4 errors" in message
     assert "MODEL_ARG: unknown key. Did you mean MODEL_ARGS?" in message
-    assert (
-        "MODEL_ARGS.num-layers: a flag is two dashes and lower-case words. Did you mean --num-layers?"
-        in message
-    )
+    hint = "a flag is two dashes and lower-case words. Did you mean --num-layers?"
+    assert f"MODEL_ARGS.num-layers: {hint}" in message
     assert "Did you mean ckpt-resume?" in message
     assert "METRICS: 'lm los' is unknown. Did you mean lm loss?" in message
 
@@ -152,7 +141,7 @@ def test_values_that_others_lie_over_are_checked_too(tmp_path: Path, platform_na
     assert "\n  RESTART.MODEL_ARGS.--lr: -1 must be a finite number of at least 0" in error
 
 
-def test_an_heir_is_told_which_of_its_values_have_no_effect(tmp_path: Path) -> None:
+def test_values_of_an_heir_without_effect_are_reported(tmp_path: Path) -> None:
     write_case(tmp_path, changed(PLATFORMS={"cpu_x86_64": {"MODEL_ARGS": {"--lr": 0.5}}}), "base")
     root = write_case(tmp_path, {"INHERIT": "base", "MODEL_ARGS": {"--lr": 1e-3}})
     line = "--lr: 0.001 of small has no effect: base, PLATFORMS.cpu_x86_64 sets 0.5"
@@ -162,7 +151,7 @@ def test_an_heir_is_told_which_of_its_values_have_no_effect(tmp_path: Path) -> N
     assert load(root, overrides={"lr": "0.25"}).overridden == ()
 
 
-def test_a_dry_run_of_a_case_with_errors_says_how_the_run_would_end(tmp_path: Path) -> None:
+def test_a_dry_run_of_a_case_with_errors_reports_the_exit_code(tmp_path: Path) -> None:
     root = write_case(tmp_path, changed(MODEL_ARGS={"--lr": "fast"}))
     (line,) = overridden_lines("small", [], root=root, platform_name="cpu_x86_64")
     assert line.startswith("the run would exit 2: ")
@@ -221,18 +210,13 @@ def test_unknown_case_offers_the_nearest(tmp_path: Path) -> None:
         load_case("anything", platform_name="cpu_x86_64", root=tmp_path)
 
 
-def test_a_case_inherits_what_it_does_not_say_itself() -> None:
+def test_a_case_inherits_all_that_it_does_not_override() -> None:
     main = load_case("gpt3_pp4_resume", platform_name="dgx_a100")
     heir = load_case("gpt3_pp4_resume_common_pile", platform_name="dgx_a100")
     differing = {flag for flag in main.model_args if main.model_args[flag] != heir.model_args[flag]}
     assert differing == {"--vocab-size", "--make-vocab-size-divisible-by", "--data-path"}
-    assert heir.names_needed() == (
-        "CHECKPOINT_LOAD_PATH",
-        "CHECKPOINT_SAVE_PATH",
-        "DATA_CACHE_PATH",
-        "DATA_PATH",
-        "TENSORBOARD_PATH",
-    )
+    checkpoints = ("CHECKPOINT_LOAD_PATH", "CHECKPOINT_SAVE_PATH")
+    assert heir.names_needed() == (*checkpoints, "DATA_CACHE_PATH", "DATA_PATH", "TENSORBOARD_PATH")
     assert heir.corpus is None
     assert heir.metrics == main.metrics
     assert heir.env_vars == main.env_vars
@@ -241,8 +225,7 @@ def test_a_case_inherits_what_it_does_not_say_itself() -> None:
 
 def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
     for name, base in (("one", "two"), ("two", "one"), ("three", "thre")):
-        (tmp_path / "test_cases" / name).mkdir(parents=True)
-        (tmp_path / "test_cases" / name / "model_config.yaml").write_text(f"INHERIT: {base}\n")
+        write_case(tmp_path, f"INHERIT: {base}\n", name)
     with pytest.raises(UsageError, match="INHERIT: one inherits from this case itself"):
         load_case("one", platform_name="cpu_x86_64", root=tmp_path)
     with pytest.raises(UsageError, match=r"there is no case 'thre'\. Did you mean three"):
@@ -252,9 +235,6 @@ def test_inheritance_names_a_case_and_ends(tmp_path: Path) -> None:
 def test_what_the_restart_cannot_do_on_a_platform_is_named(tmp_path: Path) -> None:
     for ranks, error in ((16, "16 ranks, cpu_x86_64 has 8"), (6, "6 ranks are not divisible")):
         assert error in error_of(write_case(tmp_path / error, {**CONTENT, "RESTART": {"RANKS": ranks}}))
-
-
-# ---- crashes ----
 
 
 def test_the_crash_case_is_the_main_case_with_a_kill() -> None:

@@ -21,19 +21,17 @@ def case_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_has_no_meaning_here_is_remarked_on_and_does_not_end_the_reading(case_file: Path) -> None:
+def test_ignored_entries_of_a_file_are_remarked_on(case_file: Path) -> None:
     upstream = megatron_lm_case.read(case_file)
     assert upstream.test_type == "frozen-start"
     assert upstream.content["TEST_TYPE"] == "regular"
     assert upstream.content["METRICS"] == ["lm loss"]
     assert upstream.content["ENV_VARS"] == {"NVTE_FUSED_ATTN": "0", "SWITCHED": "true"}
-    assert upstream.remarks == (
-        "AFTER_SCRIPT: not done here",
-        "METRICS: 'never heard of' is not measured here",
-    )
+    metric = "METRICS: 'never heard of' is not measured here"
+    assert upstream.remarks == ("AFTER_SCRIPT: not done here", metric)
 
 
-def test_of_a_repeated_key_the_last_value_holds_as_there(case_file: Path) -> None:
+def test_the_last_value_of_a_repeated_key_holds_as_there(case_file: Path) -> None:
     case_file.write_text("MODEL_ARGS:\n  --seed: 1\n  --seed: 2\n")
     upstream = megatron_lm_case.read(case_file)
     assert upstream.content["MODEL_ARGS"] == {"--seed": 2}
@@ -43,7 +41,7 @@ def test_of_a_repeated_key_the_last_value_holds_as_there(case_file: Path) -> Non
         megatron_lm_case.read(case_file)
 
 
-def test_a_checkout_gets_the_flags_as_they_are_ours_in_our_words(case_file: Path) -> None:
+def test_flags_are_translated_for_our_program_only(case_file: Path) -> None:
     theirs = load_upstream_case(case_file, platform_name="dgx_h100", ours=False)
     assert theirs.model_args["--vocab-file"] == "${DATA_PATH}/vocab.json"
     assert theirs.model_args["--transformer-impl"] == "transformer_engine"
@@ -84,12 +82,12 @@ def test_types_that_are_run(case_file: Path, test_type: str) -> None:
 def test_a_type_that_would_be_trained_as_another_is_refused(
     case_file: Path, monkeypatch: pytest.MonkeyPatch, test_type: str, message: str
 ) -> None:
-    """A misspelt ckpt-resume passed without its restart."""
+    """A misspelt ckpt-resume would run without its restart."""
     monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
     case_file.write_text(CASE.replace("frozen-start", test_type))
-    words = ["--case-file", str(case_file), "--run-dir", str(case_file.parent / "run")]
+    argv = ["--case-file", str(case_file), "--run-dir", str(case_file.parent / "run")]
     with pytest.raises(UsageError, match=message):
-        train.main(words)
+        train.main(argv)
 
 
 def test_metrics_are_a_list(case_file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.cases import loader
 from tasks.cases.overlays import laid_over, overridden
 
 BASE = {
@@ -13,22 +14,11 @@ BASE = {
 }
 
 
-def merged(*contents: dict) -> dict:
-    """Contents of case files, the nearest last, entry by entry as the loader merges them."""
-    result: dict = {}
-    for content in contents:
-        for key, value in content.items():
-            both = isinstance(result.get(key), dict) and isinstance(value, dict)
-            result[key] = merged(result[key], value) if both else value
-    return result
-
-
 def lines(*contents: dict, platform_name: str = "cpu_x86_64", given: tuple[str, ...] = ()) -> list[str]:
     """``contents``: the base first, then its heirs, named one, two, ..."""
     names = ["base", "one", "two"][: len(contents)]
     chain = list(zip(names, contents, strict=True))[::-1]
-    found = overridden(chain, merged(*contents), platform_name, given=given)
-    return [str(line) for line in found]
+    return [str(line) for line in overridden(chain, loader.merged(chain), platform_name, given=given)]
 
 
 def test_a_case_may_lie_over_itself() -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from tasks.cases import quarantine, yaml_reader
 from tasks.cases.loader import load_case
+from tasks.cases.names import file_of
 from tasks.cases.quarantine import Quarantine, faults, read
 from tasks.util.exits import UsageError
+from tests.cases.small_case import write_case
 
 TODAY = datetime.date(2026, 11, 24)
 GOOD = {"OWNER": "somebody", "REASON": "flaky sums", "UNTIL": "2026-12-31"}
@@ -41,16 +43,15 @@ def test_it_holds_to_the_end_of_its_day() -> None:
         ({"UNTIL": "2027-02-23"}, "more than 90 days ahead; at most 2027-02-22"),
     ],
 )
-def test_what_is_wrong_is_told(changes: dict, message: str) -> None:
+def test_errors_are_reported(changes: dict, message: str) -> None:
     (found,) = faults({**GOOD, **changes}, TODAY)
     assert message in found
 
 
 @pytest.mark.parametrize("key", quarantine.KEYS)
 def test_all_three_are_needed(key: str) -> None:
-    assert faults({name: GOOD[name] for name in GOOD if name != key}, TODAY) == [
-        f"QUARANTINE.{key}: is missing"
-    ]
+    entry = {name: GOOD[name] for name in GOOD if name != key}
+    assert faults(entry, TODAY) == [f"QUARANTINE.{key}: is missing"]
 
 
 @pytest.mark.parametrize("entry", [None, "until tomorrow", [], True])
@@ -104,19 +105,12 @@ def test_a_file_without_one_has_none(file: Path) -> None:
     assert read(file, TODAY) is None
 
 
-def written(root: Path, name: str, text: str) -> Path:
-    path = root / "test_cases" / name / "model_config.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    return path
-
-
 def test_a_case_that_inherits_is_not_in_quarantine(tmp_path: Path) -> None:
-    """A wrong one in the base is an error of the base alone: nothing of it reaches the child."""
-    base = Path(load_case("gpt3_pp4_resume", platform_name="cpu_x86_64").path).read_text()
-    written(tmp_path, "base", base + "QUARANTINE:\n  OWNER: somebody\n")
-    child = written(tmp_path, "child", "INHERIT: base\n")
+    """An invalid entry in the base is an error of the base only."""
+    base = file_of("gpt3_pp4_resume").read_text()
+    write_case(tmp_path, base + "QUARANTINE:\n  OWNER: somebody\n", "base")
+    write_case(tmp_path, "INHERIT: base\n", "child")
     with pytest.raises(UsageError, match=r"2 errors:\n.*QUARANTINE.REASON: is missing"):
         load_case("base", platform_name="cpu_x86_64", root=tmp_path)
     assert load_case("child", platform_name="cpu_x86_64", root=tmp_path).name == "child"
-    assert read(child, TODAY) is None
+    assert read(file_of("child", tmp_path), TODAY) is None

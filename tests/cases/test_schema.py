@@ -1,4 +1,4 @@
-"""The rules of a case file's own keys; those of flags are tried through ``load_case`` in test_case.py."""
+"""Rules for the keys of a case file; test_loader.py has those for flags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_restart_that_cannot_be_is_named(restart: object, error: str) -> None:
     assert found.startswith(error)
 
 
-def test_only_a_case_that_restarts_says_what_its_restart_changes() -> None:
+def test_only_a_case_that_restarts_has_changes_for_its_restart() -> None:
     good = {"RANKS": 4, "MODEL_ARGS": {"--no-load-rng": True}}
     assert errors(RESTART=good, TEST_TYPE="ckpt-resume") == []
     (found,) = errors(RESTART=good, TEST_TYPE="regular")
@@ -48,7 +48,7 @@ def test_only_a_frozen_case_has_a_kept_checkpoint() -> None:
     assert found == "CHECKPOINT: only of TEST_TYPE frozen-resume, not ckpt-resume"
 
 
-def test_a_case_says_of_which_type_it_is() -> None:
+def test_a_case_has_a_test_type() -> None:
     found = check_shape({"MODEL_ARGS": {}, "METRICS": ["lm loss"]})
     assert found == ["TEST_TYPE: is missing. Known: regular, ckpt-resume, crash-resume, frozen-resume."]
 
@@ -56,13 +56,13 @@ def test_a_case_says_of_which_type_it_is() -> None:
 def test_an_empty_list_is_no_value() -> None:
     """--bf16: [] is not the same as true."""
     (found,) = check_shape({**CASE, "MODEL_ARGS": {"--bf16": []}, "TEST_TYPE": "regular"})
-    assert found == "MODEL_ARGS.--bf16: an empty list says nothing: null takes the flag away"
+    assert found == "MODEL_ARGS.--bf16: an empty list is no value: null removes the flag"
 
 
 @pytest.mark.parametrize(
     "name", ["cpu_x86", "cpu_x86_64_x2", "cpu_x86_6?_", "gpu_h100", "gpu3_h100", "gpu1_[ab]"]
 )
-def test_values_for_a_platform_that_is_none_would_never_hold(name: str) -> None:
+def test_a_name_that_no_platform_has_is_refused(name: str) -> None:
     (found,) = errors(PLATFORMS={name: {"MODEL_ARGS": {"--lr": 1}}}, TEST_TYPE="regular")
     assert found.startswith(f"PLATFORMS.{name}: is no platform")
 
@@ -81,11 +81,11 @@ def test_a_golden_card_is_of_a_case(name: object) -> None:
 
 
 def test_a_variable_is_text() -> None:
-    """1.10 and 1e5 are handed on as they stand, not as 1.1 and 100000.0."""
+    """1.10 would be passed on as 1.1."""
     good = {"A": 1, "B": "1.10", "C": None}
     assert errors(ENV_VARS=good, TEST_TYPE="regular") == []
     (found,) = errors(ENV_VARS={"A": 1.10}, TEST_TYPE="regular")
-    assert found == "ENV_VARS.A: 1.1 is a number, a variable is text: put it in quotes, as it is to be read"
+    assert found == "ENV_VARS.A: 1.1 is a number, but a variable is text: put it in quotes"
 
 
 def test_a_misspelt_inheritance_is_recognised() -> None:

@@ -15,7 +15,7 @@ from tests import short_run
 
 PLATFORMS = {"cpu_x86_64": 8, "cpu_aarch64": 8, "gpu1_h100": 8, "gpu4_h100": 4, "dgx_a100": 8, "dgx_h100": 8}
 LONG = ("gpt3_pp4_resume", "gpt3_pp4_crash_resume")
-FAMILY = [name for name in case_names() if name.startswith("gpt3_pp4") and "common_pile" not in name]
+SUITE = [name for name in case_names() if name.startswith("gpt3_pp4") and "common_pile" not in name]
 
 
 @pytest.mark.parametrize("platform_name", PLATFORMS)
@@ -28,12 +28,11 @@ def test_the_flags_of_every_case_are_understood_on_every_platform(name: str, pla
     assert args.pipeline_model_parallel_size == 4
 
 
-def test_no_two_cases_tell_the_same_story() -> None:
-    for platform_name in PLATFORMS:
-        world_size = PLATFORMS[platform_name]
+def test_no_two_cases_test_the_same() -> None:
+    for platform_name, world_size in PLATFORMS.items():
         cases = [load_case(name, platform_name=platform_name, world_size=world_size) for name in case_names()]
-        stories = {f"{case.digest} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
-        assert len(stories) == len(cases), platform_name
+        contents = {f"{case.digest} {case.restart} {case.checkpoint} {case.kills}" for case in cases}
+        assert len(contents) == len(cases), platform_name
 
 
 @pytest.mark.parametrize("platform_name", PLATFORMS)
@@ -44,8 +43,8 @@ def test_only_cases_that_train_the_same_share_golden_cards(platform_name: str) -
         assert load_case(case.golden_case, **options).digest == case.digest, name
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_the_family_is_full_size_on_gpus_and_short_and_small_on_a_cpu(name: str) -> None:
+@pytest.mark.parametrize("name", SUITE)
+def test_the_suite_is_full_size_on_gpus_and_short_and_small_on_a_cpu(name: str) -> None:
     gpu, cpu = (load_case(name, platform_name=platform_name) for platform_name in ("dgx_h100", "cpu_x86_64"))
     assert (gpu.model_args["--hidden-size"], gpu.model_args["--train-iters"]) == (512, 100)
     assert cpu.model_args["--hidden-size"] < 64
@@ -73,7 +72,7 @@ def test_a_checkpoint_kept_here_is_gone_on_from(tmp_path: Path) -> None:
     finished = short_run.run("train", tmp_path / "run", *options, case="gpt3_pp4_frozen_resume")
     assert finished.returncode == 0, finished.stdout
     rows = restart_and_resume_rows(read_run(tmp_path / "run"), Options(steps=(11, 12)))
-    assert {row.metric for row in rows if not row.passed} == {"last step"}  # it was told to end early
+    assert {row.metric for row in rows if not row.passed} == {"last step"}  # --exit-interval ends it early
     verdicts = {row.metric: row.verdict for row in rows}
     for part in ("parameters", "master weights", "exp avg", "exp avg sq", "rng", "next batch", "scheduler"):
         assert verdicts[f"state: {part}"] == "exact"

@@ -44,12 +44,12 @@ def test_a_setting_that_is_no_value_stays_text(text: str) -> None:
             "line 4: the key --lr stands here and on line 2",
         ),
         ("1: 2\n", "the key 1 is not text"),
-        ("MODEL_ARGS:\n  --lr: 1e400\n", "line 2: '1e400' is no float that can be used"),
-        ("MODEL_ARGS:\n  --lr: !!float abc\n", "line 2: 'abc' is no float that can be used"),
+        ("MODEL_ARGS:\n  --lr: 1e400\n", "line 2: '1e400' is no usable float"),
+        ("MODEL_ARGS:\n  --lr: !!float abc\n", "line 2: 'abc' is no usable float"),
         (f"MODEL_ARGS:\n  --seed: 1{'0' * 5000}\n", "line 2: '1000000"),
-        ("MODEL_ARGS:\n  --bf16: !!bool maybe\n", "line 2: 'maybe' is no bool that can be used"),
+        ("MODEL_ARGS:\n  --bf16: !!bool maybe\n", "line 2: 'maybe' is no usable bool"),
         ("MODEL_ARGS:\n  --lr: !!timestamp soon\n", "line 2: tag:yaml.org,2002:timestamp: values are"),
-        (f"MODEL_ARGS: {'[' * 3000}", "in too many others"),
+        (f"MODEL_ARGS: {'[' * 3000}", "nested too deeply"),
     ],
 )
 def test_files_that_are_no_mapping_of_values(tmp_path: Path, text: str, expected: str) -> None:

@@ -32,9 +32,9 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             def is_initialized() -> bool:
                 return False
 
-    monkeypatch.setattr(nccl, "put_in_front", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
+    monkeypatch.setattr(nccl, "preload_library", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
     monkeypatch.setattr(bytecode, "keep", lambda: None)  # whether this Python writes any is not the question
-    monkeypatch.setattr(cudnn, "put_in_front", lambda: order.append("cudnn"))
+    monkeypatch.setattr(cudnn, "preload_library", lambda: order.append("cudnn"))
     monkeypatch.setattr(imports.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)
     monkeypatch.setitem(sys.modules, "tasks.ranks.warm_up", WarmUp)

@@ -7,22 +7,13 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
 
 from tasks.machine import cudnn
 from tasks.util.exits import CannotRun
-
-
-class Package:
-    """A distribution that lies in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def locate_file(self, path: str) -> Path:
-        return self._folder / path
 
 
 @pytest.fixture
@@ -34,13 +25,14 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "nvidia/cudnn/lib" / name).touch()
     for name in cudnn.HOME_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Package(folder))
+    package = types.SimpleNamespace(locate_file=folder.joinpath)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: package)
     return folder / "nvidia/cudnn"
 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Names and modes of what is loaded, without loading it."""
+    """Names and modes of loaded libraries, which are not really loaded."""
     calls: list[tuple[str, int]] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda path, mode=0: calls.append((Path(path).name, mode)))
     return calls
@@ -49,27 +41,22 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_every_library_of_torchs_own_is_loaded_for_all_to_see(
     environment: Path, loaded: list[tuple[str, int]]
 ) -> None:
-    cudnn.put_in_front()
+    cudnn.preload_library()
     names = ("libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn_ops.so.9")
     assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in names]
     assert os.environ["CUDNN_HOME"] == str(environment)  # where Transformer Engine looks first
 
 
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("variable", cudnn.HOME_VARIABLES)
 @pytest.mark.parametrize("place", ["lib64", "lib/x86_64-linux-gnu"])
 def test_the_one_that_the_user_names_comes_first(
-    environment: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    loaded: list[tuple[str, int]],
-    variable: str,
-    place: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, int]], variable: str, place: str
 ) -> None:
-    theirs = tmp_path / "theirs"
-    (theirs / place).mkdir(parents=True)
-    (theirs / place / "libcudnn.so.9.30.0").touch()
-    monkeypatch.setenv(variable, str(theirs))
-    cudnn.put_in_front()
+    (tmp_path / "theirs" / place).mkdir(parents=True)
+    (tmp_path / "theirs" / place / "libcudnn.so.9.30.0").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "theirs"))
+    cudnn.preload_library()
     assert [name for name, _ in loaded] == ["libcudnn.so.9.30.0"]
 
 
@@ -78,7 +65,7 @@ def test_a_folder_without_one_is_refused_and_has_no_version(
 ) -> None:
     monkeypatch.setenv("CUDNN_HOME", "/nowhere")
     with pytest.raises(CannotRun, match=r"/nowhere holds no lib.*correct CUDNN_HOME or CUDNN_PATH"):
-        cudnn.put_in_front()
+        cudnn.preload_library()
     assert os.environ["CUDNN_HOME"] == "/nowhere"
     monkeypatch.setattr(
         ctypes, "CDLL", lambda path: pytest.fail(f"the system's is none of the ranks': {path}")
@@ -89,16 +76,14 @@ def test_a_folder_without_one_is_refused_and_has_no_version(
 def test_where_torch_brings_none_the_systems_is_left_to_be_found(
     environment: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[tuple[str, int]]
 ) -> None:
-    def missing(name: str) -> Package:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    cudnn.put_in_front()
+    monkeypatch.setattr(importlib.metadata, "distribution", importlib.metadata.Distribution.from_name)
+    monkeypatch.setattr(importlib.metadata.Distribution, "discover", lambda **_: iter(()))
+    cudnn.preload_library()
     assert loaded == []
     assert "CUDNN_HOME" not in os.environ
 
 
-def test_the_version_is_what_the_library_says(environment: Path, tmp_path: Path) -> None:
+def test_the_version_comes_from_the_library(environment: Path, tmp_path: Path) -> None:
     assert cudnn.version() is None  # an empty file is no library
     if not (compiler := shutil.which("cc")):
         pytest.skip("no C compiler")

@@ -14,6 +14,8 @@ from tasks.machine import gpu_memory, platforms
 from tasks.util.exits import CannotRun
 from tests.machines import H100
 
+SECOND = dataclasses.replace(H100, index=1, uuid="GPU-2")
+SMALL = dataclasses.replace(H100, memory_mib=24000)
 IN_USE_ON_H100_MIB = 28847  # all 8 ranks and their checkpoint workers: benchmarks/one_gpu.md
 
 
@@ -21,10 +23,6 @@ def arguments(**settings: str) -> argparse.Namespace:
     overrides = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
     case = load_case("gpt3_pp4_resume", platform_name="gpu1_h100", overrides=overrides, world_size=8)
     return parse_arguments(case.argv(), world_size=8)
-
-
-def set_free_mib(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: dict.fromkeys(uuids, free))
 
 
 def test_estimate_is_above_what_was_measured_by_less_than_a_half() -> None:
@@ -49,36 +47,31 @@ def test_platforms_ask_for_what_the_full_size_needs() -> None:
 
 
 def test_fits_on_a_free_h100(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_free_mib(monkeypatch, 81079)
+    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {"GPU-1": 81079})
     need = gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
     assert need == gpu_memory.estimate(arguments())
 
 
-def test_refused_when_others_use_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_free_mib(monkeypatch, 20000)
-    with pytest.raises(CannotRun, match=r"8 ranks need about .* 20000 of 81559 MiB are free: end what else"):
-        gpu_memory.check(platforms.gpu_platform((H100,)), arguments())
-
-
-def test_every_gpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = dataclasses.replace(H100, index=1, uuid="GPU-2")
-    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {"GPU-1": 81079, "GPU-2": 9000})
-    with pytest.raises(CannotRun, match=r"^GPU 1 .*: 4 ranks need about .* 9000 of 81559 MiB are free"):
-        gpu_memory.check(platforms.gpu_platform((H100, other)), arguments())
-
-
-def test_total_memory_counts_where_the_driver_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: {})
-    small = dataclasses.replace(H100, memory_mib=24000)
-    with pytest.raises(CannotRun, match="24000 of 24000"):
-        gpu_memory.check(platforms.gpu_platform((small,)), arguments())
-
-
-def test_attention_without_fusion_is_refused_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ran out of memory there."""
-    set_free_mib(monkeypatch, 80000)
-    with pytest.raises(CannotRun):
-        gpu_memory.check(platforms.gpu_platform((H100,)), arguments(transformer_impl="local"))
+@pytest.mark.parametrize(
+    ("gpus", "free", "settings", "message"),
+    [
+        ((H100,), {"GPU-1": 20000}, {}, r"8 ranks need about .* 20000 of 81559 MiB are free: end what else"),
+        (
+            (H100, SECOND),
+            {"GPU-1": 81079, "GPU-2": 9000},
+            {},
+            r"^GPU 1 .*: 4 ranks need about .* 9000 of 81559 MiB are free",
+        ),
+        ((SMALL,), {}, {}, "24000 of 24000"),  # the driver does not report free memory: total memory counts
+        ((H100,), {"GPU-1": 80000}, {"transformer_impl": "local"}, "8 ranks need"),  # ran out of memory there
+    ],
+)
+def test_ranks_that_need_more_than_a_gpu_has_free_are_refused(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple, free: dict[str, int], settings: dict, message: str
+) -> None:
+    monkeypatch.setattr(gpu_memory, "free_mib", lambda uuids: free)
+    with pytest.raises(CannotRun, match=message):
+        gpu_memory.check(platforms.gpu_platform(gpus), arguments(**settings))
 
 
 @pytest.mark.parametrize(

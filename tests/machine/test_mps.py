@@ -55,7 +55,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A control program on PATH; returns where it notes what it does."""
+    """A control program on PATH; returns the folder of its notes."""
     program = tmp_path / "bin" / mps.CONTROL
     program.parent.mkdir()
     program.write_text(CONTROL)
@@ -68,6 +68,12 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (mps.SWITCH, mps.PIPES, mps.LOGS, "FAKE_FAILS", "FAKE_SLOW"):
         monkeypatch.delenv(name, raising=False)
     return notes
+
+
+@pytest.fixture
+def reported() -> list[str]:
+    """Lines of the daemon's handle for the user."""
+    return []
 
 
 def alive(process_id: int) -> bool:
@@ -91,32 +97,25 @@ def process_ids(notes: Path) -> list[int]:
 
 @contextlib.contextmanager
 def launcher() -> Iterator[subprocess.Popen]:
-    """A process that holds a daemon, until it is killed; it has said that the daemon is there."""
-    process = subprocess.Popen(
-        command_of("processes.hold_a_daemon", [60], Path(os.devnull)),
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline().startswith("True ")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    """A process that holds a ready daemon until it is killed."""
+    command = command_of("processes.hold_a_daemon", [60], Path(os.devnull))
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline().startswith("True ")
+            yield process
+        finally:
+            process.kill()
 
 
-def test_daemon_serves_while_the_context_lasts(control: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_daemon_serves_while_the_context_lasts(control: Path, tmp_path: Path, reported: list[str]) -> None:
     with mps.daemon(wanted=True) as daemon:
-        assert daemon.join(said.append)
+        assert daemon.join(reported.append)
         folder = Path(os.environ[mps.PIPES])
         assert folder.parent == tmp_path
         assert os.environ[mps.LOGS] == str(folder)
         assert all(map(alive, process_ids(control)))
         assert os.getsid(daemon.guard_id) == daemon.guard_id, "where a Ctrl-C of the terminal does not come"
-    assert said == []
+    assert reported == []
     assert (control / "quit").exists()
     assert not any(map(alive, process_ids(control)))
     assert not folder.exists()
@@ -153,17 +152,16 @@ def test_a_guard_that_is_stopped_ends_the_daemon(control: Path, tmp_path: Path) 
         assert wait_until(lambda: not list(tmp_path.glob("mps-*")))
 
 
-def test_a_guard_that_is_stopped_while_it_waits_says_so(
-    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_guard_that_is_stopped_while_it_waits_reports_it(
+    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
 ) -> None:
     monkeypatch.setenv("FAKE_SLOW", "1")
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
         note = control / "control.pid"
         assert wait_until(lambda: note.exists() and note.read_text())
         os.kill(daemon.guard_id, signal.SIGTERM)
-        assert not daemon.join(said.append)
-    assert said == ["note: CUDA MPS did not start: it was stopped"]
+        assert not daemon.join(reported.append)
+    assert reported == ["note: CUDA MPS did not start: it was stopped"]
     assert wait_until(lambda: not alive(int(note.read_text())))
 
 
@@ -186,39 +184,40 @@ def test_daemon_runs_without_the_preloaded_library(control: Path, monkeypatch: p
     assert "LD_PRELOAD" not in (control / "environment").read_text()
 
 
-def test_goes_on_without_a_daemon_that_fails(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_goes_on_without_a_daemon_that_fails(
+    control: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
+) -> None:
     monkeypatch.setenv("FAKE_FAILS", "1")
     monkeypatch.setenv(mps.LOGS, "/tmp/theirs")
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
-        assert not daemon.join(said.append)
+        assert not daemon.join(reported.append)
         assert mps.PIPES not in os.environ
         guard = daemon.guard_id
-        daemon.renew(said.append)
+        daemon.renew(reported.append)
         assert daemon.guard_id == guard, "it would fail again, for each kill"
     assert os.environ[mps.LOGS] == "/tmp/theirs"
-    assert len(said) == 1
-    assert "did not start" in said[0]
-    assert "ended with exit code 1: the GPU cannot do that" in said[0]
+    assert len(reported) == 1
+    assert "did not start" in reported[0]
+    assert "ended with exit code 1: the GPU cannot do that" in reported[0]
 
 
-def test_a_daemon_of_the_user_is_used_and_left_alone(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_of_the_user_is_used_and_left_alone(
+    control: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
+) -> None:
     monkeypatch.setenv(mps.PIPES, "/tmp/theirs")
     monkeypatch.setenv(mps.LOGS, "/tmp/theirs")
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
-        assert not daemon.join(said.append)
-    assert "left as it is" in said[0]
+        assert not daemon.join(reported.append)
+    assert "left as it is" in reported[0]
     assert os.environ[mps.PIPES] == "/tmp/theirs"
     assert not list(control.iterdir())
 
 
-def test_switched_off(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switched_off(control: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]) -> None:
     monkeypatch.setenv(mps.SWITCH, "off")
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
-        assert not daemon.join(said.append)
-    assert "take turns" in said[0]
+        assert not daemon.join(reported.append)
+    assert "take turns" in reported[0]
     assert not list(control.iterdir())
 
 
@@ -227,60 +226,53 @@ def test_no_control_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert "not on PATH" in mps.obstacle({})
 
 
-def test_nothing_is_started_or_said_where_none_is_wanted(control: Path) -> None:
-    said: list[str] = []
+def test_nothing_is_started_renewed_or_reported_where_none_is_wanted(
+    control: Path, reported: list[str]
+) -> None:
     with mps.daemon(wanted=False) as daemon:
-        assert not daemon.join(said.append)
-    assert said == []
+        assert not daemon.join(reported.append)
+        daemon.renew(reported.append)
+        assert daemon.guard_id is None
+    assert reported == []
     assert not list(control.iterdir())
 
 
-def test_renewed_daemon_is_another_one(control: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_renewed_daemon_is_another_one(control: Path, tmp_path: Path, reported: list[str]) -> None:
     with mps.daemon(wanted=True) as daemon:
-        daemon.join(said.append)
+        daemon.join(reported.append)
         folder, first = os.environ[mps.PIPES], process_ids(control)
         (control / "quit").unlink(missing_ok=True)
-        daemon.renew(said.append)
+        daemon.renew(reported.append)
         assert os.environ[mps.PIPES] == os.environ[mps.LOGS] != folder
         second = process_ids(control)
         assert not any(map(alive, first))
         assert all(map(alive, second))
-    assert said == []
+    assert reported == []
     assert not any(map(alive, second))
     assert not list(tmp_path.glob("mps-*"))
     assert mps.PIPES not in os.environ
 
 
 def test_goes_on_without_a_daemon_that_cannot_be_renewed(
-    control: Path, monkeypatch: pytest.MonkeyPatch
+    control: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
 ) -> None:
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
-        daemon.join(said.append)
+        daemon.join(reported.append)
         monkeypatch.setenv("FAKE_FAILS", "1")
-        daemon.renew(said.append)
+        daemon.renew(reported.append)
         assert mps.PIPES not in os.environ
-    assert len(said) == 1
-    assert "did not start" in said[0]
+    assert len(reported) == 1
+    assert "did not start" in reported[0]
 
 
-def test_the_users_daemon_is_left_after_a_kill(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_daemon_is_left_after_a_kill(
+    control: Path, monkeypatch: pytest.MonkeyPatch, reported: list[str]
+) -> None:
     for name in (mps.PIPES, mps.LOGS):
         monkeypatch.setenv(name, "/somewhere")
-    said: list[str] = []
     with mps.daemon(wanted=True) as daemon:
-        daemon.renew(said.append)
-    assert "take turns" in said[0]
+        daemon.renew(reported.append)
+    assert "take turns" in reported[0]
     assert mps.PIPES not in os.environ
     assert mps.LOGS not in os.environ
-    assert not list(control.iterdir())
-
-
-def test_nothing_is_renewed_where_none_is_wanted(control: Path) -> None:
-    said: list[str] = []
-    with mps.daemon(wanted=False) as daemon:
-        daemon.renew(said.append)
-        assert daemon.guard_id is None
-    assert said == []
     assert not list(control.iterdir())

@@ -37,5 +37,5 @@ def test_ranks_that_share_a_gpu_need_a_newer_one(
     monkeypatch.setattr(nccl, "library", lambda: None)
     monkeypatch.setattr(nccl, "version", lambda path: found)
     with pytest.raises(CannotRun, match=r"8 ranks on a GPU need NCCL 2\.31 or later"):
-        nccl.put_in_front(ranks_per_gpu=8)
-    nccl.put_in_front(ranks_per_gpu=1)  # one rank a GPU: any NCCL will do
+        nccl.preload_library(ranks_per_gpu=8)
+    nccl.preload_library(ranks_per_gpu=1)  # one rank a GPU: any NCCL will do

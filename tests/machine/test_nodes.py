@@ -13,18 +13,9 @@ from tasks.cases.loader import load_case
 from tasks.cases.names import case_names
 from tasks.machine import nodes
 from tasks.machine.nodes import ALONE, Nodes
-from tasks.machine.platforms import Gpu, Processor, cpu_platform, gpu_platform
 from tasks.util.exits import CannotRun, UsageError
+from tests.machines import DGX_A100, chosen
 
-A100 = Gpu(
-    index=0,
-    uuid="GPU-1",
-    name="NVIDIA A100-SXM4-80GB",
-    memory_mib=81920,
-    compute_capability=8.0,
-    driver="580",
-)
-CPU = Processor(system="Linux", machine="x86_64", model="EPYC", features=frozenset({"avx2", "fma"}))
 TWO = Nodes(count=2, rank=1, endpoint="127.0.0.1:29400")
 STEP = {
     "SLURM_STEP_NUM_NODES": "2",
@@ -36,28 +27,26 @@ STEP = {
 }
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     nodes.add_options(parser)
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
-# ---- what is said ----
-
-
-def test_without_a_word_a_machine_is_alone() -> None:
+def test_without_options_a_machine_is_alone() -> None:
     assert nodes.read_nodes(parsed(), {}) == ALONE
     assert nodes.read_nodes(parsed("--nnodes", "1"), STEP) == ALONE
 
 
 def test_options_are_read() -> None:
-    words = ["--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "node0:29400", "--node-timeout", "5.0"]
-    found = nodes.read_nodes(parsed(*words), STEP)
-    assert found == Nodes(count=2, rank=1, endpoint="node0:29400", timeout_s=5)
+    argv = "--nnodes 2 --node-rank 1 --rdzv-endpoint node0:29400 --node-timeout 5.0"
+    assert nodes.read_nodes(parsed(*argv.split()), STEP) == Nodes(
+        count=2, rank=1, endpoint="node0:29400", timeout_s=5
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         ("--node-rank 1", "need --nnodes"),
         ("--rdzv-endpoint a:1", "need --nnodes"),
@@ -71,12 +60,12 @@ def test_options_are_read() -> None:
         ("--node-timeout 0", "must be more than 0"),
     ],
 )
-def test_half_a_statement_is_refused_with_the_other_half(words: str, message: str) -> None:
+def test_incomplete_options_are_refused_with_the_missing_ones(argv: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        nodes.read_nodes(parsed(*words.split()), {})
+        nodes.read_nodes(parsed(*argv.split()), {})
 
 
-def test_a_slurm_step_says_it_all() -> None:
+def test_a_slurm_step_needs_no_options() -> None:
     found = nodes.read_nodes(parsed(), STEP)
     assert (found.count, found.rank, found.endpoint) == (2, 1, "dgx07:29967")
     other_job = nodes.read_nodes(parsed(), {**STEP, "SLURM_JOB_ID": "1234568"})
@@ -111,7 +100,7 @@ def test_the_first_host_of_a_list(hostlist: str, first: str) -> None:
     assert nodes.first_host(hostlist) == first
 
 
-def test_no_list_of_hosts_is_told() -> None:
+def test_an_empty_list_of_hosts_is_refused() -> None:
     with pytest.raises(UsageError, match="SLURM_STEP_NODELIST"):
         nodes.first_host("")
 
@@ -124,18 +113,15 @@ def test_what_one_machine_does_by_itself_is_refused_on_several(given: dict[str, 
         nodes.refuse_alone_only(TWO, **given)
 
 
-# ---- what follows ----
-
-
 def test_a_cpus_ranks_are_shared_out_and_stay_their_platform() -> None:
-    platform = cpu_platform(CPU)
+    platform = chosen("")
     assert nodes.spread(platform, TWO) == platform
     with pytest.raises(UsageError, match="1, 2, 4 or 8 nodes"):
         nodes.spread(platform, dataclasses.replace(TWO, count=3))
 
 
 def test_gpus_add_up_to_a_platform_of_their_own_that_every_case_fits() -> None:
-    dgx = gpu_platform(tuple(dataclasses.replace(A100, index=index) for index in range(8)))
+    dgx = chosen(DGX_A100)
     both = nodes.spread(dgx, TWO)
     assert (both.name, both.world_size, both.ranks_per_gpu) == ("dgx_a100_x2", 16, 1)
     assert nodes.spread(dgx, ALONE) == dgx
@@ -163,12 +149,8 @@ def test_a_machine_alone_takes_any_free_port() -> None:
 
 
 def test_names_are_looked_up_before_ranks_are_forked() -> None:
-    assert (
-        nodes.agent_settings(dataclasses.replace(TWO, endpoint="localhost:29400"), Path("r/p"))[
-            "rdzv_endpoint"
-        ]
-        == "127.0.0.1:29400"
-    )
+    named = dataclasses.replace(TWO, endpoint="localhost:29400")
+    assert nodes.agent_settings(named, Path("r/p"))["rdzv_endpoint"] == "127.0.0.1:29400"
 
 
 def test_gloo_takes_the_interface_that_leads_to_node_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +165,7 @@ def test_gloo_takes_the_interface_that_leads_to_node_0(monkeypatch: pytest.Monke
     assert nodes.agent_variables(TWO)["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
-def test_an_unknown_host_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: str) -> str:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -193,7 +175,7 @@ def test_an_unknown_host_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "trained", "code", "said"),
+    ("name", "rank", "trained", "code", "message"),
     [
         ("Connection", 0, False, 5, "node 0 cannot listen there: in use; choose a free port"),
         ("Connection", 1, False, 5, "did not meet at 127.0.0.1:29400 within 600 s: in use"),
@@ -202,28 +184,27 @@ def test_an_unknown_host_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Closed", 0, True, 3, "another node gave up"),
     ],
 )
-def test_a_failed_rendezvous_says_what_to_do(
-    name: str, rank: int, trained: bool, code: int, said: str
+def test_the_error_of_a_failed_rendezvous_has_its_remedy(
+    name: str, rank: int, trained: bool, code: int, message: str
 ) -> None:
     from torch.distributed.elastic import rendezvous
 
     error = getattr(rendezvous, f"Rendezvous{name}Error")("in use")
     failure = nodes.rendezvous_failure(dataclasses.replace(TWO, rank=rank), error, trained=trained)
     assert failure.exit_code == code
-    assert said in str(failure)
+    assert message in str(failure)
 
 
-def test_a_rendezvous_that_failed_without_a_word_is_named() -> None:
+def test_a_rendezvous_that_failed_without_a_message_is_named() -> None:
     class RendezvousTimeoutError(Exception): ...
 
-    assert "RendezvousTimeoutError" in str(
-        nodes.rendezvous_failure(TWO, RendezvousTimeoutError(), trained=False)
-    )
+    failure = nodes.rendezvous_failure(TWO, RendezvousTimeoutError(), trained=False)
+    assert "RendezvousTimeoutError" in str(failure)
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("SLURM_STEP_NUM_NODES", "x"), ("SLURM_NODEID", ""), ("SLURM_JOB_ID", "-1")]
 )
-def test_a_step_that_does_not_say_what_it_is_is_told(name: str, value: str) -> None:
+def test_a_step_with_a_variable_that_is_no_number_is_refused(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=rf"^{name}={value}: no number; give --nnodes"):
         nodes.read_nodes(parsed(), {**STEP, name: value})

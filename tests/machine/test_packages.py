@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -39,9 +40,7 @@ def test_each_python_gets_its_set(python: str, torch: str, core: str) -> None:
 
 
 def test_the_pins_are_closed_under_what_the_packages_need() -> None:
-    """Nothing that an installed pin asks for, on this interpreter, is missing from the pins."""
-    import importlib.metadata
-
+    """All dependencies of the pins, on this interpreter, are pinned."""
     pins = read_pins(PINS)
     for name in pins:
         for text in importlib.metadata.requires(name) or []:
@@ -122,7 +121,7 @@ def test_the_build_of_torch_is_read_from_its_file(
     assert packages.torch_cuda_version() == cuda
 
 
-def test_verify_tells_all_problems_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_reports_all_problems_together(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = packages.installed_versions()
     versions.pop("tabulate")
     versions["numpy"] = "1.0"
@@ -132,10 +131,12 @@ def test_verify_tells_all_problems_together(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(platforms, "query_gpus", lambda: ())
     with pytest.raises(CannotRun) as caught:
         packages.verify(gpu=False, dependencies=False)
-    message = str(caught.value)
-    assert "tabulate: not installed" in message
-    assert "numpy: 1.0 is installed" in message
-    assert "the lts environment needs the CPU build" in message
+    for problem in (
+        "tabulate: not installed",
+        "numpy: 1.0 is installed",
+        "lts environment needs the CPU build",
+    ):
+        assert problem in str(caught.value)
 
 
 def test_a_gpu_host_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,16 +149,14 @@ def test_a_gpu_host_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pip_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages.sys, "executable", "/bin/false")
-    assert packages._pip_check() == []  # a check that says nothing names nothing
+    assert packages._pip_check() == []  # a failed check without output
     broken = subprocess.CompletedProcess([], 1, "torch 2 requires jinja2, which is not installed.\n", "")
-    monkeypatch.setattr(packages.subprocess, "run", lambda *words, **options: broken)
+    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: broken)
     assert packages._pip_check() == ["pip check: torch 2 requires jinja2, which is not installed."]
 
 
 def test_help_is_quick_and_an_unknown_action_is_bad_usage() -> None:
     command = [sys.executable, "-m", "tasks.environment"]
-    assert (
-        "exits 5"
-        in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout.lower()
-    )
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert "exits 5" in shown.stdout.lower()
     assert subprocess.run([*command, "verfy"], capture_output=True, check=False).returncode == 2

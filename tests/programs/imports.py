@@ -75,8 +75,8 @@ def import_without_end() -> None:
 def imported_on_a_gpu(cuda_is_initialised: bool) -> list[Any]:
     """Libraries loaded on a CUDA host, in order, and the error."""
     calls: list[Any] = []
-    nccl.put_in_front = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])
-    cudnn.put_in_front = lambda: calls.append(["cudnn"])
+    nccl.preload_library = lambda *, ranks_per_gpu: calls.append(["nccl", ranks_per_gpu])
+    cudnn.preload_library = lambda: calls.append(["cudnn"])
     cuda = SimpleNamespace(is_initialized=lambda: cuda_is_initialised)
     sys.modules["torch"] = SimpleNamespace(cuda=cuda)
     imports._SHARED_MODULES = ()

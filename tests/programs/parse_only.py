@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-
 # A module with one of these reads its command line before it does anything.
 PARSERS = ("ArgumentParser", "tasks.suite.options")
 

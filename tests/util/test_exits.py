@@ -17,40 +17,44 @@ from tasks.util.files import REPOSITORY
 from tests.program import child_ends_with_its_killed_parent
 
 
-def test_a_task_that_crashes_does_not_say_that_something_did_not_match(capsys: pytest.CaptureFixture) -> None:
+def test_a_crash_of_a_training_task_is_failed_training(capsys: pytest.CaptureFixture) -> None:
     assert exits.run_to_end(lambda: 1 // 0) == 3
     assert signal.getsignal(signal.SIGTERM) is not exits._stop
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_an_error_of_its_own_is_no_mismatch_either(capsys: pytest.CaptureFixture) -> None:
+def test_a_crash_of_another_task_is_bad_input(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         exits.exit_with(lambda: 1 // 0)
     assert ended.value.code == exits.USAGE
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_what_may_not_be_read_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    def refused() -> int:
-        raise PermissionError(13, "Permission denied", "runs/r1/case.json")
-
-    with pytest.raises(SystemExit) as ended:
-        exits.exit_with(refused)
-    assert ended.value.code == exits.USAGE
-    assert capsys.readouterr().err == "error: runs/r1/case.json: Permission denied\n"
-
-
-@pytest.mark.parametrize("error", [exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun])
-def test_an_error_ends_a_task_with_its_own_code(
-    capsys: pytest.CaptureFixture, error: type[exits.TaskError]
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "runs/case.json"), 2, "runs/case.json: Permission denied"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (exits.UsageError("a reason"), 2, "a reason"),
+        (exits.TrainingFailed("a reason"), 3, "a reason"),
+        (exits.Hang("a reason"), 4, "a reason"),
+        (exits.CannotRun("a reason"), 5, "a reason"),
+    ],
+)
+def test_an_error_is_reported_in_one_line_with_its_exit_code(
+    capsys: pytest.CaptureFixture, error: BaseException, code: int, line: str
 ) -> None:
     def failing() -> int:
-        raise error("what happened")
+        raise error
 
-    with pytest.raises(SystemExit) as ended:
-        exits.exit_with(lambda: exits.run_to_end(failing))
-    assert ended.value.code == error.exit_code
-    assert capsys.readouterr().err == "error: what happened\n"
+    tasks = [failing]
+    if isinstance(error, exits.TaskError):
+        tasks.append(lambda: exits.run_to_end(failing))
+    for task in tasks:
+        with pytest.raises(SystemExit) as ended:
+            exits.exit_with(task)
+        assert ended.value.code == code
+        assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_exit_codes_are_those_of_the_readme() -> None:
@@ -70,21 +74,11 @@ def test_a_task_ends_with_the_session_that_started_it_and_with_no_other(
     assert asked == ([signal.SIGTERM] if own else [])
 
 
-def test_ctrl_c_ends_a_task_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    def interrupted() -> int:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as ended:
-        exits.exit_with(interrupted)
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
-
-
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped by Ctrl-C")]
+    ("number", "reported"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped by Ctrl-C")]
 )
-def test_a_stop_before_there_are_ranks_is_told_in_a_line_too(
-    capsys: pytest.CaptureFixture, number: int, told: str
+def test_a_stop_before_there_are_ranks_is_reported_in_one_line_too(
+    capsys: pytest.CaptureFixture, number: int, reported: str
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with "&"
     handler = signal.getsignal(signal.SIGTERM)
@@ -92,11 +86,11 @@ def test_a_stop_before_there_are_ranks_is_told_in_a_line_too(
         assert exits.run_to_end(lambda: os.kill(os.getpid(), number) or time.sleep(20)) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == f"error: {told}; the ranks have ended\n"
+    assert capsys.readouterr().err == f"error: {reported}; the ranks have ended\n"
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_a_killed_session_takes_its_task_along() -> None:
+def test_a_killed_session_ends_its_task() -> None:
     assert child_ends_with_its_killed_parent("processes.start_a_task")
 
 
@@ -105,21 +99,20 @@ import os, subprocess, sys
 
 
 class Slow(subprocess.Popen):
-    def __init__(self, command, *arguments, **options):
+    def __init__(self, command, **options):
         if "tasks.train" in command:
             assert options["env"]["CRASH_TEST_SESSION"] == str(os.getpid())
             print("ready", flush=True)
             command = [sys.executable, "-c", "import time; time.sleep(60)"]
-        super().__init__(command, *arguments, **options)
+        super().__init__(command, **options)
 
 
-if "tasks." in " ".join(sys.orig_argv):
-    subprocess.Popen = Slow
+subprocess.Popen = Slow
 """
 
 
 @pytest.mark.parametrize("argv", [["record", "gpt3_pp4", "--reason", "x"], ["faults", "memory_leak"]])
-def test_what_trains_several_times_takes_its_training_along(tmp_path: Path, argv: list[str]) -> None:
+def test_a_stopped_task_ends_the_training_that_it_started(tmp_path: Path, argv: list[str]) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW)
     work_dir = ["--work-dir", str(tmp_path / "work")] if argv[0] == "faults" else []
     command = [sys.executable, "-m", f"tasks.{argv[0]}", *argv[1:], *work_dir]

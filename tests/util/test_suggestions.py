@@ -1,4 +1,4 @@
-"""The nearest known word for one that is unknown."""
+"""Suggest the nearest known name for an unknown one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def test_a_heading_lists_the_known_words_in_any_case() -> None:
     assert did_you_mean("llama", [], listed="Cases") == "Cases: none"
 
 
-def test_how_close_is_close_can_be_said() -> None:
+def test_the_cutoff_is_an_argument() -> None:
     assert nearest("gpt", CASES) is None
     assert nearest("gpt", CASES, cutoff=0.4) == "gpt3_pp4"
