@@ -1,4 +1,4 @@
-"""Two fingerprints compared: what differs, and whether equality to the last bit may still be asked for."""
+"""Comparison of two fingerprints: the fields that differ, and whether the check can still be exact."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def basis(
     generic: bool = False,
     full_precision: bool = True,
 ) -> Basis:
-    """The check of deterministic metrics, and what both sides have in common.
+    """The check of deterministic metrics: exact or approximate, and the reason.
 
-    A card at full precision was recorded to be equalled: without its provenance it still is. One rounded to
-    5 decimals without a fingerprint (Megatron-LM's own) is compared approximately.
+    A card at full precision is compared exactly even without its provenance; one rounded to 5 decimals,
+    without a fingerprint (Megatron-LM's own), approximately.
     """
     known = bool(golden and actual)
     same_processor = known and golden.get("cpu") == actual.get("cpu")
     if generic:
-        reason = "generic card, of no platform in particular"
+        reason = "generic card, not of a particular platform"
     elif not deterministic:
         reason = "the run is not deterministic (no --deterministic-mode)"
     elif not known and full_precision:
@@ -47,7 +47,7 @@ def _excuse(found: list[FieldChange]) -> str:
 
 
 def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout: bool) -> Row:
-    """The row that passes when all phases ran where the run began. ``phases``: their fingerprints."""
+    """The row that passes if all phases ran in the environment of the run. ``phases``: fingerprints."""
     name = "same environment"
     if not all(isinstance(phase, Mapping) and phase for phase in phases):
         return Row.missing(RESTART, name, Reason.NO_FINGERPRINT)
@@ -64,7 +64,7 @@ def provenance_row() -> Row:
 
 
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:
-    """A failing row for each digest (case, corpus) of the card that is not the run's."""
+    """A failing row for each digest (case, corpus) that differs between card and run."""
     if not golden or not actual:
         return []
     return [

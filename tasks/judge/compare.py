@@ -1,4 +1,4 @@
-"""Two series of one metric, step by step: which steps differ, how far, and by how many float32 numbers."""
+"""Comparison of two series of one metric: the steps that differ, by how much, and by how many float32 ulp."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ class Differences:
 
 
 def compare(golden: Metric, actual: Metric) -> Differences:
-    """Both metrics at their common steps. A value that is a string or not finite equals nothing, itself
-    included.
-    """
+    """Both metrics at their common steps. A string or a non-finite value equals nothing, not even itself."""
     if not np.array_equal(golden.steps, actual.steps):
         _, in_golden, in_actual = np.intersect1d(
             golden.steps, actual.steps, assume_unique=True, return_indices=True
@@ -82,9 +80,7 @@ def compare(golden: Metric, actual: Metric) -> Differences:
 
 
 def relative_difference(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """|actual - golden| / |golden|, float64 (n,); 0 where both are 0, +inf where only golden is or one is not
-    finite.
-    """
+    """|actual - golden| / |golden|, float64 (n,); 0 for 0/0, +inf if golden is 0 or one is not finite."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         relative = np.abs(actual - golden) / np.abs(golden)
     relative[~(np.isfinite(golden) & np.isfinite(actual))] = np.inf
@@ -94,14 +90,12 @@ def relative_difference(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 
 def ulp_distance(golden: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Number of float32 values between each pair, int64 (n,): 0 for equal ones, 1 for neighbours. -0 and +0
-    are one value.
-    """
+    """Distance of each pair in float32 values, int64 (n,): 0 if equal, 1 for neighbours; -0 equals +0."""
     return np.abs(_ordinal(golden) - _ordinal(actual))
 
 
 def step_text(steps: np.ndarray) -> str:
-    """Steps as people write them: "1-100", "1-100 (21 steps)"."""
+    """Steps for readers: "1-100", "1-100 (21 steps)"."""
     if steps.size == 0:
         return "none"
     first, last = int(steps[0]), int(steps[-1])

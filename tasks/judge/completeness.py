@@ -1,7 +1,6 @@
-"""Completeness of a run: every step that it trained was logged.
+"""Completeness of a run: every trained step was logged.
 
-A golden card may be sparse, a run never is: a hole in it is a value that nobody saw, and a comparison of what
-is left would pass.
+A golden card may be sparse, a run may not: a comparison of the remaining steps would pass.
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ from tasks.records.run import Run
 
 
 def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
-    """A failing row for each metric of the case of which a phase lacks a step, of those from the first to the
-    last of ``steps`` where they are given. A metric that a phase has not at all is left to the comparisons.
+    """A failing row for each phase and metric of the case with a missing step. ``steps``: first and last to
+    check. A metric that a phase lacks altogether is reported by the comparisons.
     """
     rows = []
     for number, card, record in ((1, run.actual1, run.record1), (2, run.actual2, run.record2)):
-        if card is None:
-            continue
         goes_on = number == 2 or run.goes_on_from_kept
         first = (loaded_iteration(record or {}) or 0) + 1 if goes_on else 1
-        for name in run.metrics:
+        for name in run.metrics if card else ():
             if name not in card.metrics:
                 continue
             lost = np.setdiff1d(_wanted(run, name, first), card.metrics[name].steps)
@@ -39,7 +36,7 @@ def unlogged_rows(run: Run, steps: tuple[int, int] | None = None) -> list[Row]:
 
 
 def _wanted(run: Run, name: str, first: int) -> np.ndarray:
-    """The steps of a phase that begins with ``first`` at which a metric has to be logged."""
+    """The steps at which a phase that begins with step ``first`` must log a metric."""
     every = interval(name, run.model_args, subject=run.subject)
     if run.subject:
         first += metric_named(name).from_step - 1

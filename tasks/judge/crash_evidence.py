@@ -1,8 +1,7 @@
-"""The verdict on a crash: that ranks really were killed, and that what followed went on from where it should.
+"""Evidence of a crash: ranks were killed, and the next attempt resumed from the newest checkpoint.
 
-Each kill ends an attempt; the elastic agent's restart begins the next. For each such pair: who was killed,
-what was loaded, whether every rank's state came back, and whether the steps that both attempts trained are
-equal.
+Each kill ends an attempt; the elastic agent's restart begins the next. For each such pair: the killed ranks,
+the loaded iteration, the state of every rank, and the values of the steps that both attempts trained.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ def crash_rows(record: Record, wanted: list[Record]) -> list[Row]:
 
 
 def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], Row | None]:
-    """The values that two attempts logged of the steps that both trained, a pair a restart; or the row that
-    says why there are none. Times are left out: a restarted process starts slowly, and the first attempt's
-    are compared with the golden card.
+    """The values of the steps that two attempts both trained, a pair per restart; or the row that says
+    why there are none. Times are skipped: a restarted process starts slowly, and those of the first attempt are
+    compared with the golden card.
     """
     attempts = records(run.record1 or {}, "attempts")
     if len(attempts) < 2:
@@ -80,19 +79,16 @@ def _not_trained_twice(reason: Reason, **details: object) -> Row:
 
 
 def without_first_steps(run: Run, card: Card) -> tuple[Card, list[str]]:
-    """A card without the first step after each restart, in the metrics that Megatron's first step sets apart;
-    and a note a metric that says so.
+    """A card without the first step after each restart, in the metrics where that step differs; and a note on
+    each of these metrics.
     """
-    loaded = [
-        whole(attempt.get("loaded_iteration")) for attempt in records(run.record1 or {}, "attempts")[1:]
-    ]
+    loaded = map(loaded_iteration, records(run.record1 or {}, "attempts")[1:])
     steps = sorted({iteration + 1 for iteration in loaded if iteration is not None})
     metrics, notes = dict(card.metrics), []
     for name, metric in TABLE.items():
         if not metric.first_step_apart or name not in metrics or not steps:
             continue
-        for step in steps:
-            metrics[name] = _without(metrics[name], step)
+        metrics[name] = _without(metrics[name], steps)
         listed = ", ".join(map(str, steps))
         notes.append(f"{name}: without step {listed}, the first after a restart: {metric.first_step_apart}")
     return dataclasses.replace(card, metrics=metrics), notes
@@ -136,7 +132,7 @@ def _loaded_row(killed: Record, after: Record) -> Row:
 
 
 def named(row: Row, index: int) -> Row:
-    """The rows of later kills say which."""
+    """The row, with the number of the kill in its name from the second kill on."""
     return dataclasses.replace(row, metric=f"kill {index + 1}: {row.metric}") if index else row
 
 
@@ -151,20 +147,17 @@ def _untimed(card: Card) -> Card:
 
 
 def _as_far_as_logged(first: Card, second: Card) -> tuple[Card, Card]:
-    """Both up to what the killed attempt had logged of each metric: sums over ranks are written every few
-    steps, so that the last of them die with it.
+    """Both attempts, each metric up to the last step that the killed one logged: sums over ranks are written
+    every few steps, so the newest are lost with it.
     """
     logged = {name: metric for name, metric in first.metrics.items() if metric.steps.size}
-    again = {
-        name: metric.between(0, int(logged[name].steps[-1]))
-        for name, metric in second.metrics.items()
-        if name in logged
-    }
+    common = [name for name in second.metrics if name in logged]
+    again = {name: second.metrics[name].between(0, int(logged[name].steps[-1])) for name in common}
     return Card(metrics=logged), Card(metrics=again)
 
 
 def _not_logged(first: Card, second: Card, last: int) -> str:
-    """Values that the killed attempt should have logged up to ``last``, its last step, and did not."""
+    """The first value up to step ``last`` that the killed attempt did not log; empty if there is none."""
     for name, again in second.metrics.items():
         died = SUMS_EVERY if metric_named(name).summed else 1
         logged = first.metrics[name].steps if name in first.metrics else ()
@@ -174,7 +167,7 @@ def _not_logged(first: Card, second: Card, last: int) -> str:
     return ""
 
 
-def _without(metric: Metric, step: int) -> Metric:
-    kept = metric.steps != step
-    texts = {at: text for at, text in metric.texts.items() if at != step}
+def _without(metric: Metric, steps: list[int]) -> Metric:
+    kept = ~np.isin(metric.steps, steps)
+    texts = {step: text for step, text in metric.texts.items() if step not in steps}
     return dataclasses.replace(metric, steps=metric.steps[kept], values=metric.values[kept], texts=texts)

@@ -1,4 +1,4 @@
-"""The likely meaning of a verdict, in plain sentences: what moved, when, how far, and where to look."""
+"""The likely cause of a verdict, in sentences: metrics that changed, when, by how much, where to look."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tasks.records.run import Run
 
 GROWS, STAYS, SHRINKS = "grows", "stays", "shrinks"
 CLEARLY = 2.0  # a gap grows when its last third is on average this much larger than its first
-FEWEST_STEPS = 6  # fewer say nothing about a trend
+FEWEST_STEPS = 6  # fewer show no trend
 UNREPEATED = (
     ", or a computation does not repeat: every digest of the loaded state was right "
-    '(docs/determinism.md, "Again and again", tells which)'
+    '(see docs/determinism.md, "Again and again")'
 )
 
 
@@ -54,7 +54,7 @@ def explain(
     run: Run | None = None,
     actual: Card | None = None,
 ) -> list[str]:
-    """Sentences for people: the courses of the metrics that differ, then what that most likely means."""
+    """Sentences for readers: the course of each metric that differs, then the likely causes."""
     actual = run.actual1 if run else actual
     record = run.restarted[0] if run else None
     loaded = loaded_iteration(record) if record else None
@@ -68,7 +68,7 @@ def explain(
             for row in golden_rows
             if row.reason in (Reason.OTHER_CONFIGURATION, Reason.UNKNOWN_CONFIGURATION)
         ),
-        *_values_that_are_no_numbers(rows),
+        *(f"{row.comparison}: {row.metric}: {row.note}" for row in rows if row.reason == Reason.NOT_FINITE),
         *_missing_steps(golden_rows),
         *_resume_cause(rows, courses),
         *_golden_cause(golden_rows, courses, loaded, restarted=run is None or run.crashes),
@@ -81,8 +81,8 @@ def explain(
 def course(
     comparison: str, metric: str, differences: Differences, *, before: int | None = None
 ) -> Course | None:
-    """The course of a metric, or None when all its steps are identical. ``before``: a step known to be
-    identical, before all compared ones (what phase 2 loaded).
+    """The course of a metric; None if all steps are identical. ``before``: the last step before the compared
+    ones that is known to be identical (the one that phase 2 loaded).
     """
     first = differences.first()
     if first is None:
@@ -99,9 +99,7 @@ def course(
 
 
 def trend(gaps: np.ndarray) -> str | None:
-    """The trend of relative differences (float64, shape (n,), in order of step): they grow, stay or shrink.
-    None if there are too few.
-    """
+    """The trend of relative differences (float64, shape (n,), in order of step); None if they are too few."""
     gaps = gaps[np.isfinite(gaps)]
     if gaps.size < FEWEST_STEPS:
         return None
@@ -122,10 +120,6 @@ def _course_of(row: Row, golden: Card | None, actual: Card | None) -> Course | N
         pair[1] = pair[1].rounded()
     before = row.first_step - 1 if row.comparison == RESUME else None
     return course(row.comparison, row.metric, compare(*pair), before=before)
-
-
-def _values_that_are_no_numbers(rows: list[Row]) -> list[str]:
-    return [f"{row.comparison}: {row.metric}: {row.note}" for row in rows if row.reason == Reason.NOT_FINITE]
 
 
 def _missing_steps(rows: list[Row]) -> list[str]:
@@ -187,7 +181,7 @@ def _diverges(last: int, first: int) -> str:
 
 
 def _resources(rows: list[Row]) -> list[str]:
-    """Sentences for times and memory that left their tolerance."""
+    """Sentences on times and memory outside their tolerance."""
     loss = next((row.verdict for row in rows if row.metric == LM_LOSS.name), None)
     ending = {EXACT: "loss is identical", DRIFT: "loss is within tolerance"}.get(loss, "loss differs too")
     causes = []

@@ -1,10 +1,8 @@
-"""The decisions of Megatron-LM's functional-test comparator, reproduced, so that a switch to this harness can
-be trusted.
+"""The policy of Megatron-LM's functional-test comparator, reproduced.
 
 Source of the rules: Megatron-LM, ``tests/functional_tests/python_test_utils`` (``common.py`` and
-``test_pretraining_regular_pipeline.py``, August 2026). They are looser than the strict policy in several
-places: one step in a hundred may be anything, and a "nan" in a card matches a step that the run does not
-have.
+``test_pretraining_regular_pipeline.py``, August 2026). They are looser than the strict policy: one step in a
+hundred may have any value, and a "nan" in a card matches a step that is missing in the run.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from tasks.judge.rows import CHECK_APPROXIMATE, CHECK_EXACT, DRIFT, EXACT, REGRE
 from tasks.judge.strict import median_of, steady_steps
 from tasks.records.card import Card, Metric
 
-# All that it has a check for. Those that are deterministic have the exact check besides the approximate one.
+# The metrics that it checks. Deterministic ones have the exact check besides the approximate one.
 LOSSES = ("lm loss", "mtp_1 loss", "mtp_2 loss", "total loss")
 CHECKED = ("iteration-time", "mem-allocated-bytes", "mem-max-allocated-bytes", *LOSSES, "num-zeros")
 
 
 def decide(golden: Metric | None, actual: Metric | None, *, name: str, check: str) -> bool | None:
-    """True where Megatron-LM passes the metric; None where it finds a value missing (which fails there)."""
+    """True when Megatron-LM passes the metric; None when it finds a value missing, which fails there."""
     if golden is None or actual is None or golden.steps.size == 0:
         return None
     relative = _relative(name, check)
@@ -35,17 +33,14 @@ def decide(golden: Metric | None, actual: Metric | None, *, name: str, check: st
         steps = steady_steps(steps[np.isfinite(golden.values)])
         if steps.size == 0:
             return None
-        with np.errstate(invalid="ignore"):
-            expected = np.array([np.median(_values_at(golden, steps))])
-            obtained = np.array([np.median(_values_at(actual, steps))])
+        expected, obtained = (np.array([median]) for median in _medians(golden, actual, steps))
     else:
         expected, obtained = golden.values, _values_at(actual, steps)
     close = np.isclose(obtained, expected, rtol=relative, atol=0.0)
     if check == CHECK_EXACT or close.size == 1:
         return bool(close.all())
     excused = min(max(close.size // 100, 1), 50)
-    # Written as there: the rounding of this very formula decides at some lengths (of 3 steps none is
-    # excused).
+    # The formula as it is there: its rounding matters at some lengths (with 3 steps none is excused).
     return bool(np.mean(close) >= 1 - excused / close.size)
 
 
@@ -57,8 +52,9 @@ def judge_cards(
     metrics: tuple[str, ...] | None = None,
     checks: tuple[str, ...],
 ) -> list[Row]:
-    """A row a metric and check. ``metrics`` are a case's METRICS; without them, all that either card has and
-    Megatron-LM knows. A metric that it has no check for is shown, not judged."""
+    """One row per metric and check. ``metrics``: METRICS of a case; default: all that a card has and
+    Megatron-LM checks. A metric without a check is shown, not judged.
+    """
     names = metrics or tuple(name for name in CHECKED if name in golden.metrics or name in actual.metrics)
     rows = []
     for name in names or DEFAULT_METRICS:
@@ -100,7 +96,7 @@ def _shown(golden: Metric | None, actual: Metric | None, *, median: bool = False
         steps = steady_steps(golden.steps[np.isfinite(golden.values)])
         if steps.size == 0:
             return {}
-        expected, obtained = (float(np.median(_values_at(metric, steps))) for metric in (golden, actual))
+        expected, obtained = _medians(golden, actual, steps)
         finite = np.isfinite(obtained)
         return {
             **median_of(steps),
@@ -113,8 +109,13 @@ def _shown(golden: Metric | None, actual: Metric | None, *, median: bool = False
     return {"steps": step_text(golden.steps), **differences.shown()}
 
 
+def _medians(golden: Metric, actual: Metric, steps: np.ndarray) -> tuple[float, float]:
+    with np.errstate(invalid="ignore"):
+        return float(np.median(_values_at(golden, steps))), float(np.median(_values_at(actual, steps)))
+
+
 def _values_at(metric: Metric, steps: np.ndarray) -> np.ndarray:
-    """Values at these steps, float64 (n,); infinity where the metric has none, as there."""
+    """Values at these steps, float64 (n,); infinity where the metric has none, as in Megatron-LM."""
     if metric.steps.size == 0:
         return np.full(steps.size, np.inf)
     found = np.minimum(np.searchsorted(metric.steps, steps), metric.steps.size - 1)

@@ -1,4 +1,4 @@
-"""Runs that may become a golden card: identical ones, of the case as it is now, with an exact restart."""
+"""Checks before a card is recorded: identical runs of the case as it is now, with an exact restart."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tasks.records.card import header_fault
 from tasks.records.run import Run
 from tasks.util.exits import UsageError
 
-RANKS = 8  # of a run that does not say how many it had
+RANKS = 8  # of a run without recorded processes
 _BASIS = Basis(check=CHECK_EXACT, reason="runs of one kind")
 
 
 def refuse_borrowed_card(case: str, golden: str) -> None:
-    """A copy of another case's card would be a second truth.
+    """Refuse a case without golden cards of its own.
 
     Raises:
         UsageError: the case is compared with the cards of another one.
@@ -37,16 +37,16 @@ def refuse_borrowed_card(case: str, golden: str) -> None:
 
 
 def refuse_unfit_runs(runs: list[Run]) -> None:
-    """Only runs that agree, and whose restart was exact, may become a card.
+    """Refuse runs that differ, or whose restart was not exact.
 
     Raises:
-        UsageError: which run, and what it lacks.
+        UsageError: names the run and the reason.
     """
     first = runs[0]
     refuse_borrowed_card(first.case_name, first.golden_case)
     directories = [run.directory.resolve() for run in runs]
     begun = [(run.run_id, run.started) for run in runs]
-    # No two runs take the same seconds.
+    # Two runs never take exactly the same time.
     seconds = [json.dumps(run.record1["seconds"]) for run in runs if run.record1 and "seconds" in run.record1]
     if any(len(set(each)) != len(each) for each in (directories, begun, seconds)):
         raise UsageError("--from-run: the same run is given twice; a run equals itself, that shows nothing")
@@ -58,10 +58,10 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
         _refuse_bad_values(run)
         _refuse_failed_restart(run)
     for run in runs[1:]:
-        for what in ("environment", "platform", "fingerprint", "test_type"):
-            if getattr(run, what) != getattr(first, what):
+        for name in ("environment", "platform", "fingerprint", "test_type"):
+            if getattr(run, name) != getattr(first, name):
                 raise UsageError(
-                    f"{run.directory}: its {what} is not that of {first.directory}; record runs of one kind"
+                    f"{run.directory}: its {name} is not that of {first.directory}; record runs of one kind"
                 )
         if run.actual1.metrics.keys() != first.actual1.metrics.keys():
             raise UsageError(f"{run.directory}: other metrics than {first.directory}")
@@ -76,7 +76,7 @@ def refuse_unfit_runs(runs: list[Run]) -> None:
 
 
 def refuse_another_configuration(run: Run, root: Path) -> None:
-    """A card is of the case as it is now: nobody else would get the values of another one.
+    """Refuse a run of another configuration than the case has now: nobody could reproduce its values.
 
     Raises:
         UsageError: the run was trained with ``--set`` or on other data, or the case was changed since.
@@ -134,9 +134,8 @@ def _refuse_difference(run: Run, first: Run, name: str) -> None:
     differences = compare(first.actual1.metrics[name], run.actual1.metrics[name])
     index = differences.first()
     if index is not None:
-        values = " and ".join(
-            repr(float(side.values[index])) for side in (differences.golden, differences.actual)
-        )
+        sides = differences.golden, differences.actual
+        values = " and ".join(repr(float(side.values[index])) for side in sides)
         raise UsageError(
             f"{run.directory}: {name!r} differs from {first.directory} "
             f"at step {differences.steps[index]} ({values}); "
@@ -145,7 +144,7 @@ def _refuse_difference(run: Run, first: Run, name: str) -> None:
 
 
 def _refuse_beyond_tolerance(run: Run, first: Run, name: str) -> None:
-    """Memory and times of equal runs: a card of their middle must hold each of them."""
+    """Compare memory and times of two runs in both directions: a card of their median must pass each."""
     for golden, actual in ((first, run), (run, first)):
         values = golden.actual1.metrics[name], actual.actual1.metrics[name]
         row = strict_row(GOLDEN, name, *values, platform=run.platform, basis=_BASIS)

@@ -1,6 +1,4 @@
-"""The proof that a restart was one: what phase 2 loaded, where it began, and that every rank's state came
-back.
-"""
+"""Evidence of a restart: the loaded iteration, the first and last step, and the state of every rank."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ Record = Mapping[str, object]  # as JSON has it
 STATE_LABEL = "state: "  # begins the name of a row about a part of the state
 # Digests of nothing at all: of no bytes, and the sum over no element of any rank. They prove nothing.
 OF_NOTHING = (hashlib.sha256().hexdigest(), "0" * 16)
-# Megatron-LM's data iterators cannot be asked for the next batch without taking it: there, the losses tell.
+# Megatron-LM's data iterators cannot show the next batch without taking it; a wrong one changes the loss.
 NOT_OF_MEGATRON_LM = frozenset({"next_batch"})
 
 
@@ -39,11 +37,17 @@ def _course_rows(phase1: Record, phase2: Record) -> list[Row]:
     loaded = loaded_iteration(phase2)
     return [
         _loaded_row(loaded, sorted(saved_states(phase1)), last_step(phase1)),
-        equal_row("first step", None if loaded is None else loaded + 1, first_step(phase2)),
+        first_step_row(phase2),
         equal_row("last step", last_step(phase1), last_step(phase2)),
-        # One restart is the start of phase 2 itself; any the elastic agent made inside a phase comes on top.
+        # The start of phase 2 is one restart; those by the elastic agent inside a phase are added.
         equal_row("restarts", 1, _restarts(phase1, phase2)),
     ]
+
+
+def first_step_row(record: Mapping[str, object]) -> Row:
+    """The row that passes if a phase or an attempt began right after the iteration that it loaded."""
+    loaded = loaded_iteration(record)
+    return equal_row("first step", None if loaded is None else loaded + 1, first_step(record))
 
 
 def state_rows(
@@ -53,8 +57,8 @@ def state_rows(
     *,
     before: Record,
 ) -> list[Row]:
-    """A row a part of the state: what every rank recorded when iteration ``loaded`` was saved, and what the
-    record ``after`` says that it had after loading. The ranks of both that record and ``before`` count.
+    """One row per part of the state: every rank's digest when iteration ``loaded`` was saved, and after it
+    was loaded. The ranks of both records, ``before`` and ``after``, count.
     """
     loads = mapping(mapping(after.get("state")).get(str(loaded)))
     saves = saved.get(loaded, {}) if loaded is not None else {}
@@ -101,10 +105,9 @@ def equal_row(name: str, expected: int | str | None, actual: int | str | None) -
 
 
 def _restored(part: str, steps: str) -> Row:
-    """The row of a part of the state that came back."""
-    return Row(
-        comparison=RESTART, metric=f"{STATE_LABEL}{part.replace('_', ' ')}", steps=steps, verdict=EXACT
-    )
+    """The row of a restored part of the state."""
+    metric = f"{STATE_LABEL}{part.replace('_', ' ')}"
+    return Row(comparison=RESTART, metric=metric, steps=steps, verdict=EXACT)
 
 
 def processes_of(record: Record) -> Record:

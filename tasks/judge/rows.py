@@ -1,4 +1,4 @@
-"""A line of the verdict: what was compared, the numbers, and the reason for the outcome."""
+"""A row of the verdict: comparison, metric, numbers, and the reason for the outcome."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the verdict.
+    """A row of the verdict.
 
     Attributes:
-        median_of: the first and the last step of the values whose median is compared, where it is one.
-        golden, actual, abs, rel: of the worst step; ``rel`` is a part of the golden value.
+        median_of: the first and the last step of a median; None: no median is compared.
+        golden, actual, abs, rel: of the worst step; ``rel`` is relative to the golden value.
         ulp: units in the last place of float32, the largest of all steps.
-        reason, details: why it has this verdict, and the values of that reason.
-        remarks: what else a reader has to know of the comparison.
+        reason, details: the reason for the verdict, and the values in its sentence.
+        remarks: further facts on the comparison.
     """
 
     comparison: str
@@ -133,5 +133,5 @@ class Row:
 
 
 def and_more(count: int) -> str:
-    """Words for the steps besides the one that is named, of ``count`` in all."""
+    """The text for the remaining steps after the first of ``count``."""
     return f" and {count - 1} more" if count > 1 else ""

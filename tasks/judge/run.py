@@ -1,4 +1,4 @@
-"""From files to a verdict: a finished run, or two cards, read, compared and explained."""
+"""The verdict on a finished run or on two cards: read, compare, explain."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ STRICT, MEGATRON = "strict", "megatron"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a comparison. ``steps``: first and last step to compare, None for all. ``checks``: of the
-    megatron policy.
-    """
+    """Options of a comparison. ``steps``: first and last, None for all. ``checks``: of policy megatron."""
 
     policy: str = STRICT
     steps: tuple[int, int] | None = None
@@ -37,9 +35,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """All that a report shows. ``error``: bad input found on the way (no golden card), one line.
-    ``golden_file``: the card that was asked for by its path.
-    """
+    """All data of a report. ``error``: bad input, one line. ``golden_file``: a card given by its path."""
 
     title: str
     policy: str
@@ -82,7 +78,7 @@ def judge_run(
     root: Path = REPOSITORY,
     options: Options | None = None,
 ) -> Verdict:
-    """Phase 1 against the golden card, phase 2 against phase 1, and the evidence of the restart.
+    """Compare phase 1 with the golden card and phase 2 with phase 1, and check the evidence of the restart.
 
     Raises:
         UsageError: no such run, or a malformed file in it. A card that is missing or malformed is the
@@ -116,7 +112,7 @@ def judge_run(
     if options.policy == STRICT:
         rows += comparability.configuration_rows(recorded, run.fingerprint)
         if not recorded and golden_file is None and full and not generic:
-            rows.append(comparability.provenance_row())
+            rows.append(missing_row(GOLDEN, "provenance", Reason.NO_PROVENANCE))
     compared, apart = crash_evidence.without_first_steps(run, card)
     actual, _ = crash_evidence.without_first_steps(run, run.actual1)
     rows += _compared(GOLDEN, compared, actual, basis, options, metrics=run.metrics, platform=run.platform)
@@ -133,7 +129,7 @@ def judge_run(
 
 
 def _without_card(verdict: Verdict, own_rows: list[Row], error: UsageError) -> Verdict:
-    """Of Megatron-LM's program the restart alone decides; ours has to have a card."""
+    """The verdict without a golden card: for Megatron-LM's program the restart decides, ours fails."""
     subject = verdict.run.subject
     resumed = any(row.comparison == RESUME for row in own_rows)
     if subject and isinstance(error, card_store.NoGoldenCard) and resumed:
@@ -147,10 +143,10 @@ def _without_card(verdict: Verdict, own_rows: list[Row], error: UsageError) -> V
 
 
 def judge_pair(golden_file: Path, actual_file: Path, *, options: Options | None = None) -> Verdict:
-    """Any two cards.
+    """Compare any two cards.
 
     Raises:
-        UsageError: a malformed card; no common metric; no common step; a header that the values do not keep
+        UsageError: a malformed card; no common metric; no common step; a header that contradicts the values
             (strict).
     """
     options = options or Options()
@@ -197,7 +193,7 @@ def _refuse_nothing_common(card: Card, actual: Card, files: str, options: Option
 
 
 def restart_and_resume_rows(run: Run, options: Options) -> list[Row]:
-    """Phase 2 against phase 1 and the evidence of the restart: what needs no card."""
+    """Rows that need no card: phase 2 against phase 1, and the evidence of the restart."""
     return _resume_rows(run, options) + _restart_rows(run, options)
 
 
@@ -228,7 +224,7 @@ def _compared(
 
 
 def _kept_rows(run: Run, options: Options) -> list[Row]:
-    """Phase 1, which goes on from a kept checkpoint, against the run that made it."""
+    """Rows of phase 1, resumed from a kept checkpoint, against the run that made the checkpoint."""
     loaded = restart_evidence.loaded_iteration(run.record1 or {})
     if run.origin is None or loaded is None:
         return _nothing_resumed(Reason.NOT_FROM_KEPT)
@@ -254,8 +250,7 @@ def _resume_rows(run: Run, options: Options) -> list[Row]:
     loaded = restart_evidence.loaded_iteration(run.record2)
     if loaded is None:
         return _nothing_resumed(Reason.NOTHING_RESUMED)
-    first = run.actual1.between(loaded + 1, NO_LIMIT)
-    second = run.actual2
+    first, second = run.actual1.between(loaded + 1, NO_LIMIT), run.actual2
     if options.policy == MEGATRON:
         first, second = first.rounded(), second.rounded().between(loaded + 1, NO_LIMIT)
     return _within_run(run, first, second, options, run.metrics)
@@ -279,7 +274,7 @@ def _twice_trained_rows(run: Run, options: Options) -> list[Row]:
 def _within_run(
     run: Run, first: Card, second: Card, options: Options, metrics: tuple[str, ...] | None
 ) -> list[Row]:
-    """The same steps, trained twice in one run."""
+    """Rows of the same steps, trained twice in one run."""
     reason = "the run is not deterministic (no --deterministic-mode)"
     if run.changes_layout:
         reason = "the restart has another layout of ranks, which add up in another order"

@@ -45,7 +45,7 @@ def strict_row(
     platform: str | None = None,
     begins: int | None = None,
 ) -> Row:
-    """Judge one metric. None stands for a metric that a side does not have, which never passes.
+    """Judge one metric. None: the side does not have the metric, which never passes.
 
     ``begins``: the first step after the restart, by default the first one of ``golden``.
     """
@@ -95,18 +95,15 @@ def judge_cards(
 
 
 def all_passed(rows: list[Row]) -> bool:
-    """Every row passed, and every comparison that has rows judged at least one; nothing compared is not a
-    pass.
-    """
+    """True when all rows passed and each comparison judged at least one. Nothing compared is not a pass."""
     comparisons = {row.comparison for row in rows}
     judged = {row.comparison for row in rows if row.judged}
     return bool(rows) and comparisons == judged and all(row.passed for row in rows)
 
 
 def steady_steps(steps: np.ndarray) -> np.ndarray:
-    """Steps whose time is compared, of a golden metric's finite steps: 5 to 20 if the last is at most 25,
-    else 30 to 45, else the first four from that window's start on. Source: Megatron-LM's functional-test
-    comparator.
+    """Steps whose time is compared, from a golden metric's finite steps: 5 to 20 if the last is at most 25,
+    else 30 to 45; without any, four from the start of that window. Source: Megatron-LM's functional tests.
     """
     if steps.size == 0:
         return steps
@@ -126,10 +123,9 @@ def _tolerance(rule: Rule) -> float | str | None:
 
 
 def _absent(comparison: str, name: str, golden: Metric | None, actual: Metric | None) -> Row:
-    """The row to begin with, which has a reason if a side has nothing to compare."""
-    sides = ("phase 1 has", "phase 2 has")
-    if comparison != RESUME:
-        sides = ("the golden card has", "the actual values have")
+    """The initial row; it has a reason if a side has nothing to compare."""
+    resume = comparison == RESUME
+    sides = ("phase 1 has", "phase 2 has") if resume else ("the golden card has", "the actual values have")
     row = Row(comparison=comparison, metric=name, verdict=MISSING)
     for side, metric in zip(sides, (golden, actual), strict=True):
         if metric is None:
@@ -155,9 +151,7 @@ def _every_step_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec
 
 
 def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[Reason, np.ndarray] | None:
-    """The steps that one side lacks. A ``sparse`` card (1, 5, 10, …) does not miss the steps between its own;
-    a run is never sparse.
-    """
+    """The steps that one side lacks. A ``sparse`` card (1, 5, 10, …) does not miss those between its own."""
     if np.array_equal(golden.steps, actual.steps):
         return None
     missing = np.setdiff1d(golden.steps, actual.steps, assume_unique=True)
@@ -173,7 +167,7 @@ def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[Reason, 
 
 
 def _judged(row: Row, differences: Differences, metric: MetricSpec, rule: Exact | Tolerance) -> Row:
-    """The row with its verdict, of metrics whose steps agree."""
+    """The row with its verdict, for metrics whose steps agree."""
     row = _unmeasured(row, differences, metric, rule)
     if row.reason:
         return row
@@ -187,7 +181,7 @@ def _judged(row: Row, differences: Differences, metric: MetricSpec, rule: Exact 
 
 
 def _unmeasured(row: Row, differences: Differences, metric: MetricSpec, rule: Exact | Tolerance) -> Row:
-    """The row, with a reason if a value is no number, or was not measured."""
+    """The row, with a reason if a value is not finite or was not measured."""
     golden, actual = differences.golden, differences.actual
     for side, series in (("actual", actual), ("golden", golden)):
         lost = np.flatnonzero(~np.isfinite(series.values))
@@ -207,8 +201,8 @@ def _place(series: Metric, index: int) -> dict[str, object]:
 
 
 def _outside(row: Row, differences: Differences, rule: Tolerance) -> Row:
-    """The row with the first and the worst step outside the tolerance. Where a value was not measured, the
-    reason names the step, and the worst one stays that of all steps.
+    """The row with the first and the worst step outside the tolerance. For a value that was not measured, the
+    reason names the step; the worst step stays that of all steps.
     """
     outside = _less(differences, rule) if row.verdict == IMPROVEMENT else _beyond(differences, rule)
     if not outside.any():
@@ -219,7 +213,7 @@ def _outside(row: Row, differences: Differences, rule: Tolerance) -> Row:
 
 
 def stays_at_0(metric: Metric) -> bool:
-    """True for a metric that should grow, has values beyond the warm-up, and none above 0."""
+    """True when the metric has values after the warm-up and none is above 0."""
     grown = metric.values[WARM_UP_STEPS:]
     return grown.size > 0 and not (grown > 0).any()
 
@@ -229,12 +223,12 @@ def _allowed(differences: Differences, rule: Tolerance) -> np.ndarray:
 
 
 def _less(differences: Differences, rule: Tolerance) -> np.ndarray:
-    """The steps that are less than the golden ones by more than the tolerance, bool (n,)."""
+    """True where the value is below the golden one by more than the tolerance, bool (n,)."""
     return differences.golden.values - differences.actual.values > _allowed(differences, rule)
 
 
 def _beyond(differences: Differences, rule: Tolerance) -> np.ndarray:
-    """The steps outside the tolerance, bool (n,); a value that is no number is outside."""
+    """True where the value is outside the tolerance or not finite, bool (n,)."""
     with np.errstate(invalid="ignore"):
         change = differences.actual.values - differences.golden.values
         allowed = _allowed(differences, rule)
@@ -245,7 +239,7 @@ def _beyond(differences: Differences, rule: Tolerance) -> np.ndarray:
 def _median_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, rule: Rule) -> Row:
     steps = steady_steps(golden.steps[np.isfinite(golden.values)])
     if row.comparison == RESUME:
-        steps = golden.steps[WARM_UP_STEPS:]  # a time of phase 1 that is no number is reported, not skipped
+        steps = golden.steps[WARM_UP_STEPS:]  # a non-finite time of phase 1 is reported, not skipped
         if steps.size < STEADY_STEPS_NEEDED and np.isfinite(golden.values).any():
             rule = rule if isinstance(rule, Shown) else _TOO_FEW
             row = dataclasses.replace(row, check=CHECK_SHOWN, tolerance=None)
@@ -264,9 +258,7 @@ def _median_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec, ru
 
 
 def _with_lost_steps(row: Row, medians: Differences, actual: Metric, steady: np.ndarray) -> Row:
-    """The row of a median, failed if any step's time is no number or was not measured, also one that is not
-    among the ``steady`` ones.
-    """
+    """The row of a median; it fails if the time of any step is not finite or was not measured."""
     if not np.isfinite(medians.actual.values).all():
         return row.because(row.verdict, Reason.MEDIAN_NOT_FINITE, steps=step_text(steady))
     lost = np.flatnonzero(~np.isfinite(actual.values) | (actual.values <= 0))
@@ -284,7 +276,7 @@ def _median(metric: Metric, steps: np.ndarray) -> Metric:
     values = metric.values[np.isin(metric.steps, steps)]
     middle = np.median(values) if np.isfinite(values).all() else np.nan
     if (values <= 0).any():
-        middle = values.min()  # one that was not measured is reported, not outvoted
+        middle = values.min()  # a step that was not measured is reported, not outvoted
     return dataclasses.replace(metric, steps=steps[:1], values=np.array([middle]), texts={})
 
 

@@ -1,4 +1,4 @@
-"""The rule of a metric, from the table of ``tasks.cases.metrics``: by platform, by comparison, by basis."""
+"""The rule of a metric by platform, comparison and basis, from the table in ``tasks.cases.metrics``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from tasks.cases.metrics import Exact, MetricSpec, Rule, Shown, Tolerance, metric_named
 from tasks.judge.rows import CHECK_EXACT, GOLDEN, RESUME
 
-STEADY_STEPS_NEEDED = 10  # one step's time was seen a third off its median
+STEADY_STEPS_NEEDED = 10  # a single step's time can be a third off the median
 _SHARED_GPUS = ("gpu1_", "gpu2_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """The basis on which two sides are compared.
+    """The basis of a comparison.
 
     Attributes:
-        check: of deterministic metrics, exact or approximate; ``reason``: the cause.
-        same_processor: both ran on the same kind of processor.
-        only_the_model: the reason to judge only values of model and schedule, where that is so.
-        restarted: the actual side was restarted on its way.
+        check: exact or approximate, for deterministic metrics; ``reason``: why.
+        same_processor: both sides ran on the same kind of processor.
+        only_the_model: the reason to judge only values of model and schedule; empty: judge all.
+        restarted: the actual side was restarted during training.
     """
 
     check: str
