@@ -49,8 +49,8 @@ def crash_rows(record: Record, wanted: list[Record]) -> list[Row]:
 
 def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], Row | None]:
     """The values of the steps that two attempts both trained, a pair per restart; or the row that says
-    why there are none. Times are skipped: a restarted process starts slowly, and those of the first attempt are
-    compared with the golden card.
+    why there are none. Times are skipped: a restarted process starts slowly, and those of the first attempt
+    are compared with the golden card.
     """
     attempts = records(run.record1 or {}, "attempts")
     if len(attempts) < 2:

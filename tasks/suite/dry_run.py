@@ -15,17 +15,14 @@ from tasks.util.files import REPOSITORY
 
 
 def plan(case: str, options: argparse.Namespace, run_dir: Path) -> str:
-    """A line for each fact of ``describe``, then the command line of each step."""
+    """The lines of ``describe``, then the command line of each step."""
     steps = case_steps(case, options, run_dir)
     commands = [f"would run: python {shlex.join(step.argv)}" for step in steps]
     return "\n".join([*describe(case, options), *commands])
 
 
 def describe(case: str, options: argparse.Namespace, *, root: Path = REPOSITORY) -> list[str]:
-    """The platform of a case and its golden card, a line each.
-
-    On a machine that cannot run it, the line says why: a dry run reports errors, it does not fail.
-    """
+    """The platform of a case and its golden card, a line each; errors are reported in the line."""
     try:
         platform = nodes.spread(platforms.detect(), options.nodes)
     except TaskError as error:
@@ -49,7 +46,7 @@ def describe(case: str, options: argparse.Namespace, *, root: Path = REPOSITORY)
 def _values_without_effect(
     case: str, options: argparse.Namespace, platform: platforms.Platform, root: Path
 ) -> list[str]:
-    """Values of the case that its platform's entries override; a checkout's own parser reads its flags."""
+    """Values of the case that its platform's entries override; Megatron-LM's own parser is not asked."""
     if options.case_file or options.megatron_lm or options.trainer == trainer.MEGATRON:
         return []
     settings = {"platform_name": platform.name, "world_size": platform.world_size}
@@ -57,7 +54,7 @@ def _values_without_effect(
 
 
 def _card(case: str, environment: str, platform: str, options: argparse.Namespace, root: Path) -> str:
-    """The card that a run with these options is compared with, in words.
+    """A description of the card that a run with these options is compared with.
 
     Raises:
         UsageError: there is none.

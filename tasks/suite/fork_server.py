@@ -1,7 +1,7 @@
 """Steps of cases as processes. The fork server imports torch and megatron once and forks training tasks.
 
-The ranks are forked from the task in turn. Only for our own program on a CPU, on one machine; a case for
-which that does not hold, or whose environment variables are others, is started anew.
+Each task forks its ranks in turn. Used only for our own program on the CPU of one machine, and for cases with
+the same environment variables; all others run in a new Python.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StepProcess(Protocol):
-    """The methods of a ``subprocess.Popen`` that are used."""
+    """The part of ``subprocess.Popen`` that is used."""
 
     @property
     def pid(self) -> int: ...
@@ -45,7 +45,7 @@ class StepProcess(Protocol):
 
 
 def start_anew(step: Step, output: IO[str] | None) -> StepProcess:
-    """A new Python, in a session of its own: Ctrl-C reaches this process alone, which asks each step once."""
+    """A new Python, in a session of its own: Ctrl-C reaches only this process, which stops each step once."""
     return subprocess.Popen(
         [sys.executable, *step.argv],
         stdin=subprocess.DEVNULL,
@@ -57,7 +57,7 @@ def start_anew(step: Step, output: IO[str] | None) -> StepProcess:
 
 
 class ForkServer:
-    """This process as the parent of training tasks. ``cases``: those that it can fork."""
+    """The parent process of training tasks. ``cases``: those that it can fork."""
 
     def __init__(self, cases: Sequence[str], options: argparse.Namespace) -> None:
         settings = _import_settings(cases, options)
@@ -65,8 +65,8 @@ class ForkServer:
         self.cases = [case for case, each in settings.items() if each == self._wanted]
 
     def import_once(self) -> None:
-        """Import what the ranks share, if there is anything to fork. Where that fails, nothing is: each task
-        started anew reports the error as its own.
+        """Import the modules that the ranks share. If that fails, nothing is forked: each task, in a
+        new Python, reports the error itself.
         """
         if not self.cases:
             return
@@ -82,7 +82,7 @@ class ForkServer:
             os.environ.update(before)
 
     def start(self, case: str, step: Step, output: IO[str] | None) -> StepProcess:
-        """A step of ``case``: forked from here where that is possible, else ``start_anew``."""
+        """Start a step of ``case``: forked from this process if possible, else by ``start_anew``."""
         if case in self.cases and step.task in TRAINING_TASKS:
             return _Forked(step, output)
         return start_anew(step, output)
@@ -92,13 +92,9 @@ def _import_settings(cases: Sequence[str], options: argparse.Namespace) -> dict[
     """The import settings of each case that can be forked from here."""
     platform, found = _platform_to_share(options), {}
     for case in cases if platform else ():
-        with contextlib.suppress(TaskError):  # its task says what is wrong
-            loaded = load_case(
-                case,
-                platform_name=platform.name,
-                world_size=platform.world_size,
-                overrides=parse_settings(options.set),
-            )
+        with contextlib.suppress(TaskError):  # reported by its task
+            settings = {"platform_name": platform.name, "world_size": platform.world_size}
+            loaded = load_case(case, **settings, overrides=parse_settings(options.set))
             found[case] = ImportSettings(device=platform.device, env_vars=platform.variables(loaded.env_vars))
     return found
 
@@ -106,7 +102,7 @@ def _import_settings(cases: Sequence[str], options: argparse.Namespace) -> dict[
 def _platform_to_share(options: argparse.Namespace) -> Platform | None:
     if options.nodes.several or options.retries or options.baseline or options.case_file:
         return None
-    with contextlib.suppress(TaskError):  # the tasks say what is wrong
+    with contextlib.suppress(TaskError):  # reported by the tasks
         platform = platforms.detect()
         return platform if platform.device == "cpu" and trainer.choose(options).own else None
     return None
@@ -118,7 +114,7 @@ class _Forked:
     def __init__(self, step: Step, output: IO[str] | None) -> None:
         context = multiprocessing.get_context("fork")
         self._process = context.Process(target=_run, args=(step, output, os.getpid()))
-        # A stop that came between the fork and the child's own handlers would be noted there, and forgotten.
+        # The child would lose a signal that arrives between the fork and its own handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
             self._process.start()
@@ -136,7 +132,7 @@ class _Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Raises ``subprocess.TimeoutExpired`` when it still runs after ``timeout`` seconds."""
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        # Not "join": it waits for a pipe that descendants of the task, too, hold open.
+        # Not "join": it waits for a pipe that descendants of the task also hold open.
         while (code := self.poll()) is None:
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise subprocess.TimeoutExpired(self._process.name, timeout)
@@ -148,7 +144,7 @@ class _Forked:
 
 
 def _run(step: Step, output: IO[str] | None, parent: int) -> None:
-    """Runs in the forked process: the task, as ``python -m`` would run it."""
+    """Run the task in the forked process, as ``python -m`` would."""
     os.setsid()
     for number in _STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""The record of a regress: a file that says of each case how it ended, written anew as each one does."""
+"""The record of a regress: a file with the outcome of each case, rewritten whenever one ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.machine import platforms
-from tasks.suite import outcomes
+from tasks.suite import listing, outcomes
 from tasks.suite.outcomes import ENDED, INTERRUPTED, RUNNING, SKIPPED, CaseResult
-from tasks.util.exits import PASSED, CannotRun, TaskError, UsageError
+from tasks.util.exits import PASSED, CannotRun, UsageError
 from tasks.util.files import write_atomically
 
 FILE = "regress.json"
 RUNS = Path("runs")
-# Options that change what is run, or what it is compared with.
+# Options that change the run, or what it is compared with.
 CHANGES = ("set", "rank_plugin", "data_path", "megatron_lm", "trainer", "baseline")
 
 
@@ -48,32 +48,28 @@ def read(path: Path) -> list[dict]:
 
 
 def run_conditions(options: argparse.Namespace) -> dict[str, object]:
-    """Commit, kind of machine and changes by options: a pass holds for these alone."""
-    try:
-        platform = platforms.detect().name
-    except TaskError:  # nothing can run here: each case says why
-        platform = "none"
+    """Commit, kind of machine and changes by options: a pass is valid for these only."""
+    given = vars(options)
     return {
         "commit": platforms.git_commit(),
         "environment": platforms.environment(),
-        "platform": platform,
-        "changes": sorted(f"{name}={_text(options, name)}" for name in CHANGES if vars(options).get(name)),
+        "platform": listing.platform_name() or "none",
+        "changes": sorted(f"{name}={_text(given[name])}" for name in CHANGES if given.get(name)),
     }
 
 
-def _text(options: argparse.Namespace, name: str) -> str:
-    value = vars(options)[name]
+def _text(value: object) -> str:
     return str([str(each) for each in value] if isinstance(value, list) else value)
 
 
 def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """The cases that the options ask for; none when ``--rerun-failed`` finds that all passed. What passed on
-    another kind of machine, or with other options, is run again.
+    """The cases that the options select; none if ``--rerun-failed`` finds that all passed. A case that passed
+    on another kind of machine, or with other options, runs again.
 
     Raises:
-        UsageError: a name that is no case, no record, or one of a case that is gone; nothing to run, and the
-            record is of another commit, or of changes that are in none.
-        CannotRun: nothing failed, but something was skipped: that is no pass.
+        UsageError: an unknown case; no record, or one with a removed case; nothing to run, and the record
+            is of another commit or of uncommitted changes.
+        CannotRun: nothing failed, but a case was skipped, which is not a pass.
     """
     if not options.rerun_failed:
         return outcomes.choose(cases, options.only)
@@ -100,8 +96,8 @@ def select(cases: Sequence[str], options: argparse.Namespace) -> list[str]:
 
 
 class Record:
-    """The outcomes of one regress, and its file. ``earlier``: rows that it keeps, of cases that it does not
-    run again. ``path``: None where another machine writes it. ``passed_with``: its ``run_conditions``.
+    """The outcomes of one regress, and its file. ``path``: None if another machine writes it. ``earlier``:
+    rows of cases that do not run again. ``passed_with``: its ``run_conditions``.
     """
 
     def __init__(
@@ -123,20 +119,19 @@ class Record:
 
     @property
     def outcomes(self) -> list[CaseResult]:
-        """In the order of the cases."""
+        """The outcomes in the order of the cases."""
         return list(self._outcomes.values())
 
     def note(self, case: str, **changes: object) -> CaseResult:
-        """Change what is known of a case, by the fields of ``CaseResult``."""
+        """Change fields of the ``CaseResult`` of a case."""
         self._outcomes[case] = dataclasses.replace(self._outcomes[case], **changes)
         self._write()
         return self._outcomes[case]
 
     def close(self) -> None:
         """Mark cases that still run as interrupted."""
-        for outcome in self.outcomes:
-            if outcome.state == RUNNING:
-                self._outcomes[outcome.case] = dataclasses.replace(outcome, state=INTERRUPTED)
+        for case in [outcome.case for outcome in self.outcomes if outcome.state == RUNNING]:
+            self.note(case, state=INTERRUPTED)
         self._write(ended=_now())
 
     def _write(self, ended: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Cases run beside each other: each step a process, all of them ended when this one is asked to stop."""
+"""Jobs: cases that run in parallel, each step a process. A stop of this process ends all of them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tasks.suite import steps
 from tasks.suite.fork_server import StepProcess, start_anew
 from tasks.suite.steps import Step
 
-OUTPUT_FILE = "output.log"  # of a run directory: what its steps said
-STOP_WITHIN_S = 6.0  # what steps have to end their ranks before they are killed
+OUTPUT_FILE = "output.log"  # output of the steps, in the run directory
+STOP_WITHIN_S = 6.0  # time for the steps to end their ranks before they are killed
 _POLL_S = 0.05
 _PROMPT = "$ python "
 
 
 @dataclass
 class Job:
-    """A case on its way. ``quiet``: its output is kept in the run directory instead of being shown.
-    ``start``: makes a process of a step, with its output where that is kept.
+    """A running case. ``quiet``: keep its output in the run directory instead of showing it. ``start``:
+    starts the process of a step, given the file for its output if that is kept.
     """
 
     case: str
@@ -59,17 +59,17 @@ class Job:
         self._start(self.steps[0])
 
     def has_ended(self) -> bool:
-        """Look after it: when a step is over, the next is started."""
+        """True when all steps have ended; starts the next step when one has."""
         return_code = self._process.poll()
         if return_code is None:
             return False
         self.codes.append(steps.code_of(self.steps[len(self.codes)].task, return_code))
         step = steps.following(self.steps, self.codes)
-        if step is not None:
+        if step is None:
+            self._close()
+        else:
             self._start(step)
-            return False
-        self._close()
-        return True
+        return step is None
 
     def show_output(self) -> None:
         """Print the kept output, after the case has ended."""
@@ -79,7 +79,7 @@ class Job:
             sys.stdout.flush()
 
     def last_error(self) -> str:
-        """The last error that its last step reported in the kept output; empty where there is none."""
+        """The last error that the last step reported in the kept output; empty if there is none."""
         text = (self.run_dir / OUTPUT_FILE).read_text(errors="replace").rpartition(_PROMPT)[2]
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         return errors[-1].removeprefix("error: ") if errors else ""
@@ -93,7 +93,7 @@ class Job:
             self._process.terminate()
 
     def stop_by(self, deadline_s: float) -> None:
-        """Wait until ``time.monotonic()`` says ``deadline_s``, then kill what is left."""
+        """Wait until ``time.monotonic()`` reaches ``deadline_s``, then kill the step."""
         try:
             self._process.wait(timeout=max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -113,10 +113,10 @@ def run(
     began: Callable[[Job], None],
     ended: Callable[[Job], bool],
 ) -> None:
-    """Run ``jobs``, at most ``limit`` at once. No further one is begun once ``ended`` answers False.
+    """Run ``jobs``, at most ``limit`` at once. No further job begins after ``ended`` returned False.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; every process that was started here has ended.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after all started processes have ended.
     """
     waiting, running = collections.deque(jobs), []
     with _noted_signals() as signals:
@@ -139,7 +139,7 @@ def run(
 
 
 def run_alone(job: Job) -> int:
-    """Run one job; its exit code. Raises ``KeyboardInterrupt`` as ``run`` does."""
+    """Run one job and return its exit code. Raises ``KeyboardInterrupt`` as ``run`` does."""
     run([job], 1, began=lambda _: None, ended=lambda _: True)
     return job.exit_code
 
@@ -154,8 +154,8 @@ def _stop(running: Sequence[Job]) -> None:
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """A signal is noted and looked for between two steps: raised anywhere, it could lose a process just
-    started. One that this process was started to ignore, as Ctrl-C in the background, stays ignored.
+    """Note signals, to be handled between two steps: an exception anywhere else could lose a started process.
+    A signal that is ignored from the start (Ctrl-C in the background) stays ignored.
     """
     noted: list[int] = []
     before = {

@@ -1,4 +1,4 @@
-"""``nox -s regress -- --list``: the cases, and whether each runs here."""
+"""``nox -s regress -- --list``: the cases, and which of them run here."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ HEAD = ("case", "type", "here", "quarantine", "purpose")
 
 
 def reason_to_skip(case: str, root: Path = REPOSITORY) -> str:
-    """The reason why the case cannot run here; empty when it can, or when running it reports the error."""
+    """The reason why the case cannot run here; empty if it can, or if the run will report the error."""
     return _reason_to_skip(_content(case, root))
 
 
 def entries(cases: Sequence[str], today: datetime.date, root: Path = REPOSITORY) -> list[dict[str, object]]:
-    """One entry a case. ``platform``: None on a machine that can run none.
+    """One entry per case. ``platform``: None on a machine that cannot run cases.
 
     Raises:
-        UsageError: a quarantine that is wrong.
+        UsageError: an invalid quarantine.
     """
-    platform = _platform()
+    platform = platform_name()
     found = []
     for case in cases:
         content, held = _content(case, root), quarantine.read(file_of(case, root), today)
@@ -53,7 +53,7 @@ def listing(cases: Sequence[str], today: datetime.date, *, as_json: bool, root: 
     """The cases as a table, or as a JSON array for the matrix of a CI service.
 
     Raises:
-        UsageError: a quarantine that is wrong.
+        UsageError: an invalid quarantine.
     """
     found = entries(cases, today, root)
     if as_json:
@@ -78,13 +78,16 @@ def _reason_to_skip(content: Mapping[str, object]) -> str:
 def _row(entry: dict) -> tuple[str, ...]:
     here = f"skipped: {entry['skipped']}" if entry["skipped"] else entry["platform"] or "cannot run"
     held = entry["quarantine"]
-    word = ("ended" if held["ended"] else "until") if held else ""
-    quarantined = f"{word} {held['until']}, {held['owner']}: {held['reason']}" if held else ""
+    quarantined = (
+        f"{'ended' if held['ended'] else 'until'} {held['until']}, {held['owner']}: {held['reason']}"
+        if held
+        else ""
+    )
     return entry["case"], entry["test_type"], here, quarantined, entry["purpose"]
 
 
-def _platform() -> str | None:
-    try:
+def platform_name() -> str | None:
+    """The platform of this machine; None if no case can run here."""
+    with contextlib.suppress(TaskError):  # reported by each case
         return platforms.detect().name
-    except TaskError:
-        return None
+    return None

@@ -1,4 +1,4 @@
-"""Command lines of the tasks that run whole cases: one case (``tasks.run``), several (``tasks.regress``)."""
+"""Command-line options of ``tasks.run`` (one case) and ``tasks.regress`` (several)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_case_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of one case. argparse exits with 2, or with 0 after its help.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: conflicting options.
     """
     parser = _parser("run", "Train one case, restart it, compare every step, draw the report.")
     add_case(parser)
@@ -33,7 +33,7 @@ def read_suite_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of several cases.
 
     Raises:
-        UsageError: options that do not go together, or not with this machine.
+        UsageError: options that conflict with each other or with this machine.
     """
     parser = _parser("regress", "Run all cases supported here, print a table of how each ended.")
     _add_suite_options(parser)
@@ -44,7 +44,7 @@ def read_suite_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser(task: str, description: str) -> argparse.ArgumentParser:
-    session = os.environ.get("NOX_CURRENT_SESSION")  # set by nox: people see the command that they gave
+    session = os.environ.get("NOX_CURRENT_SESSION")  # set by nox: the help shows the command that was typed
     program = f"nox -s {session} --" if session else f"python -m tasks.{task}"
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
@@ -57,22 +57,15 @@ def _add_suite_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="with --list: as JSON")
     group.add_argument("--only", metavar="CASE", action="append", default=[], help="this case (repeatable)")
     group.add_argument("--jobs", metavar="N", type=int, default=1, help="so many cases at once (default: 1)")
-    group.add_argument("--fail-fast", action="store_true", help="begin no case after the first failure")
-    group.add_argument(
-        "--rerun-failed",
-        action="store_true",
-        help="what did not pass here in the newest regress, and nothing else",
-    )
+    group.add_argument("--fail-fast", action="store_true", help="start no case after the first failure")
+    again = "only the cases that did not pass in the newest regress here"
+    group.add_argument("--rerun-failed", action="store_true", help=again)
     group.add_argument("--require", action="store_true", help="a skipped case is exit 5")
 
 
 def _read(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    parser.add_argument(
-        "--run-dir",
-        metavar="DIR",
-        type=Path,
-        help="where the run is kept; of several cases each in DIR/<case> (default: runs/<case>/<time>)",
-    )
+    kept = "folder of the run; with several cases, DIR/<case> each (default: runs/<case>/<time>)"
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help=kept)
     parser.add_argument("--baseline", metavar="PATH", help="compare with this checkout, not with a card")
     add_options(parser)
     _refuse_empty(argv)
@@ -84,11 +77,11 @@ def _read(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def _refuse_empty(argv: Sequence[str]) -> None:
-    """Raises ``UsageError`` for an empty value, mostly an unset shell variable: ``--run-dir ''`` would be the
-    current directory.
+    """Raises ``UsageError`` for an empty value, usually an unset shell variable: ``--run-dir ''`` would mean
+    the current directory.
     """
-    for before, word in zip(["an argument", *argv], argv, strict=False):
-        empty = before if word == "" else word[:-1] if re.fullmatch(r"--[a-z-]+=", word) else ""
+    for before, argument in zip(["an argument", *argv], argv, strict=False):
+        empty = before if argument == "" else argument[:-1] if re.fullmatch(r"--[a-z-]+=", argument) else ""
         if empty:
             raise UsageError(f"{empty}: is empty (a variable that is not set?)")
 

@@ -1,4 +1,4 @@
-"""Several cases in one command: the chosen ones, how each ended, and the table at the end."""
+"""The outcomes of several cases: selection, verdict of each, exit code and table of all."""
 
 from __future__ import annotations
 
@@ -17,21 +17,16 @@ from tasks.util.exits import CANNOT_RUN, MEANINGS, PASSED, UsageError
 from tasks.util.suggestions import did_you_mean
 
 HEAD = ("case", "verdict", "seconds", "first difference")
-# How far a case came; those that ended have an exit code.
-NOT_REACHED, RUNNING, INTERRUPTED, SKIPPED, ENDED = (
-    "not reached",
-    "running",
-    "interrupted",
-    "skipped",
-    "ended",
-)
+# States of a case; only one that ended has an exit code.
+NOT_REACHED, RUNNING, INTERRUPTED = "not reached", "running", "interrupted"
+SKIPPED, ENDED = "skipped", "ended"
 
 
 def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
-    """The cases that are named, in their usual order; all of them when none is.
+    """The cases that are named, in their usual order; all if none is named.
 
     Raises:
-        UsageError: a name that is no case, or there is none at all.
+        UsageError: an unknown name, or there is no case at all.
     """
     if not cases:
         raise UsageError("there is no case to run: test_cases/ holds no <case>/model_config.yaml")
@@ -43,7 +38,7 @@ def choose(cases: Sequence[str], only: Sequence[str]) -> list[str]:
 
 
 def run_directory(case: str, options: argparse.Namespace) -> Path:
-    """The run directory of a case: below ``--run-dir``; with ``--rerun-failed`` beside what failed there."""
+    """The run directory of a case: below ``--run-dir``; with ``--rerun-failed`` beside the failed run."""
     if not options.run_dir:
         return new_directory(case)
     run_dir, number = options.run_dir / case, 1
@@ -55,7 +50,7 @@ def run_directory(case: str, options: argparse.Namespace) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """The end of a case, or how far it came. ``reason``: why it was skipped."""
+    """State and result of a case. ``reason``: why it was skipped."""
 
     case: str
     state: str = NOT_REACHED
@@ -66,7 +61,7 @@ class CaseResult:
     quarantine: Quarantine | None = None
 
     def quarantined(self, today: datetime.date) -> bool:
-        """True when its failure does not count today."""
+        """True when a failure of the case does not count today."""
         return (
             self.quarantine is not None
             and self.quarantine.holds(today)
@@ -75,19 +70,19 @@ class CaseResult:
         )
 
     def failed(self, today: datetime.date) -> bool:
-        """True when it ended with a failure that counts."""
+        """True when the case ended with a failure that counts."""
         return self.state == ENDED and self.exit_code != PASSED and not self.quarantined(today)
 
     def verdict(self, today: datetime.date) -> str:
-        """In words."""
+        """The state, or the meaning of the exit code."""
         if self.state != ENDED:
             return self.state
-        words = "passed" if self.exit_code == PASSED else MEANINGS[self.exit_code]
-        return f"quarantined: {words}" if self.quarantined(today) else words
+        meaning = "passed" if self.exit_code == PASSED else MEANINGS[self.exit_code]
+        return f"quarantined: {meaning}" if self.quarantined(today) else meaning
 
     def first_difference(self) -> str:
-        """The first row of its report that failed, with its step; empty where the report is none of how it
-        ended, as of an earlier run in the same folder.
+        """The first failed row of its report, with its step; empty if the report has another exit code, as
+        that of an earlier run in the same folder.
         """
         if self.state != ENDED or self.exit_code == PASSED or self.run_dir is None:
             return ""
@@ -104,10 +99,10 @@ class CaseResult:
 
 
 def exit_code(outcomes: Sequence[CaseResult], today: datetime.date, *, require: bool) -> int:
-    """The exit code of all: that of the first case, in the table's order, with a failure that counts.
+    """The exit code of all cases: that of the first one, in the table's order, with a failure that counts.
 
-    What was not run is no pass: one case at least must have been, and with ``require`` every one; what was
-    begun, or not reached, must have come to its end.
+    A pass needs at least one case that ended and, besides skipped ones, none that did not; with ``require``
+    every case must have ended.
     """
     codes = [outcome.exit_code for outcome in outcomes if outcome.failed(today)]
     states = [outcome.state for outcome in outcomes]

@@ -14,13 +14,13 @@ from tasks.launch import trainer
 from tasks.machine import nodes
 from tasks.util.exits import MEANINGS, MISMATCH, PASSED, TRAINING_FAILED
 
-# Only comparing can say "does not match"; Python itself exits with the same code after a crash.
+# Only a comparison can end with "does not match"; Python exits with the same code after a crash.
 TRAINING_TASKS = ("train", "resume")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """``python -m tasks.<task> <arguments>``. ``always_run``: also after a comparison that failed."""
+    """``python -m tasks.<task> <arguments>``. ``always_run``: even after a failed comparison."""
 
     task: str
     arguments: tuple[str, ...]
@@ -28,17 +28,17 @@ class Step:
 
     @property
     def argv(self) -> list[str]:
-        """The command line behind ``python``."""
+        """The arguments of ``python``."""
         return ["-m", f"tasks.{self.task}", *self.arguments]
 
 
 def new_directory(case: str) -> Path:
-    """A run directory for when none is given; no two runs get the same."""
+    """The default run directory; different for each run."""
     return Path("runs", case, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
 
 def case_steps(case: str, options: argparse.Namespace, run_dir: Path) -> list[Step]:
-    """The steps of ``case`` with the options of its task, in their order."""
+    """The steps of ``case``, in order, with the options that each takes."""
     directory = ["--run-dir", str(run_dir)]
     several = phase_options.argv(options, nodes.OPTIONS)
     common = phase_options.argv(options, phase_options.PHASE)
@@ -58,7 +58,7 @@ def case_steps(case: str, options: argparse.Namespace, run_dir: Path) -> list[St
 
 
 def following(steps: Sequence[Step], codes: Sequence[int]) -> Step | None:
-    """The step after those that ended with ``codes``; None when one of them left it nothing to work on."""
+    """The step after those that ended with ``codes``; None after the last, or after one that failed."""
     if len(codes) == len(steps):
         return None
     step = steps[len(codes)]
@@ -66,13 +66,11 @@ def following(steps: Sequence[Step], codes: Sequence[int]) -> Step | None:
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """The exit code of the case: that of the first step which failed."""
+    """The exit code of the case: that of the first failed step."""
     return next((code for code in codes if code), PASSED)
 
 
 def code_of(task: str, return_code: int) -> int:
-    """The exit code that the end of a task's process means. A crash, or a signal, is no verdict: training
-    failed.
-    """
+    """The exit code for a task's return code. A crash or a signal means that training failed."""
     crashed = return_code not in (PASSED, *MEANINGS) or (return_code == MISMATCH and task in TRAINING_TASKS)
     return TRAINING_FAILED if crashed else return_code
