@@ -1,9 +1,8 @@
 """Inject known faults and report which check detects each. A fault changes megatron-core or the trainer.
 
-``python -m tasks.faults [NAME ...] --work-dir DIR`` trains a few steps with each fault and compares them as
-``tasks.diff`` always does, with the golden card or, where there is none of this kind of processor, with a
-clean run. A fault of the restart (``resume_...``) restarts that clean run. The same is done without a fault:
-an alarm there fails, too.
+``python -m tasks.faults [NAME ...] --work-dir DIR`` trains a few steps with each fault and compares them, by
+``tasks.diff``, with the golden card or, if there is none of this kind of processor, with a clean run. A fault
+of the restart (``resume_...``) restarts that clean run. A control without a fault must raise no alarm.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from tasks.util.exits import (
 from tasks.util.files import REPOSITORY
 
 FAULTS = REPOSITORY / "tests" / "faults"
-TRAINING_STEPS = 12  # the slowest to show is memory: its growth counts from step 5 on
+TRAINING_STEPS = 12  # memory growth shows last: it counts from step 5 on
 REFERENCE_STEPS = 60  # ten beyond the checkpoint, five of them after the warm-up
-COMPARED = {True: (RESTART, RESUME), False: (GOLDEN,)}  # by whether the fault is one of the restart
+COMPARED = {True: (RESTART, RESUME), False: (GOLDEN,)}  # by Fault.resumes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A rank plugin that breaks something; ``plugin`` None: nothing, the control."""
+    """A rank plugin that breaks something; ``plugin``: None for the control."""
 
     name: str
     plugin: Path | None
@@ -58,7 +57,7 @@ class Fault:
         return (ast.get_docstring(self._program()) or self.name).splitlines()[0]
 
     def obstacle(self, device: str, replicas: int) -> str | None:
-        """The reason, from the plugin's ``NEEDS``, why the fault has no effect here; None: it has one."""
+        """The reason, from the plugin's ``NEEDS``, why the fault has no effect here; None if it has one."""
         assigned = [node for node in self._program().body if isinstance(node, ast.Assign)]
         needs = [node.value.value for node in assigned if ast.unparse(node.targets[0]) == "NEEDS"]
         if "replicas" in needs and replicas == 1:
@@ -73,14 +72,14 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of one injected fault. ``caught_by``: comparison and metric of the failing row that shows it
-    first. ``error``: the reason why there was nothing to compare.
+    """The result of one injected fault. ``caught_by``: comparison and metric of the first failing row.
+    ``error``: the reason why nothing was compared.
     """
 
     fault: Fault
-    caught_by: str
-    other_rows: int
-    first_step: int | None
+    caught_by: str = ""
+    other_rows: int = 0
+    first_step: int | None = None
     seconds: float
     error: str = ""
 
@@ -90,23 +89,21 @@ class Result:
 
     @property
     def found(self) -> str:
-        """In words."""
-        rightly = "" if self.fault.plugin else ", rightly"
+        """The error, the rows that caught the fault, or "nothing"."""
         more = f" and {self.other_rows} more" if self.other_rows else ""
-        return (
-            self.error or f"{self.caught_by}{more}" if self.error or self.caught_by else f"nothing{rightly}"
-        )
+        nothing = "nothing" if self.fault.plugin else "nothing, rightly"
+        return self.error or (f"{self.caught_by}{more}" if self.caught_by else nothing)
 
 
 def known_faults(folder: Path = FAULTS) -> list[Fault]:
-    """All plugins of a folder, those of training first, then those of the restart."""
+    """All plugins of a folder: those of training, then those of the restart."""
     paths = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
     faults = [Fault(name=path.stem, plugin=path, resumes=path.stem.startswith("resume_")) for path in paths]
     return sorted(faults, key=lambda fault: fault.resumes)
 
 
 def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
-    """The faults with these names (all, without any), each kind led by its control.
+    """The faults with these names (default: all); each kind begins with its control.
 
     Raises:
         UsageError: an unknown name; the message lists the known ones.
@@ -124,7 +121,7 @@ def chosen_faults(names: Sequence[str], known: Sequence[Fault]) -> list[Fault]:
 
 
 def check_reference(run_dir: Path, case: str) -> None:
-    """Refuse a reference run that is not a whole training of the case, with a checkpoint to restart from.
+    """Refuse a reference run that is not a complete, clean training of the case with a checkpoint.
 
     Raises:
         UsageError: the run does not qualify.
@@ -144,12 +141,12 @@ def fitting(faults: Sequence[Fault], device: str, replicas: int) -> list[Fault]:
     """The faults that have an effect on this platform; for the others the reason is printed.
 
     Raises:
-        CannotRun: none is left, controls not counted.
+        CannotRun: only controls are left.
     """
     kept = []
     for fault in faults:
         if reason := fault.obstacle(device, replicas):
-            print(f"{fault.name}: left out, since {reason}", flush=True)
+            print(f"{fault.name}: skipped, since {reason}", flush=True)
         else:
             kept.append(fault)
     if not any(fault.plugin for fault in kept):
@@ -158,7 +155,7 @@ def fitting(faults: Sequence[Fault], device: str, replicas: int) -> list[Fault]:
 
 
 class Runner:
-    """Runs the tasks as people do, each in a process of its own."""
+    """Runs each task in a process of its own, as users do."""
 
     def __init__(self, case: str, work_dir: Path, reference: Path | None) -> None:
         self.case = case
@@ -166,7 +163,7 @@ class Runner:
         self._reference = reference
 
     def reference(self) -> Path:
-        """A clean run beyond its checkpoint; made once.
+        """A clean run that goes beyond its checkpoint; trained once.
 
         Raises:
             TaskError: it cannot be trained.
@@ -214,7 +211,7 @@ class Runner:
         self._run(fault.name, "resume", run_dir, "--set", steps, *_plugin_options(fault))
 
     def _compare(self, fault: Fault, run_dir: Path) -> list[dict[str, object]]:
-        """The failing rows of the comparison that the fault belongs to, in the order of the table."""
+        """The failing rows of the comparison for this kind of fault, in the order of the table."""
         steps = () if fault.resumes else ("--steps", f"1-{TRAINING_STEPS}")
         serves = fault.resumes or self._card_serves(run_dir)
         card = () if serves else ("--golden", str(self.reference() / "actual_phase1.json"))
@@ -226,7 +223,7 @@ class Runner:
         return [row for row in rows if not row["passed"]]
 
     def _card_serves(self, run_dir: Path) -> bool:
-        """True when there is a card of this processor: a card of another one does not judge times."""
+        """True when there is a card of this processor; times are not judged by a card of another one."""
         facts = json.loads((run_dir / "case.json").read_text())
         try:
             card = card_store.find_card(REPOSITORY, self.case, facts["environment"], facts["platform"])
@@ -239,7 +236,7 @@ class Runner:
         """Run a task of the case in ``run_dir``, which keeps its output.
 
         Raises:
-            TaskError: it gave no result; a comparison that does not match has one.
+            TaskError: it ended with neither a pass nor a mismatch.
         """
         step = Step(task=task, arguments=(self.case, "--run-dir", str(run_dir), *options))
         job = jobs.Job(case=self.case, steps=[step], run_dir=run_dir, quiet=True)
@@ -251,15 +248,12 @@ class Runner:
 
 
 def tried_out(runner: Runner, fault: Fault) -> Result:
-    """The result of ``Runner.try_out``, or of its error: an end by an error is not a fault caught."""
+    """The result of ``Runner.try_out``. An error does not count as a fault that was caught."""
     begin = time.monotonic()
     try:
         return runner.try_out(fault)
     except TaskError as error:
-        seconds = time.monotonic() - begin
-        return Result(
-            fault=fault, caught_by="", other_rows=0, first_step=None, seconds=seconds, error=str(error)
-        )
+        return Result(fault=fault, seconds=time.monotonic() - begin, error=str(error))
 
 
 def _plugin_options(fault: Fault) -> list[str]:
@@ -267,7 +261,7 @@ def _plugin_options(fault: Fault) -> list[str]:
 
 
 def _step_of(row: dict[str, object]) -> float:
-    """When it shows: state that was loaded before any step; a median over steps after all that has one."""
+    """Sort key: rows of the restart without a step come first, medians over several steps last."""
     step = row["first_step"]
     if isinstance(step, int):
         return step
@@ -289,16 +283,16 @@ def as_markdown(results: Sequence[Result]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Try all, print the table; ``MISMATCH`` when one is not caught, or an alarm is false."""
+    """Try all faults and print the table; ``MISMATCH`` if one is not caught or a control raises an alarm."""
     parser = argparse.ArgumentParser(prog="python -m tasks.faults", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a file of tests/faults (default: all)")
-    parser.add_argument("--case", default="gpt3_pp4_resume", help="the case that is broken (%(default)s)")
+    parser.add_argument("--case", default="gpt3_pp4_resume", help="the case to break (%(default)s)")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a clean run of the case to restart")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="default: runs/faults/<time>")
     options = parser.parse_args(argv)
     faults = chosen_faults(options.names, known_faults())
     if not faults:
-        raise UsageError(f"{FAULTS} holds no planted fault: nothing would be tried")
+        raise UsageError(f"{FAULTS} contains no fault: there is nothing to try")
     platform = platforms.detect()
     faults = fitting(faults, platform.device, setup.data_parallel_size(options.case, platform))
     work_dir = options.work_dir or REPOSITORY / "runs" / "faults" / time.strftime("%Y%m%d-%H%M%S")

@@ -7,9 +7,9 @@ default each case that has cards of its own; ``--from-run DIR`` (repeatable) tak
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import functools
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tasks.cases.loader import golden_case
 from tasks.cases.names import case_names
 from tasks.suite import jobs, listing
-from tasks.suite.steps import TRAINING_TASKS, Step
+from tasks.suite.steps import TRAINING_TASKS, Step, new_directory
 from tasks.util.exits import PASSED, TaskError, UsageError, exit_with, run_to_end
 from tasks.util.files import REPOSITORY
 
@@ -31,8 +31,8 @@ RUNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Change of a metric from the old card to the new one. Relative differences are parts of the old value;
-    ``mean`` and ``largest`` are None where a side has no common step.
+    """Change of a metric from the old card to the new one. ``mean``, ``largest``: relative to the old value;
+    None if the cards have no common step.
     """
 
     metric: str
@@ -44,10 +44,10 @@ class Change:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the runs, show what changes, write card and provenance.
+    """Check the runs, show the changes, write card and provenance.
 
     Raises:
-        UsageError: runs that may not become a card, or a card that exists and no ``--yes``.
+        UsageError: runs that are not fit for a card, or a card that exists without ``--yes``.
     """
     arguments = _parser().parse_args(argv)
     reason = " ".join(arguments.reason.split())
@@ -92,7 +92,7 @@ def _record(case: str, reason: str, arguments: argparse.Namespace) -> None:
 
 
 def _write(path: Path, card: Card, provenance: dict[str, object]) -> None:
-    """Both files or neither: a card beside another one's provenance would be judged by it."""
+    """Write both files or neither: a card must not lie beside the provenance of another one."""
     from tasks.records import card_store
 
     before = path.read_bytes() if path.exists() else None
@@ -117,17 +117,15 @@ def _old_card(path: Path) -> Card | None:
 
 
 def make_runs(case: str, count: int = RUNS) -> list[Path]:
-    """Train and restart the case this often, each in new processes and a run directory of its own.
+    """Train and restart the case ``count`` times, each time in new processes and a new run directory.
 
     Raises:
-        TaskError: a phase failed; with its exit code, and its folder.
+        TaskError: a phase failed; has its exit code, and names its folder.
     """
-    begin = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    directories = [
-        REPOSITORY / "runs" / case / f"{begin}-{os.getpid()}-record{index + 1}" for index in range(count)
-    ]
-    for index, directory in enumerate(directories):
-        print(f"run {index + 1} of {count}: {directory}", flush=True)
+    begin = REPOSITORY / new_directory(case)
+    directories = [begin.with_name(f"{begin.name}-record{number}") for number in range(1, count + 1)]
+    for number, directory in enumerate(directories, start=1):
+        print(f"run {number} of {count}: {directory}", flush=True)
         arguments = (case, "--run-dir", str(directory))
         steps = [Step(task=task, arguments=arguments) for task in TRAINING_TASKS]
         job = jobs.Job(case=case, steps=steps, run_dir=directory, quiet=False)
@@ -141,11 +139,7 @@ def make_runs(case: str, count: int = RUNS) -> list[Path]:
 
 
 def card_of(runs: list[Run]) -> Card:
-    """The card of runs that agree: the median over the runs at each step, which for deterministic metrics is
-    the value of every run.
-    """
-    import dataclasses
-
+    """The card of runs that agree: the median at each step, the value of all where they are equal."""
     import numpy as np
 
     metrics = {}
@@ -174,7 +168,7 @@ def provenance_of(runs: list[Run], reason: str) -> dict[str, object]:
 
 
 def changes(old: Card, new: Card) -> list[Change]:
-    """Old to new, a line a metric that either card has."""
+    """The changes from old to new, one per metric that either card has."""
     import numpy as np
 
     from tasks.judge.compare import compare
@@ -201,7 +195,7 @@ def changes(old: Card, new: Card) -> list[Change]:
 
 
 def stale_siblings(path: Path, run: Run) -> list[str]:
-    """Other cards of the case, recorded from other code than this run, or of unknown origin."""
+    """Other cards of the case, recorded at another commit than this run, or of unknown origin."""
     from tasks.records import card_store
 
     stale = []
@@ -232,20 +226,13 @@ def summary(
     lines = [f"### {begin}: `{run.case_name}/{name}`", "", f"Reason: {reason}", ""]
     lines += [f"From {count} {'run' if count == 1 else 'equal runs'} · {kept}", ""]
     if not re.fullmatch(r"[0-9a-f]{40}", commit := str(run.fingerprint.get("commit"))):
-        lines += [
-            f"Nobody can check out the code of this card ({short(commit)}): the reason should tell it",
-            "",
-        ]
+        lines.append(f"Nobody can check out the code of this card ({short(commit)}): say so in the reason\n")
     if old is None:
         rows = [
-            (metric, len(series.steps), _short(series.values[0]), _short(series.values[-1]))
+            (metric, len(series.steps), f"{series.values[0]:.6g}", f"{series.values[-1]:.6g}")
             for metric, series in new.metrics.items()
         ]
-        lines.append(
-            tabulate(
-                rows, headers=("metric", "steps", "first", "last"), tablefmt="github", disable_numparse=True
-            )
-        )
+        headers = ("metric", "steps", "first", "last")
     else:
         rows = [
             (
@@ -258,7 +245,7 @@ def summary(
             for change in changes(old, new)
         ]
         headers = ("metric", "steps equal", "mean relative", "largest relative", "at step")
-        lines.append(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    lines.append(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
     lines += ["", *(f"Now stale: `{sibling}`" for sibling in stale)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -267,30 +254,18 @@ def _percent(part: float | None) -> str:
     return "not in both" if part is None else "0" if part == 0 else f"{100 * part:.3g} %"
 
 
-def _short(value: float) -> str:
-    return f"{value:.6g}"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tasks.record",
         description="Write a golden card from finished runs.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "case", nargs="?", metavar="CASE", help="name of the case (default: all with cards of their own)"
-    )
-    parser.add_argument(
-        "--from-run",
-        type=Path,
-        metavar="DIR",
-        action="append",
-        default=[],
-        help="a finished run (repeatable: all must be equal; default: three new runs)",
-    )
-    parser.add_argument(
-        "--reason", required=True, metavar="TEXT", help="why the card is written; kept with it"
-    )
+    default = "name of the case (default: all with cards of their own)"
+    parser.add_argument("case", nargs="?", metavar="CASE", help=default)
+    finished = "a finished run (repeatable: all must be equal; default: three new runs)"
+    parser.add_argument("--from-run", type=Path, metavar="DIR", action="append", default=[], help=finished)
+    reason = "why the card is written; kept with it"
+    parser.add_argument("--reason", required=True, metavar="TEXT", help=reason)
     parser.add_argument("--yes", action="store_true", help="write over the card that exists")
     parser.add_argument("--root", type=Path, default=REPOSITORY, help=argparse.SUPPRESS)
     return parser

@@ -1,7 +1,7 @@
 """All cases supported here, one after the other or several at once: ``python -m tasks.regress``.
 
-It goes on after a failure. The table at the end and ``regress.json`` say how each case ended;
-``--rerun-failed`` chooses from that file.
+A failed case does not stop the others. The table at the end and ``regress.json`` hold the outcome of each
+case; ``--rerun-failed`` selects from that file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from tasks.suite.fork_server import ForkServer
 from tasks.suite.history import Record
 from tasks.suite.options import read_suite_options
 from tasks.suite.outcomes import ENDED, RUNNING, SKIPPED, CaseResult
-from tasks.suite.steps import case_steps
 from tasks.util.exits import PASSED, UsageError, exit_with, run_to_end
 
 
 def main(argv: list[str] | None = None) -> int:
-    """List the cases, say what would run, or run them and print the table.
+    """List the cases, print the dry run, or run the cases and print the table.
 
     Raises:
-        UsageError: options that do not go together, no such case, a quarantine that is wrong.
+        UsageError: conflicting options, an unknown case, an invalid quarantine.
     """
     options = read_suite_options(sys.argv[1:] if argv is None else argv)
     today = datetime.date.today()
@@ -49,9 +48,8 @@ def _print_plans(cases: list[str], options: argparse.Namespace) -> None:
 
 
 def _run_and_record(chosen: list[str], options: argparse.Namespace, today: datetime.date) -> int:
-    planned = [
-        CaseResult(case=case, quarantine=quarantine.read(names.file_of(case), today)) for case in chosen
-    ]
+    held = {case: quarantine.read(names.file_of(case), today) for case in chosen}
+    planned = [CaseResult(case=case, quarantine=held[case]) for case in chosen]
     path = history.path_for(options) if options.nodes.first else None
     if path and options.run_dir and path.exists() and not options.rerun_failed:
         raise UsageError(
@@ -80,16 +78,6 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
     server = ForkServer(waiting, options)
     server.import_once()
 
-    def job_of(case: str) -> jobs.Job:
-        run_dir = outcomes.run_directory(case, options)
-        return jobs.Job(
-            case=case,
-            steps=case_steps(case, options, run_dir),
-            run_dir=run_dir,
-            quiet=options.jobs > 1,
-            start=functools.partial(server.start, case),
-        )
-
     def began(job: jobs.Job) -> None:
         record.note(job.case, state=RUNNING, run_dir=job.run_dir)
         print(f"{job.case}: begun, kept in {job.run_dir}", flush=True)
@@ -101,7 +89,10 @@ def _run(cases: list[str], options: argparse.Namespace, record: Record, today: d
         print(f"{job.case}: {outcome.verdict(today)}{code} after {job.seconds:.0f} s", flush=True)
         return not (options.fail_fast and outcome.failed(today))
 
-    jobs.run([job_of(case) for case in waiting], options.jobs, began=began, ended=ended)
+    quiet = options.jobs > 1
+    directories = {case: outcomes.run_directory(case, options) for case in waiting}
+    all_jobs = [jobs.job_of(case, options, directories[case], server, quiet=quiet) for case in waiting]
+    jobs.run(all_jobs, options.jobs, began=began, ended=ended)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from pathlib import Path
 from tasks.suite import dry_run, jobs
 from tasks.suite.fork_server import ForkServer
 from tasks.suite.options import read_case_options
-from tasks.suite.steps import case_steps, new_directory
+from tasks.suite.steps import new_directory
 from tasks.util.exits import MEANINGS, PASSED, exit_with, run_to_end
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the steps one after the other; the exit code is that of the first one that failed.
+    """Run the steps one after the other; returns the exit code of the first one that failed.
 
     Raises:
         TaskError: bad usage, or a run directory that cannot be made.
@@ -28,13 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return PASSED
     server = ForkServer([case], options)
     server.import_once()
-    job = jobs.Job(
-        case=case,
-        steps=case_steps(case, options, run_dir),
-        run_dir=run_dir,
-        quiet=False,
-        start=functools.partial(server.start, case),
-    )
+    job = jobs.job_of(case, options, run_dir, server, quiet=False)
     if code := jobs.run_alone(job):
         see = f"; see {run_dir}" if run_dir.exists() else ""  # bad usage ends before anything is written
         print(f"{case}: {MEANINGS[code]} (exit code {code}){see}", flush=True)
@@ -42,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _name(options: argparse.Namespace) -> str:
-    """The name of the case: of a file, that of its folder."""
+    """The name of the case; for a file, the name of its folder."""
     if options.case:
         return options.case
     file: Path = options.case_file.resolve()

@@ -1,4 +1,4 @@
-"""A copy of this checkout for tests that run commands in it, and a PATH with only what they may run."""
+"""A copy of this checkout for tests that run commands in it, and a PATH with only the allowed programs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,10 @@ from pathlib import Path
 
 from tasks.util.files import REPOSITORY
 
-TOOLS = [
-    "bash",
-    "cat",
-    "chmod",
-    "cut",
-    "date",
-    "dirname",
-    "echo",
-    "env",
-    "git",
-    "grep",
-    "head",
-    "ls",
-    "make",
-    "mkdir",
-]
-TOOLS += ["mv", "rm", "sed", "sh", "sleep", "sort", "tail", "touch", "tr"]
+TOOLS = ["bash", "cat", "chmod", "cut", "date", "dirname", "echo", "env", "git", "grep", "head", "ls"]
+TOOLS += ["make", "mkdir", "mv", "rm", "sed", "sh", "sleep", "sort", "tail", "touch", "tr"]
 OF_THE_ENVIRONMENT = ["ruff", "pytest", "register-python-argcomplete"]
-# Sessions that train nothing run as they are, all others tell what they would run.
+# Sessions that train nothing run; all others print what they would run.
 NOX = """#!/bin/bash
 case " $* " in
   *" -l "*|*" --version "*|*" -s doctor "*|*" -s clean "*|*" -s lint "*)
@@ -36,15 +21,15 @@ case " $* " in
   *" -- "*) ;;
   *) set -- "$@" -- ;;
 esac
-said="$("$REAL_PYTHON" -m nox --nocolor --no-venv "$@" --dry-run 2>&1)"; code=$?
-echo "$said"
+out="$("$REAL_PYTHON" -m nox --nocolor --no-venv "$@" --dry-run 2>&1)"; code=$?
+echo "$out"
 [ "$code" -eq 0 ] || exit "$code"
 # The command lines of the tasks must be right, too.
-sed -n "s/^\\(nox > \\)*would run: \\(python -m tasks\\.\\)/\\2/p" <<< "$said" | "$REAL_PYTHON" "$PARSE_ONLY"
+sed -n "s/^\\(nox > \\)*would run: \\(python -m tasks\\.\\)/\\2/p" <<< "$out" | "$REAL_PYTHON" "$PARSE_ONLY"
 """
 # The real nox, with the Python of the test as its environment.
 REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
-# Programs of the repository only read their command line, but for dry runs.
+# Programs of the repository only parse their command line, except dry runs.
 PYTHON = """#!/bin/bash
 case "$*" in
   "-m tasks.run "*--dry-run* | "-m tasks.regress "*--dry-run*) exec "$REAL_PYTHON" "$@" ;;
@@ -59,9 +44,9 @@ PARSE_ONLY = REPOSITORY / "tests/programs/parse_only.py"
 
 
 def copy_to(folder: Path) -> Path:
-    """The files of the checkout as they are now, without runs; data/ is shared: it takes seconds to build."""
-    left_out = shutil.ignore_patterns(".git", ".nox", ".venv", "runs", "data", "__pycache__", ".*_cache")
-    shutil.copytree(REPOSITORY, folder, ignore=left_out)
+    """Copy the checkout as it is now, without runs; data/ is shared, since it takes seconds to build."""
+    skipped = shutil.ignore_patterns(".git", ".nox", ".venv", "runs", "data", "__pycache__", ".*_cache")
+    shutil.copytree(REPOSITORY, folder, ignore=skipped)
     (REPOSITORY / "data").mkdir(exist_ok=True)
     (folder / "data").symlink_to(REPOSITORY / "data")
     return folder
@@ -71,8 +56,8 @@ def commit(folder: Path, *paths: str) -> None:
     """Make the folder a repository with one commit of these paths, by default of all."""
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     added = ("add", *(paths or ["--all"]))
-    for words in (("init", "--quiet"), added, (*identity, "commit", "--quiet", "-m", "all")):
-        subprocess.run(["git", *words], cwd=folder, check=True)
+    for argv in (("init", "--quiet"), added, (*identity, "commit", "--quiet", "-m", "all")):
+        subprocess.run(["git", *argv], cwd=folder, check=True)
 
 
 def programs(folder: Path, **scripts: str) -> Path:
@@ -94,7 +79,7 @@ def programs(folder: Path, **scripts: str) -> Path:
 def run_script(
     script: str, *, cwd: Path, path: Path, timeout_s: float = 240, **variables: str
 ) -> subprocess.CompletedProcess:
-    """Run shell lines as CI runners and careful people do: the first that fails ends the script."""
+    """Run shell lines as CI runners do: the first that fails ends the script."""
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     environment = {
         "PATH": str(path),

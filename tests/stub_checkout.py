@@ -1,4 +1,4 @@
-"""A copy of the repository whose steps only write down their arguments, and exit as they are told."""
+"""A copy of the repository whose steps only record their arguments and exit as a variable says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks.util.files import REPOSITORY
 
 NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
-TOLD = """
+STUB = """
 import os, signal, sys, time
 from pathlib import Path
 name = Path(__file__).stem
@@ -39,16 +39,12 @@ STUBS = ("train", "resume", "diff", "report", "record", "faults", "doctor", "env
 
 
 def make(tmp_path: Path) -> Path:
-    """The noxfile, the tasks that run cases, two cases, and steps that exit as they are told."""
-    (tmp_path / "tasks").mkdir()
+    """The noxfile, the tasks that run cases, two cases, and stubs of the steps."""
     for name in ("noxfile.py", "nox_environment.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    for path in REPOSITORY.glob("tasks/**/*.py"):
-        target = tmp_path / path.relative_to(REPOSITORY)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    shutil.copytree(REPOSITORY / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     for name in STUBS:
-        (tmp_path / f"tasks/{name}.py").write_text(TOLD)
+        (tmp_path / f"tasks/{name}.py").write_text(STUB)
     for name in ("first", "second"):
         add_case(tmp_path, name)
     (tmp_path / "requirements.txt").write_text("# nothing\n")
@@ -57,7 +53,7 @@ def make(tmp_path: Path) -> Path:
 
 
 def add_case(folder: Path, name: str, text: str = "MODEL_ARGS: {}\n") -> None:
-    """A case with this file, new or instead of the one of that name."""
+    """Write the file of a case, replacing one of that name."""
     path = folder / "test_cases" / name / "model_config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -89,8 +85,5 @@ def task(folder: Path, module: str, *arguments: str, **variables: str) -> subpro
 
 def calls(folder: Path) -> list[str]:
     path = folder / "calls.txt"
-    return (
-        [re.sub(r"runs/(\w+)/\S+", r"RUN/\1", line) for line in path.read_text().splitlines()]
-        if path.exists()
-        else []
-    )
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [re.sub(r"runs/(\w+)/\S+", r"RUN/\1", line) for line in lines]

@@ -45,7 +45,7 @@ def test_an_unknown_fault_names_the_known_ones() -> None:
         faults.chosen_faults(["memory_leek"], faults.known_faults())
 
 
-def test_what_would_break_nothing_here_is_left_out_and_said(capsys: pytest.CaptureFixture) -> None:
+def test_a_fault_without_effect_here_is_skipped_with_its_reason(capsys: pytest.CaptureFixture) -> None:
     known = faults.known_faults()
     assert faults.fitting(known, "cpu", 2) == known
     left = {fault.name for fault in known} - {fault.name for fault in faults.fitting(known, "cuda", 1)}
@@ -55,9 +55,9 @@ def test_what_would_break_nothing_here_is_left_out_and_said(capsys: pytest.Captu
         "reduction_skipped_for_one_bucket",
         "slow_backward",
     }
-    said = capsys.readouterr().out.splitlines()
-    assert "gradients_summed: left out, since there is one data-parallel replica" in said
-    assert len(said) == len(left)
+    printed = capsys.readouterr().out.splitlines()
+    assert "gradients_summed: skipped, since there is one data-parallel replica" in printed
+    assert len(printed) == len(left)
 
 
 def test_nothing_but_controls_left_is_no_pass() -> None:
@@ -148,7 +148,7 @@ def test_a_comparison_that_fails_is_an_error_with_its_code(monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize(("caught_by", "code"), [("golden: lm loss", PASSED), ("", MISMATCH)])
-def test_exit_code_tells_whether_all_were_caught(monkeypatch, tmp_path, caught_by, code) -> None:
+def test_exit_code_is_0_only_if_all_were_caught(monkeypatch, tmp_path, caught_by, code) -> None:
     def try_out(self, fault):
         caught = "" if fault.plugin is None else caught_by
         return faults.Result(fault=fault, caught_by=caught, other_rows=0, first_step=1, seconds=1.0)
@@ -167,10 +167,10 @@ def test_a_used_work_dir_is_refused(tmp_path) -> None:
 
 
 def test_a_reference_is_a_clean_run_of_the_case(tmp_path) -> None:
-    """Without it, the row that misses what to compare with would count as the one that caught the fault."""
-    words = ["memory_leak", "--work-dir", str(tmp_path / "work"), "--reference", str(tmp_path / "run")]
+    """Otherwise the row for the missing reference would count as the one that caught the fault."""
+    argv = ["memory_leak", "--work-dir", str(tmp_path / "work"), "--reference", str(tmp_path / "run")]
     with pytest.raises(UsageError, match="is no finished training, it has no case"):
-        faults.main(words)
+        faults.main(argv)
     run = tmp_path / "run"
     for name in ("checkpoints", "data_cache"):
         (run / name).mkdir(parents=True)
@@ -179,12 +179,11 @@ def test_a_reference_is_a_clean_run_of_the_case(tmp_path) -> None:
     for case, message in (("gpt3_pp4", "is a run of gpt3_pp4, not of"), (MAIN, "trained with rank plugins")):
         (run / "case.json").write_text(f'{{"case_name": "{case}"}}')
         with pytest.raises(UsageError, match=message):
-            faults.main(words)
+            faults.main(argv)
 
 
 def test_a_comparison_without_rows_proves_nothing(monkeypatch, tmp_path) -> None:
     run_dir = tmp_path / "memory_leak"
-
     run_dir.mkdir()
     facts = {"environment": "lts", "platform": "cpu_x86_64", "fingerprint": {"cpu": "some"}}
     (run_dir / "case.json").write_text(json.dumps(facts))
@@ -212,7 +211,7 @@ def test_a_card_serves_where_it_judges_times_too(monkeypatch, tmp_path, platform
     assert runner._card_serves(tmp_path) is serves
 
 
-def test_a_median_that_fails_too_does_not_tell_first() -> None:
+def test_a_median_that_fails_too_is_not_the_first() -> None:
     rows = [
         {"comparison": comparison, "metric": metric, "first_step": step}
         for comparison, metric, step in (

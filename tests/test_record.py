@@ -21,10 +21,9 @@ from tests.stub_checkout import add_case
 
 
 def record(root, *runs, yes=False, reason="because"):
-    words = [CASE, "--reason", reason, "--root", str(root)]
-    for run in runs:
-        words += ["--from-run", str(run)]
-    return main(words + ["--yes"] * yes)
+    argv = [CASE, "--reason", reason, "--root", str(root)]
+    argv += [part for run in runs for part in ("--from-run", str(run))]
+    return main(argv + ["--yes"] * yes)
 
 
 def path_in(root):
@@ -36,10 +35,7 @@ def noisy(factor):
 
 
 def test_recorded_card_passes_its_own_run_and_the_linter(tmp_path):
-    runs = [
-        write_run(tmp_path / f"run{index}", phase1=noisy(factor))
-        for index, factor in enumerate((1.0, 3.0, 1.1))
-    ]
+    runs = [write_run(tmp_path / f"run{factor}", phase1=noisy(factor)) for factor in (1.0, 3.0, 1.1)]
     assert record(tmp_path, *runs) == 0
     assert judge_run(runs[0], root=tmp_path).passed
     add_case(tmp_path, CASE)
@@ -50,7 +46,7 @@ def test_recorded_card_passes_its_own_run_and_the_linter(tmp_path):
     assert recorded["iteration-time"].values == pytest.approx(expected), "the median of the runs"
 
 
-def test_provenance_tells_all(tmp_path):
+def test_provenance_is_complete(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b", "c")]
     record(tmp_path, *runs, reason="  new   torch ")
     provenance = read_provenance(path_in(tmp_path))
@@ -99,12 +95,10 @@ def test_a_card_whose_side_file_cannot_be_written_is_not_left_alone(tmp_path, be
     assert (path_in(tmp_path).read_bytes() if before else not path_in(tmp_path).exists()) == (old or True)
 
 
-@pytest.mark.parametrize(
-    ("commit", "told"), [("c" * 40, False), ("c" * 40 + "-dirty", True), ("unknown", True)]
-)
-def test_code_that_nobody_can_check_out_is_told(tmp_path, capsys, commit, told):
+@pytest.mark.parametrize(("commit", "noted"), [("c" * 40, 0), ("c" * 40 + "-dirty", 1), ("unknown", 1)])
+def test_code_that_nobody_can_check_out_is_noted(tmp_path, capsys, commit, noted):
     record(tmp_path, write_run(tmp_path / "run", fingerprint={**FINGERPRINT, "commit": commit}))
-    assert ("Nobody can check out the code of this card" in capsys.readouterr().out) is told
+    assert capsys.readouterr().out.count("Nobody can check out the code of this card") == noted
 
 
 def test_a_copy_of_a_run_is_no_second_run(tmp_path):
@@ -155,7 +149,7 @@ def test_a_run_of_another_configuration_than_the_cases_becomes_no_card(tmp_path,
         assert not path_in(tmp_path).exists()
 
 
-def test_a_run_of_a_file_of_megatron_lms_is_not_held_to_a_case_of_the_same_name(tmp_path):
+def test_a_run_of_a_file_of_megatron_lms_is_not_compared_with_a_case_of_the_same_name(tmp_path):
     shutil.copytree(REPOSITORY / "test_cases" / CASE, tmp_path / "test_cases" / CASE)
     run = write_run(tmp_path / "run")
     with pytest.raises(UsageError, match="another configuration"):
@@ -193,9 +187,8 @@ def test_a_run_with_a_rank_plugin_becomes_no_card(tmp_path):
 @pytest.mark.parametrize("metric", ["lm loss", "num-zeros", "grad-norm"])
 def test_runs_that_differ_by_a_bit_are_refused(tmp_path, metric):
     def last_bit(name, step, number):
-        return (
-            float(np.nextafter(np.float32(number), np.float32(9))) if (name, step) == (metric, 77) else number
-        )
+        changed = float(np.nextafter(np.float32(number), np.float32(9)))
+        return changed if (name, step) == (metric, 77) else number
 
     runs = [
         write_run(tmp_path / "a"),
@@ -278,10 +271,8 @@ def test_phase_2_missing_is_refused(tmp_path):
 
 
 def test_runs_of_other_kinds_are_refused(tmp_path):
-    runs = [
-        write_run(tmp_path / "a"),
-        write_run(tmp_path / "b", fingerprint={**FINGERPRINT, "torch": "2.12.0"}),
-    ]
+    other = {**FINGERPRINT, "torch": "2.12.0"}
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", fingerprint=other)]
     with pytest.raises(UsageError, match="fingerprint is not that of"):
         record(tmp_path, *runs)
     other_type = write_run(tmp_path / "c", test_type="regular")
@@ -307,9 +298,8 @@ def test_runs_that_logged_other_metrics_or_other_steps_are_refused(tmp_path):
 
 
 def test_existing_card_is_kept_without_yes_and_the_change_is_shown(tmp_path, capsys):
-    path = write_golden(
-        tmp_path, card(change=lambda name, step, number: number * 1.01 if name == "lm loss" else number)
-    )
+    other = card(change=lambda name, step, number: number * 1.01 if name == "lm loss" else number)
+    path = write_golden(tmp_path, other)
     before = path.read_bytes(), provenance_path(path).read_bytes()
     run = write_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"exists and was not touched; .* --yes"):
@@ -330,9 +320,8 @@ def test_old_to_new_differences():
     old = card(change=lambda name, step, number: number / 2 if (name, step) == ("lm loss", 40) else number)
     (change,) = [change for change in changes(old, card()) if change.metric == "lm loss"]
     assert (change.steps, change.equal, change.largest, change.mean, change.step) == (100, 99, 1.0, 0.01, 40)
-    (gone,) = [
-        change for change in changes(card(), card(metrics=["lm loss"])) if change.metric == "num-zeros"
-    ]
+    fewer = changes(card(), card(metrics=["lm loss"]))
+    (gone,) = [change for change in fewer if change.metric == "num-zeros"]
     assert gone.mean is None
 
 
@@ -363,7 +352,7 @@ def test_written_card_is_json_that_others_read(tmp_path):
     assert all(entry["value_precision"] == "full" for entry in content.values())
 
 
-def test_a_case_held_to_anothers_card_is_refused_before_it_is_trained():
+def test_a_case_compared_with_anothers_card_is_refused_before_it_is_trained():
     with pytest.raises(
         UsageError, match=r"compared with the golden cards of gpt3_pp4_resume .* record that one"
     ):

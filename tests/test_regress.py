@@ -1,4 +1,4 @@
-"""Several cases in one command, with steps that only write down their arguments."""
+"""Several cases in one command, with steps that only record their arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def trained(folder: Path) -> list[str]:
 # ---- which cases, and what comes out ----
 
 
-def test_regress_goes_on_after_a_failure_and_its_table_tells_both(checkout: Path) -> None:
+def test_regress_goes_on_after_a_failure_and_its_table_shows_both(checkout: Path) -> None:
     outcome = regress(checkout, DIFF_EXITS="1 0")
     assert outcome.returncode == 1
     assert trained(checkout) == ["first", "second"]
@@ -182,8 +182,7 @@ def test_what_was_not_reached_is_run_again_too_beside_the_run_that_failed(checko
     assert lines == ["train first --run-dir mine/first-2", "train second --run-dir mine/second"]
 
 
-def test_the_list_tells_what_would_be_run_again(checkout: Path) -> None:
-    """It listed all cases."""
+def test_the_list_shows_the_cases_to_run_again(checkout: Path) -> None:
     assert regress(checkout, TRAIN_EXITS="0 3").returncode == 3
     listed = regress(checkout, "--list", "--rerun-failed").stdout
     assert re.findall(r"^(first|second) ", listed, re.MULTILINE) == ["second"]
@@ -191,7 +190,6 @@ def test_the_list_tells_what_would_be_run_again(checkout: Path) -> None:
 
 
 def test_the_record_of_an_earlier_regress_is_kept(checkout: Path) -> None:
-    """A second one in the same folder wrote over it, with the refusals of each case."""
     assert regress(checkout, "--run-dir", "mine", TRAIN_EXITS="0 3").returncode == 3
     before = record(checkout, "mine")
     outcome = regress(checkout, "--run-dir", "mine", "--only", "first")

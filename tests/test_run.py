@@ -1,4 +1,4 @@
-"""One case, with steps that only write down their arguments."""
+"""One case, with steps that only record their arguments."""
 
 from __future__ import annotations
 

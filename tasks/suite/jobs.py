@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -18,7 +20,7 @@ from typing import IO
 
 from tasks.records import run_lock
 from tasks.suite import steps
-from tasks.suite.fork_server import StepProcess, start_anew
+from tasks.suite.fork_server import ForkServer, StepProcess, start_anew
 from tasks.suite.steps import Step
 
 OUTPUT_FILE = "output.log"  # output of the steps, in the run directory
@@ -136,6 +138,13 @@ def run(
             _stop(running)
     if signals:
         raise KeyboardInterrupt(f"stopped by {signal.Signals(signals[0]).name}")
+
+
+def job_of(case: str, options: argparse.Namespace, run_dir: Path, server: ForkServer, *, quiet: bool) -> Job:
+    """The job of ``case``, whose steps ``server`` starts."""
+    start = functools.partial(server.start, case)
+    planned = steps.case_steps(case, options, run_dir)
+    return Job(case=case, steps=planned, run_dir=run_dir, quiet=quiet, start=start)
 
 
 def run_alone(job: Job) -> int:

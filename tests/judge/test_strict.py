@@ -147,8 +147,8 @@ def test_iteration_time_is_a_median_that_one_slow_step_does_not_move():
             name="iteration-time",
             platform="dgx_a100",
         )
-        told = f"actual value is {unmeasured} at step {step}: nothing was measured"
-        assert (broken.verdict, broken.note) == ("regression", told)
+        note = f"actual value is {unmeasured} at step {step}: nothing was measured"
+        assert (broken.verdict, broken.note) == ("regression", note)
     assert row(golden, golden[:40], name="iteration-time").verdict == "missing"
     assert row([1.0] * 4, [1.0] * 4, name="iteration-time").verdict == "missing"
 

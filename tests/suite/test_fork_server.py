@@ -33,8 +33,8 @@ CASES = ["gpt3_pp4", "gpt3_pp4_resume"]
 TRAIN = Step(task="train", arguments=("gpt3_pp4", "--run-dir", "nowhere"))
 
 
-def options(*words: str) -> argparse.Namespace:
-    return read_suite_options(words)
+def options(*argv: str) -> argparse.Namespace:
+    return read_suite_options(argv)
 
 
 # ---- which cases ----
@@ -48,15 +48,15 @@ def test_cases_whose_ranks_need_the_same_share_a_parent(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["--retries", "1"],
         ["--baseline", "."],
         ["--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", "here:1", "--run-dir", "runs"],
     ],
 )
-def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(words: list[str]) -> None:
-    assert ForkServer(CASES, options(*words)).cases == []
+def test_what_the_parent_cannot_import_for_the_ranks_is_started_anew(argv: list[str]) -> None:
+    assert ForkServer(CASES, options(*argv)).cases == []
 
 
 def test_another_training_program_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +161,8 @@ def test_exit_codes_are_those_of_a_new_process(fork, capfd: pytest.CaptureFixtur
 
 def test_what_it_says_goes_where_its_case_keeps_it(fork, tmp_path: Path) -> None:
     def say() -> None:
-        said = f"{sys.argv} {os.environ[SESSION_VARIABLE]} {os.getsid(0) == os.getpid()}"
-        os.write(1, f"{said}\n".encode())  # not sys.stdout, which is pytest's here
+        line = f"{sys.argv} {os.environ[SESSION_VARIABLE]} {os.getsid(0) == os.getpid()}"
+        os.write(1, f"{line}\n".encode())  # not sys.stdout, which is pytest's here
         os.write(2, b"that\n")
 
     with (tmp_path / "output").open("w") as file:
@@ -237,9 +237,9 @@ sys.meta_path.insert(0, Watch())
 def test_a_suite_imports_torch_in_one_process_alone(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WHO_IMPORTS_TORCH)
     environment = {"CRASH_TEST_DEVICE": "cpu", "PYTHONPATH": str(tmp_path), "WHO": str(tmp_path / "who")}
-    words = ["--only", "gpt3_pp4", "--only", "gpt3_pp4_resume", "--run-dir", str(tmp_path / "runs"), *SHORT]
+    argv = ["--only", "gpt3_pp4", "--only", "gpt3_pp4_resume", "--run-dir", str(tmp_path / "runs"), *SHORT]
     with subprocess.Popen(
-        [sys.executable, "-m", "tasks.regress", *words],
+        [sys.executable, "-m", "tasks.regress", *argv],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -142,7 +142,7 @@ def test_a_record_without_cases_is_no_pass(tmp_path: Path) -> None:
         select(["a"], again(tmp_path))
 
 
-def test_a_case_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_removed_case_is_reported(tmp_path: Path) -> None:
     recorded(tmp_path, "a")
     with pytest.raises(UsageError, match="a is to be run again, and is no case any more"):
         select(["b"], again(tmp_path))
@@ -159,7 +159,7 @@ def test_a_case_that_is_gone_is_told(tmp_path: Path) -> None:
         '{"cases": [{"case": "a", "verdict": "passed", "exit_code": false}]}',
     ],
 )
-def test_what_is_no_record_is_told(tmp_path: Path, text: str) -> None:
+def test_an_invalid_record_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "regress.json").write_text(text)
     with pytest.raises(UsageError, match="is no record of a regress"):
         read(tmp_path / "regress.json")

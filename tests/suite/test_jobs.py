@@ -55,11 +55,11 @@ def run(*all_jobs: Job, limit: int, ended=lambda job: True, began=lambda job: No
     jobs.run(all_jobs, limit, began=began, ended=ended)
 
 
-def test_steps_follow_each_other_and_what_they_say_is_kept(tmp_path: Path) -> None:
+def test_steps_follow_each_other_and_their_output_is_kept(tmp_path: Path) -> None:
     one = job(tmp_path, "a", "print('this')", "import sys; print('that', file=sys.stderr)")
     run(one, limit=1)
-    said = [line for line in output(one).splitlines() if not line.startswith("$ python")]
-    assert said == ["this", "that"]
+    printed = [line for line in output(one).splitlines() if not line.startswith("$ python")]
+    assert printed == ["this", "that"]
     assert one.codes == [0, 0]
     assert 0 < one.seconds < 60
     assert not clean.lock_file(one.run_dir).exists()
@@ -73,15 +73,15 @@ def test_its_lock_keeps_clean_away_between_two_steps_too(tmp_path: Path) -> None
     assert [line for line in output(one).splitlines() if not line.startswith("$ ")] == ["True", "True"]
 
 
-def test_a_case_alone_says_what_it_says_at_once_and_keeps_none_of_it(
+def test_the_output_of_a_case_alone_is_shown_at_once_and_not_kept(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     one = job(tmp_path, "a", "print('this')")
     one.quiet = False
     run(one, limit=1)
     one.show_output()
-    said = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("$ python")]
-    assert said == ["this"]
+    printed = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("$ python")]
+    assert printed == ["this"]
     assert not one.run_dir.exists()
 
 
@@ -118,7 +118,7 @@ def test_no_more_run_at_once_than_were_allowed(tmp_path: Path) -> None:
     assert len(most) == 4
 
 
-def test_none_is_begun_once_it_was_said_to_be_enough_but_the_others_end(tmp_path: Path) -> None:
+def test_no_job_begins_after_ended_returned_false_but_the_others_end(tmp_path: Path) -> None:
     waits = (
         f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(.01)"
     )

@@ -52,7 +52,7 @@ def test_a_row_without_a_step_and_runs_without_a_report_are_shown_too(tmp_path: 
     assert lines[5].split() == ["e", "not", "reached"]
 
 
-def test_the_report_of_an_earlier_run_in_the_same_folder_tells_nothing_of_this_one(tmp_path: Path) -> None:
+def test_the_report_of_an_earlier_run_in_the_same_folder_is_not_used(tmp_path: Path) -> None:
     run_dir = run_with(tmp_path, row("lm loss", 6))
     assert ended(1, run_dir=run_dir).first_difference() == "golden: lm loss at step 6"
     for other in (ended(0, run_dir=run_dir), ended(2, run_dir=run_dir), ended(3, run_dir=run_dir)):
@@ -79,7 +79,7 @@ def test_a_report_that_is_none_does_not_cost_the_table(tmp_path: Path, text: str
         (CaseResult(case="a", state=SKIPPED, quarantine=HELD), "skipped", "a: in quarantine until"),
     ],
 )
-def test_a_quarantine_is_told(outcome: CaseResult, verdict: str, note: str) -> None:
+def test_a_quarantine_is_reported(outcome: CaseResult, verdict: str, note: str) -> None:
     lines = table([outcome], TODAY).splitlines()
     assert re.split(" {2,}", lines[1])[1] == verdict
     assert lines[2].startswith(note)
@@ -122,7 +122,7 @@ def test_the_first_failure_that_counts_decides() -> None:
 # ---- which cases ----
 
 
-def test_cases_are_chosen_in_their_usual_order_and_a_wrong_name_is_told() -> None:
+def test_cases_are_chosen_in_their_usual_order_and_a_wrong_name_is_reported() -> None:
     assert choose(["a", "b", "c"], ["c", "a"]) == ["a", "c"]
     assert choose(["a", "b"], []) == ["a", "b"]
     with pytest.raises(UsageError, match=r"--only aple: there is no such case. Did you mean apple\?"):
