@@ -30,7 +30,7 @@ OPEN_FILES = 1024
 SHARED_MEMORY_BYTES = GIB // 2  # NCCL's buffers between ranks; containers often start with 64 MiB
 NEEDED_PACKAGES = ("torch", "megatron-core", "numpy", "tensorboard")
 ENGINE = "transformer-engine"
-# Shown, and not asked for: a container brings what is in them without these names.
+# Shown but not required: containers bring their content under other names.
 GPU_PACKAGES = (ENGINE, "transformer-engine-torch", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
 
 
@@ -83,7 +83,7 @@ def read_facts() -> Facts:
 
 
 def prospects(facts: Facts, cases: list[str], *, root: Path = REPOSITORY) -> list[Prospect]:
-    """Every case on every platform that this machine is, or could be with what is named."""
+    """Every case on every platform that this machine is, or would be with what it lacks."""
     return [
         Prospect(
             case=case,

@@ -49,7 +49,7 @@ def _resume(options: argparse.Namespace, barrier: NodeBarrier) -> int:
         return PASSED
     phase.check_same_run(setup)
     iteration = phase.resume_iteration(setup.case)
-    saved = phase.identity_of(setup)  # what phase 1 saved, whatever the restart changes
+    saved = phase.identity_of(setup)  # of phase 1, before the restart changes flags
     if setup.trainer.own:
         checkpoints.check(setup.run_dir / "checkpoints", iteration, saved)
     else:

@@ -23,14 +23,8 @@ from tasks.launch.trainer import PROGRAM
 from tasks.machine import host_memory, platforms
 from tasks.util.exits import PASSED, UsageError, exit_with
 
-RUNS, GPUS, CHECKOUT, DATA, NO_TRAINING = (
-    "runs here",
-    "needs GPUs",
-    "needs a checkout",
-    "needs data",
-    "not a training case",
-)
-CLASSES = (RUNS, GPUS, CHECKOUT, DATA, NO_TRAINING)
+CLASSES = ("runs here", "needs GPUs", "needs a checkout", "needs data", "not a training case")
+RUNS, GPUS, CHECKOUT, DATA, NO_TRAINING = CLASSES
 # Cases that another program of Megatron-LM trains, by their folder.
 OTHER_PROGRAMS = {
     "bert": "pretrain_bert.py",
@@ -105,35 +99,32 @@ def case_files(path: Path) -> list[Path]:
 
 
 def classify(path: Path, machine: Machine) -> Finding:
-    """Read one case file and say what it needs. One that cannot be read is no training case."""
-    family, case = path.parent.parent.name, f"{path.parent.parent.name}/{path.parent.name}"
+    """Classify one case file. One that cannot be read is no training case."""
+    suite, case = path.parent.parent.name, f"{path.parent.parent.name}/{path.parent.name}"
     try:
         upstream = megatron_lm_case.read(path)
     except UsageError as error:
         return Finding(case=case, kind=NO_TRAINING, gpus=0, reasons=(str(error),))
     args: Mapping[str, object] = upstream.content["MODEL_ARGS"]
     reasons = {
-        NO_TRAINING: _no_training(upstream, family, args),
+        NO_TRAINING: _no_training(upstream, suite, args),
         GPUS: _missing_gpus(args, machine),
-        CHECKOUT: _unknown_to_us(path, family, machine),
+        CHECKOUT: _unknown_to_us(path, suite, machine),
         DATA: _missing_data(upstream, args),
     }
     kind = next((kind for kind, found in reasons.items() if found), RUNS)
-    found = reasons.get(kind, []) + [
-        line for other, lines in reasons.items() if other != kind for line in lines
-    ]
-    if kind == NO_TRAINING:
-        found = reasons[kind]
+    others = [line for other, lines in reasons.items() if other != kind for line in lines]
+    found = reasons.get(kind, []) + (others if kind != NO_TRAINING else [])
     gpus = gpus_needed(args) if kind == GPUS else 0
     return Finding(case=case, kind=kind, gpus=gpus, reasons=(*found, *upstream.remarks))
 
 
 def _no_training(
-    upstream: megatron_lm_case.UpstreamCase, family: str, args: Mapping[str, object]
+    upstream: megatron_lm_case.UpstreamCase, suite: str, args: Mapping[str, object]
 ) -> list[str]:
     if upstream.mode != "pretraining":
         return [f"MODE {upstream.mode}"]
-    if family == "gpt-nemo":
+    if suite == "gpt-nemo":
         return ["trained by NeMo, not by Megatron-LM's flags"]
     if not args.get("--train-iters") and not args.get("--train-samples"):
         return ["no --train-iters and no --train-samples: it trains nothing"]
@@ -143,12 +134,7 @@ def _no_training(
 def gpus_needed(args: Mapping[str, object]) -> int:
     """The fewest GPUs: ranks that the parallel sizes multiply to, and memory of 80 GiB each for the model."""
     ranks = math.prod(
-        _count(args, flag)
-        for flag in (
-            "--tensor-model-parallel-size",
-            "--pipeline-model-parallel-size",
-            "--context-parallel-size",
-        )
+        _count(args, f"--{size}-parallel-size") for size in ("tensor-model", "pipeline-model", "context")
     )
     experts = _count(args, "--expert-model-parallel-size") * _count(args, "--pipeline-model-parallel-size")
     ranks = max(ranks, experts * _count(args, "--expert-tensor-parallel-size"))
@@ -186,9 +172,9 @@ def _missing_gpus(args: Mapping[str, object], machine: Machine) -> list[str]:
     return found
 
 
-def _unknown_to_us(path: Path, family: str, machine: Machine) -> list[str]:
-    if family in OTHER_PROGRAMS:
-        return [f"trained by {OTHER_PROGRAMS[family]}; --megatron-lm runs {PROGRAM} alone"]
+def _unknown_to_us(path: Path, suite: str, machine: Machine) -> list[str]:
+    if suite in OTHER_PROGRAMS:
+        return [f"trained by {OTHER_PROGRAMS[suite]}; --megatron-lm runs {PROGRAM} alone"]
     try:
         case = load_upstream_case(path, platform_name=machine.platform, world_size=machine.world_size)
         if unknown := unknown_flags(case.model_args):

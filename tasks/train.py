@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     nodes = read_nodes(options)
     refuse_alone_only(nodes, retries=options.retries > 0, go_on=options.go_on)
     if options.go_on and options.retries > 0:
-        raise UsageError("--continue and --retries: what a try left is moved aside; give one of them")
+        raise UsageError(
+            "--continue and --retries: a retry moves the files of a failed try aside; give one of them"
+        )
     if nodes.first:
         _check_run_dir(options.run_dir, go_on=options.go_on)
     if options.retries > 0:
@@ -57,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace, barrier: NodeBarrier) -> int:
     setup = prepare(options, barrier.nodes)
     if options.from_start and setup.case.test_type != kept_checkpoint.TYPE:
-        raise UsageError(
-            f"--from-start: {setup.case.name} begins at its first iteration as it is: leave it out"
-        )
+        raise UsageError(f"--from-start: {setup.case.name} begins at its first iteration anyway: drop it")
     load_iteration = None
     if setup.case.test_type == kept_checkpoint.TYPE and not options.from_start:
         checkpoint = kept_checkpoint.check(setup.case, setup.platform.name)
@@ -81,7 +81,7 @@ def _check_run_dir(run_dir: Path, *, go_on: bool) -> None:
         raise UsageError(f"--run-dir {run_dir}: is the checkout itself: give a folder of its own")
     begun, ended = (run_dir / "case.json").exists(), (run_dir / "actual_phase1.json").exists()
     if go_on and not begun:
-        raise UsageError(f"{run_dir} holds no run to go on with: leave out --continue")
+        raise UsageError(f"{run_dir} holds no run to go on with: drop --continue")
     if go_on and ended:
         raise UsageError(f"{run_dir}: its phase 1 came to an end: there is nothing to go on with")
     if begun and not go_on:

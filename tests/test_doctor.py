@@ -191,7 +191,7 @@ def test_exit_5_when_nothing_can_run(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "memory: 1.0 GiB of 3.0 GiB" in capsys.readouterr().out
 
 
-def test_the_crash_case_is_held_to_the_card_of_the_main_case() -> None:
+def test_the_crash_case_is_compared_with_the_card_of_the_main_case() -> None:
     crash, main = (
         {row.platform: row.golden for row in prospects(LAPTOP_CPU, [case])}
         for case in ("gpt3_pp4_crash_resume", "gpt3_pp4_resume")
@@ -200,12 +200,14 @@ def test_the_crash_case_is_held_to_the_card_of_the_main_case() -> None:
     assert any(golden.endswith(".json") for golden in crash.values())
 
 
-@pytest.mark.parametrize(("wanted", "told"), [("bogus", "must be cpu, cuda or not set"), ("cuda", "cuda")])
+@pytest.mark.parametrize(
+    ("wanted", "reported"), [("bogus", "must be cpu, cuda or not set"), ("cuda", "cuda")]
+)
 def test_what_is_asked_for_and_is_not_there_is_lacking(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, wanted: str, told: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, wanted: str, reported: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
     monkeypatch.setattr(platforms, "query_gpus", lambda: ())
     monkeypatch.setenv("CRASH_TEST_DEVICE", wanted)
     assert doctor.main() == 5
-    assert all(told in row["lacks"][0] for row in json.loads(capsys.readouterr().out)["cases"])
+    assert all(reported in row["lacks"][0] for row in json.loads(capsys.readouterr().out)["cases"])

@@ -22,8 +22,8 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATA_PATH", raising=False)
 
 
-def classify(tmp_path: Path, text: str, family: str = "gpt") -> survey.Finding:
-    path = tmp_path / "tests" / "functional_tests" / "test_cases" / family / "one" / "model_config.yaml"
+def classify(tmp_path: Path, text: str, suite: str = "gpt") -> survey.Finding:
+    path = tmp_path / "tests" / "functional_tests" / "test_cases" / suite / "one" / "model_config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return survey.classify(path, MACHINE)
@@ -72,7 +72,7 @@ def test_a_case_whose_data_is_there_runs_here(tmp_path: Path, monkeypatch: pytes
 
 
 def test_cases_of_other_programs_need_them(tmp_path: Path) -> None:
-    finding = classify(tmp_path, OURS, family="t5")
+    finding = classify(tmp_path, OURS, suite="t5")
     assert finding.kind == survey.CHECKOUT
     assert "pretrain_t5.py" in finding.reasons[0]
 
@@ -82,11 +82,11 @@ def test_every_file_is_counted_and_none_ends_the_survey(
 ) -> None:
     monkeypatch.setattr(survey, "this_machine", lambda: MACHINE)
     classify(tmp_path, OURS)
-    classify(tmp_path, "- not a mapping\n", family="moe")
+    classify(tmp_path, "- not a mapping\n", suite="moe")
     assert survey.main([str(tmp_path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"] == {"needs data": 1, "not a training case": 1}
-    assert [case["case"] for case in told["cases"]] == ["gpt/one", "moe/one"]
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["counts"] == {"needs data": 1, "not a training case": 1}
+    assert [case["case"] for case in reported["cases"]] == ["gpt/one", "moe/one"]
     assert survey.main([str(tmp_path)]) == 0
     assert "   2  case files on cpu_x86_64, 8 ranks" in capsys.readouterr().out
 

@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on_from_its_newest_checkpoint_and_says_so(trained: P
 
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
-    assert "leave out --continue" in refused(tmp_path, "--continue")
+    assert "drop --continue" in refused(tmp_path, "--continue")
     assert "--from-start: gpt3_pp4_resume begins" in refused(tmp_path, "--from-start")
     assert "--continue and --retries" in refused(tmp_path, "--continue", "--retries", "1")
 
@@ -200,9 +200,9 @@ def test_a_case_whose_data_set_is_not_here_says_how_to_point_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATA_PATH", raising=False)
-    words = ["gpt3_pp4_resume_common_pile", "--run-dir", str(tmp_path / "run")]
+    argv = ["gpt3_pp4_resume_common_pile", "--run-dir", str(tmp_path / "run")]
     with pytest.raises(CannotRun, match="export DATA_PATH="):
-        train.main(words)
+        train.main(argv)
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"there is no .*my-gpt3_00_text_document\.bin"):
-        train.main(words)
+        train.main(argv)

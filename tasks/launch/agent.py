@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import multiprocessing
@@ -16,7 +15,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tasks.cases.case import Kill
 from tasks.launch import collectives, failures
@@ -32,11 +30,10 @@ from tasks.records import attempts
 from tasks.records.checkpoints import list_checkpoints
 from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.exits import Hang
-from tasks.util.processes import end_with_parent
+from tasks.util.processes import adopt_orphans, descendants, end_with_parent
 from tasks.util.progress import ProgressBoard
 
 _FORK_POLL_S = 0.005
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ class PhaseResult:
     """Result of a launched phase."""
 
     kills: tuple[Killed, ...]
-    start_s: float  # from here to the first rank's first note: imports and forks
+    start_s: float  # until the first rank's first note: imports and forks
     total_s: float
 
 
@@ -102,22 +99,14 @@ def launch(phase: Phase) -> PhaseResult:
         preload(phase.import_settings)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
-        dog = Watchdog(
-            board,
-            phase.directory,
-            phase.steps,
-            phase.hang_timeout_s,
-            several_nodes=phase.nodes.several,
-        )
+        several = phase.nodes.several
+        dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s, several_nodes=several)
         killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
         with failures.classify_agent_errors(phase.directory), _no_process_left_behind(daemon), dog, killer:
             _run_agent(phase, board, dog, daemon)
-    first_note = dog.first_note_s
-    return PhaseResult(
-        kills=tuple(killer.done),
-        start_s=(first_note or time.monotonic()) - begin,
-        total_s=time.monotonic() - begin,
-    )
+    end = time.monotonic()
+    start_s = (dog.first_note_s or end) - begin
+    return PhaseResult(kills=tuple(killer.done), start_s=start_s, total_s=end - begin)
 
 
 def _newest_checkpoint(phase: Phase) -> int | None:
@@ -173,28 +162,13 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
 
 
 def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: int) -> None:
-    """Runs in every forked rank."""
-    end_with_parent(parent=parent)
-    os.register_at_fork(after_in_child=end_with_parent)
-    if phase.device == "cpu":
-        # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    """Run the program in a forked rank, and note its failure."""
     rank = int(os.environ["RANK"])
-    log = open(attempts.rank_log(phase.directory, rank), "a", buffering=1)  # noqa: SIM115 - the rank's for its life
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
-        signal.signal(number, signal.SIG_DFL)
-    board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     attempt = first_attempt + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    _become_rank(phase, rank, parent)
+    board.note(rank, process_id=os.getpid(), step=phase.steps[0] - 1, activity="starting")
     print(attempts.begin_line(rank, attempt, os.getpid()), flush=True)
     print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
-    failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
-    stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     from tasks.ranks import flight_recorder
 
     run = phase.trainer.program()
@@ -218,6 +192,26 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
         for child in multiprocessing.active_children():
             child.kill()
         raise
+
+
+def _become_rank(phase: Phase, rank: int, parent: int) -> None:
+    """Adopt the forked process: end with the agent; own scheduling, log, signal handlers and stack file."""
+    end_with_parent(parent=parent)
+    os.register_at_fork(after_in_child=end_with_parent)
+    if phase.device == "cpu":
+        # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with open(attempts.rank_log(phase.directory, rank), "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    # New objects: the inherited ones may be locked by a thread of the parent that the fork did not copy.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    for number in (signal.SIGINT, signal.SIGTERM):  # not the agent's handler: a waiting rank would not run it
+        signal.signal(number, signal.SIG_DFL)
+    failures.note_file(phase.directory, rank).unlink(missing_ok=True)  # of the attempt before
+    stacks = open(phase.directory / f"rank{rank}.stack", "w")  # noqa: SIM115 - open for the rank's life
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
 
 @contextlib.contextmanager
@@ -253,27 +247,19 @@ def _is_alive(process_id: int) -> bool:
 def _no_process_left_behind(daemon: mps.Daemon) -> Iterator[None]:
     """Adopt orphaned descendants (a killed rank's checkpoint worker), and end all that remain afterwards.
 
-    What was there before is spared, and the guard of ``daemon``, which ends it.
+    Earlier children are spared, and so is the guard of ``daemon``, which ends it.
     """
     import psutil
 
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     before = psutil.Process().children()
     try:
         yield
     finally:
         children = psutil.Process().children()
         new = [child for child in children if child not in before and child.pid != daemon.guard_id]
-        remaining = [process for child in new for process in [child, *_descendants(child)]]
+        remaining = [process for child in new for process in [child, *descendants(child.pid)]]
         for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(remaining, timeout=5)
-
-
-def _descendants(process: Any) -> list[Any]:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []

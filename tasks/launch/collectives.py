@@ -37,12 +37,8 @@ def record_file(directory: Path, rank: int) -> Path:
 
 def read_records(directory: Path, ranks: Mapping[int, object]) -> dict[int, dict]:
     """The records of those ranks that wrote one."""
-    found = {}
-    for rank in ranks:
-        path = record_file(directory, rank)
-        if path.is_file():
-            found[rank] = json.loads(path.read_text())
-    return found
+    paths = {rank: record_file(directory, rank) for rank in ranks}
+    return {rank: json.loads(path.read_text()) for rank, path in paths.items() if path.is_file()}
 
 
 def waiting(records: Mapping[int, Mapping]) -> dict[int, Waiting]:

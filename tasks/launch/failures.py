@@ -1,8 +1,8 @@
 """Classify a failed phase as infrastructure (network, port, disk, memory, SIGKILL) or training.
 
 The evidence is what ranks noted when they failed, and how their processes ended. A failed transport, a port
-taken, a full disk, no memory, a killed process: none of them is a regression, and none ends with "does not
-match". Whatever is not surely one of these counts as failed training.
+taken, a full disk, no memory, a killed process: none is a regression, and none ends with "does not match".
+A failure of unknown kind counts as failed training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,6 @@ from tasks.util.exits import CANNOT_RUN, TRAINING_FAILED, CannotRun, TaskError, 
 from tasks.util.files import disk_is_full, write_atomically
 
 FAILURE_FILE = "failure.json"  # in a phase's folder
-
-
-# ---- kinds of failure ----
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +67,7 @@ KILLED_RANK = Kind(
     retry=True,
     cure="a SIGKILL comes from outside the training: find out who sent it, or try again (--retries 1)",
 )
-KILLED_AGENT = Kind(
-    name="killed agent",
-    exit_code=TRAINING_FAILED,
-    retry=True,
-    cure="a SIGKILL comes from outside the training: find out who sent it, or try again (--retries 1)",
-)
+KILLED_AGENT = replace(KILLED_RANK, name="killed agent")
 KINDS = (TRANSPORT, PORT_TAKEN, NO_SPACE, OUT_OF_MEMORY, KILLED_RANK, KILLED_AGENT)
 
 # In this order: a full disk or lack of memory may break a connection, never the other way round. A timeout of
@@ -95,8 +87,6 @@ _SIGNS = (
         r"|DistNetworkError|Broken pipe",
     ),
 )
-
-
 # Python's own pipe or socket, to a process that the rank started: its checkpoint worker may have failed.
 _LOCAL = re.compile(r"(?:BrokenPipe|ConnectionReset|ConnectionAborted)Error: ")
 
@@ -171,18 +161,13 @@ def memory_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
     return 0
 
 
-# ---- the failure of a phase ----
-
-
 def note_file(directory: Path, rank: int) -> Path:
     """The file in which a rank notes its failure."""
     return directory / f"rank{rank}.failure"
 
 
 def note(directory: Path, rank: int, error: BaseException) -> None:
-    """Note time and error of this rank. The agent's own times are whole seconds: too coarse to separate the
-    rank that failed first from those that lost their connection to it.
-    """
+    """Note time and error of this rank; the agent's times, whole seconds, do not show who failed first."""
     content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
     if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
         content["usage_error"] = str(error)
@@ -257,11 +242,8 @@ def _read_note(path: Path) -> dict[str, Any]:
 def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
     """The rank that failed first, and its cause; a rank that was killed or left at once noted none."""
     noted = {rank: failure for rank, failure in failures.items() if failure.error is not None}
-    ended = [
-        rank
-        for rank, failure in failures.items()
-        if rank not in noted and failure.exit_code not in (None, -signal.SIGTERM)
-    ]
+    silent = {rank: failure.exit_code for rank, failure in failures.items() if rank not in noted}
+    ended = [rank for rank, code in silent.items() if code not in (None, -signal.SIGTERM)]
     if noted and not ended:
         # a lost connection is a consequence when another rank has failed
         causes = {rank: one for rank, one in noted.items() if kind_of(one.error or "") is not TRANSPORT}
@@ -271,7 +253,7 @@ def _first(failures: Mapping[int, RankFailure]) -> tuple[int, str]:
     code = failures[rank].exit_code or 0
     if code < 0:
         return rank, f"was killed by {signal.Signals(-code).name}"
-    return rank, f"ended with exit code {code} before it had finished, and did not say why"
+    return rank, f"ended with exit code {code} before it had finished, and reported no error"
 
 
 def _tail(log: Path, lines: int = 12) -> str:

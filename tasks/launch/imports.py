@@ -23,7 +23,7 @@ from tasks.launch.trainer import OURS, TrainerUnderTest
 from tasks.util.exits import HANG
 from tasks.util.processes import end_with_parent
 
-# What every rank would import for itself otherwise.
+# Every rank would otherwise import these itself.
 _SHARED_MODULES = (
     "multiprocessing.managers",  # megatron's asynchronous checkpoint writer
     "torch._dynamo",  # megatron's fused functions
@@ -77,7 +77,7 @@ def _compile_elsewhere(wanted: ImportSettings) -> None:
     if child:
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) == HANG:
-            os._exit(HANG)  # it has said where
+            os._exit(HANG)  # the child has printed its stack
         return
     end_with_parent(parent=parent)
     with contextlib.suppress(BaseException):  # reported by the process that needs the imports

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tasks.machine.nodes import Nodes
 from tasks.util.exits import HANG, PASSED, TRAINING_FAILED, CannotRun, TaskError, UsageError
+from tasks.util.files import write_atomically
 
 _POLL_S = 0.2
 GRACE_S = 20.0  # for the results of other nodes once this one has failed
@@ -81,9 +82,7 @@ class NodeBarrier:
         return (over["code"], over["message"]) if over else None
 
     def publish_and_wait(self, code: int, message: str) -> tuple[int, str]:
-        """Publish this node's result, then wait for and return the outcome; node 0 decides when all have
-        ended.
-        """
+        """Publish this node's result; return the outcome, which node 0 decides when all have ended."""
         self._write(f"{_END}{self.nodes.rank}", {"code": code, "message": message})
         if not self.first:
             return self._wait_for_result(code, message)
@@ -96,8 +95,7 @@ class NodeBarrier:
 
     def _results(self, code: int) -> dict[int, dict | None]:
         """Results by node; after a failure, only of nodes that had started."""
-        began = self._all(_BEGIN)
-        ended = self._all(_END)
+        began, ended = self._all(_BEGIN), self._all(_END)
         return {rank: entry for rank, entry in ended.items() if entry or began[rank] or not code}
 
     def abort(self, message: str) -> None:
@@ -109,9 +107,7 @@ class NodeBarrier:
         deadline = time.monotonic() + (2 * GRACE_S if code else self.nodes.timeout_s)
         while (heard := self._read(_OUTCOME)) is None:
             if time.monotonic() > deadline:
-                silent = (
-                    "node 0 did not say how it went: it has ended, or --run-dir is not the same folder there"
-                )
+                silent = "node 0 reported no outcome: it has ended, or --run-dir is another folder there"
                 return code or TRAINING_FAILED, f"{message}\n{silent}" if message else silent
             self._wait()
         return heard["code"], message or _from_node(0, heard["message"])
@@ -137,8 +133,6 @@ class NodeBarrier:
             return None
 
     def _write(self, what: str, content: Mapping[str, object]) -> None:
-        from tasks.util.files import write_atomically
-
         write_atomically(self._path(what), json.dumps(content, indent=1))
 
     def _wait(self) -> None:
@@ -181,7 +175,7 @@ def decide(entries: Mapping[int, dict | None]) -> tuple[int, str]:
     if not failed:
         return PASSED, ""
     code = HANG if HANG in failed.values() else next(iter(failed.values()))
-    lost = "said nothing: its process has ended, or the machine is gone"
+    lost = "reported nothing: its process has ended, or the machine is gone"
     texts = {rank: lost if entries[rank] is None else entries[rank]["message"] for rank in failed}
     lines = dict.fromkeys(_from_node(rank, text) for rank, text in texts.items() if text)  # each once
     return code, "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One phase of a test case, launched and collected: what ``train`` and ``resume`` share."""
+"""Launch one phase of a test case and collect its results, for ``train`` and ``resume``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.machine import platforms
 from tasks.records import attempts, fingerprint
 from tasks.records.card_store import write_card
 from tasks.records.checkpoints import FALLBACKS
-from tasks.records.events import read_attempts, read_events
+from tasks.records.events import read_events
 from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity, Topology
 from tasks.util.exits import TrainingFailed, UsageError
 from tasks.util.files import read_json_object, write_atomically
@@ -30,9 +30,8 @@ def resume_iteration(case: Case) -> int:
     Raises:
         UsageError: the case saves none.
     """
-    interval = int(case.model_args.get("--save-interval") or 0)
-    last = case.last_iteration()
-    iteration = (last - 1) // interval * interval if interval else 0
+    every, last = int(case.model_args.get("--save-interval") or 0), case.last_iteration()
+    iteration = (last - 1) // every * every if every else 0
     if not iteration:
         raise UsageError(
             f"{case.name}: no checkpoint before iteration {last} to restart from; see --save-interval"
@@ -134,18 +133,18 @@ def phase_argv(setup: Setup, number: int, load_iteration: int | None) -> list[st
 
 
 def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, str]) -> None:
-    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from what the ranks left; after restarts also
-    ``actual_phase<N>_attempt<M>.json``, what each attempt logged. ``facts``: the phase's fingerprint.
+    """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from the ranks' files; after restarts also the
+    values of each attempt, ``actual_phase<N>_attempt<M>.json``. ``facts``: the phase's fingerprint.
     """
     directory = setup.run_dir / f"phase{number}"
-    actual = setup.trainer.judged(read_events(directory / "tensorboard"))
+    actual, logged = read_events(directory / "tensorboard")
+    actual = setup.trainer.judged(actual)
     losses = actual.metrics.get(LM_LOSS.name)
     if losses is None:
         raise TrainingFailed(f"{directory}: no lm loss was recorded; see the ranks' logs there")
     _refuse_early_end(setup, int(losses.steps[-1]), directory)
-    logged = read_attempts(directory / "tensorboard")
-    every = attempts.records(directory, logged, setup.platform.world_size)
-    every = [attempt | {"subject": setup.trainer.name} for attempt in every]
+    found = attempts.records(directory, logged, setup.platform.world_size)
+    every = [attempt | {"subject": setup.trainer.name} for attempt in found]
     last = every[-1]
     record = {
         "phase": number,
@@ -200,7 +199,7 @@ def check_same_run(setup: Setup) -> None:
     case_file = setup.run_dir / "case.json"
     trained, here = read_json_object(case_file).get("fingerprint"), setup.fingerprint
     if not isinstance(trained, dict):
-        raise UsageError(f"{case_file}: does not tell what was run: train again in another --run-dir")
+        raise UsageError(f"{case_file}: has no fingerprint of a run: train again in another --run-dir")
     for name in ("case", "corpus"):
         if trained.get(name) != here[name]:
             raise UsageError(
@@ -221,7 +220,7 @@ def fallbacks(folder: Path) -> list[str]:
 
 
 def write_case_file(setup: Setup) -> None:
-    """``case.json``: what is run, and what its result depends on."""
+    """Write ``case.json``: the case, its fingerprint and its environment."""
     content = {
         "case": setup.case.resolved(),
         "case_name": setup.case.name,

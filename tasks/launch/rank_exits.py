@@ -16,12 +16,12 @@ from typing import Any
 def all_exit_codes(
     first_rank: int, *, restarts: int, before_restart: Callable[[], object]
 ) -> Iterator[dict[int, int]]:
-    """Yield the exit codes of all ranks that failed by themselves in the last attempt, once it has ended; 0
-    is the code of a rank that left without finishing. Inside the context, such a rank fails the attempt.
+    """Yield the exit codes of all ranks that failed by themselves in the last attempt, once it has ended; 0:
+    the rank left without finishing, which fails the attempt here.
 
-    A killed rank cannot report itself: if the agent reports another one, which lost its connection to it, the
-    connection looks like the cause. ``first_rank``: the first on this node. ``before_restart`` is called once
-    for each attempt that failed, when ``restarts`` allow another one.
+    A killed rank reports nothing, and the agent may name a rank that only lost its connection to it.
+    ``first_rank``: the first on this node. ``before_restart`` is called once for each attempt that failed,
+    when ``restarts`` allow another one.
     """
     from torch.distributed.elastic.multiprocessing.api import MultiprocessContext
 

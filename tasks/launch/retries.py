@@ -39,14 +39,8 @@ def supervise(task: str, argv: Sequence[str], *, run_dir: Path, phase: int, retr
         print(f"infrastructure failure in phase {phase} ({kind.name}): {message}", file=sys.stderr)
         kept = _next_free(run_dir, phase)
         again = kind.retry and attempt <= retries
-        _note(
-            run_dir,
-            phase=phase,
-            attempt=attempt,
-            kind=kind.name,
-            message=message,
-            kept=kept.name if again else "",
-        )
+        name = kept.name if again else ""
+        _note(run_dir, phase=phase, attempt=attempt, kind=kind.name, message=message, kept=name)
         if not again:
             print(f"not retried: {kind.cure}", file=sys.stderr)
             break

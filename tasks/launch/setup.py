@@ -121,11 +121,8 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
     """
     if (options.case is None) == (options.case_file is None):
         raise UsageError("give one case: the name of a folder of test_cases/, or --case-file PATH")
-    common = {
-        "platform_name": platform.name,
-        "overrides": parse_settings(options.set),
-        "world_size": platform.world_size,
-    }
+    settings, name, ranks = parse_settings(options.set), platform.name, platform.world_size
+    common = {"platform_name": name, "overrides": settings, "world_size": ranks}
     if options.case_file is None:
         return load_case(options.case, **common)
     case = load_upstream_case(options.case_file, **common, ours=tested.own)
@@ -174,8 +171,7 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
         return corpus.existing(data_path)
     if case.corpus is not None:
         return corpus.build(case.corpus)
-    missing = [name for name in case.names_needed() if name == "DATA_PATH" and not os.environ.get(name)]
-    if missing:
+    if "DATA_PATH" in case.names_needed() and not os.environ.get("DATA_PATH"):
         raise CannotRun(
             f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
         )
@@ -200,14 +196,8 @@ def named_data(case: Case) -> Path:
 
 
 def _check_text(data: corpus.Built, split: str) -> None:
-    """Refuse a data set whose training split is empty.
-
-    Raises:
-        UsageError: there is nothing to train on.
-    """
-    if data.tokens and training_sequences(split, data.sequences):
-        return
-    if data.sha256 != "mock-data":
+    trainable = data.tokens and training_sequences(split, data.sequences)
+    if not trainable and data.sha256 != "mock-data":
         raise UsageError(
             f"{data.prefix}: {data.sequences} sequences, {data.tokens} tokens: --split {split} leaves none to"
             " train on; give its first share more, or another data set"

@@ -14,10 +14,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.launch import collectives
+from tasks.util.processes import descendants
 
 _ANSWERS_S = 3.0
 _SETTLED_S = 0.2
@@ -26,20 +27,18 @@ _PY_SPY_S = 15.0
 
 
 def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str]]:
-    """The innermost Python line of each rank, then a line for each process that it started.
-
-    ``processes``: process ids of the ranks that are alive. Between them stands what collective a
-    rank waits in, where torch's flight recorder knows of one.
+    """The innermost Python line of each rank, the collective that it waits in, if any, and a line for each
+    process that it started. ``processes``: process ids of the ranks that are alive.
     """
     stopped = {rank for rank, process_id in processes.items() if is_stopped(process_id)}
-    children = {rank: _children(process_id) for rank, process_id in processes.items()}
+    running = {rank: processes[rank] for rank in processes.keys() - stopped}
+    children = {
+        rank: [child.pid for child in descendants(process_id)] for rank, process_id in processes.items()
+    }
     before = {rank: _text(directory, rank) for rank in processes}
-    asked = [rank for rank in processes.keys() - stopped if _ask(processes[rank])]
-    _wait_for_answers(directory, {rank: before[rank] for rank in asked})
+    _wait_for_answers(directory, {rank: before[rank] for rank in running if _ask(running[rank])})
     said = {rank: [_said(directory, rank, before[rank], rank in stopped)] for rank in processes}
-    for rank, one in _waiting(
-        directory, {rank: processes[rank] for rank in processes.keys() - stopped}
-    ).items():
+    for rank, one in _waiting(directory, running).items():
         said[rank].append(str(one))
     # one after the other: the processes of a rank write into one file
     for index in range(max(map(len, children.values()), default=0)):
@@ -48,14 +47,13 @@ def collect(directory: Path, processes: Mapping[int, int]) -> dict[int, list[str
         asked = [rank for rank, child in one_each.items() if not is_stopped(child) and _ask(child)]
         _wait_for_answers(directory, {rank: before[rank] for rank in asked})
         for rank, child in one_each.items():
-            said[rank].append(
-                f"its process {child}: {_said(directory, rank, before[rank], is_stopped(child))}"
-            )
+            line = _said(directory, rank, before[rank], is_stopped(child))
+            said[rank].append(f"its process {child}: {line}")
     return said
 
 
 def _waiting(directory: Path, processes: Mapping[int, int]) -> dict[int, collectives.Waiting]:
-    """After the stacks, for a handler that answers would be the innermost line of one."""
+    """The collective that each rank waits in; asked after the stacks, which would show this handler."""
     files = {rank: collectives.record_file(directory, rank) for rank in processes}
     for path in files.values():
         path.unlink(missing_ok=True)
@@ -74,7 +72,7 @@ def collect_native(directory: Path, processes: Mapping[int, int]) -> bool:
     running = []
     for rank, process_id in processes.items():
         with open(directory / f"rank{rank}.native-stack", "w") as file:
-            for one in (process_id, *_children(process_id)):
+            for one in (process_id, *(child.pid for child in descendants(process_id))):
                 command = [py_spy, "dump", "--native", "--pid", str(one)]
                 running.append(subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL))
     deadline = time.monotonic() + _PY_SPY_S
@@ -103,14 +101,6 @@ def _ask(process_id: int, number: int = signal.SIGUSR1) -> bool:
             os.kill(process_id, number)
             return True
     return False
-
-
-def _children(process_id: int) -> Sequence[int]:
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [child.pid for child in psutil.Process(process_id).children(recursive=True)]
-    return []
 
 
 def _wait_for_answers(directory: Path, before: Mapping[int, str]) -> None:

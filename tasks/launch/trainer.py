@@ -50,7 +50,7 @@ class TrainerUnderTest:
         return self.loop == OWN
 
     def facts(self) -> dict[str, str]:
-        """For the fingerprint; nothing for our own program, whose commit is there already."""
+        """Facts for the fingerprint; none for our own program, whose commit is there already."""
         return {} if self.own else {"subject": self.name, "megatron-lm": self.version}
 
     def measured(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,14 +58,14 @@ class TrainerUnderTest:
         return tuple(name for name in metrics if self.own or not metric_named(name).ours)
 
     def judged(self, actual: Card) -> Card:
-        """Of all that Megatron-LM logs, what has a rule here; batch size and reserved memory say nothing."""
+        """The metrics that have a rule here; Megatron-LM logs more, such as the batch size."""
         if self.own:
             return actual
         known = {name: metric for name, metric in actual.metrics.items() if name in METRICS}
         return replace(actual, metrics=known)
 
     def extra_flags(self, model_args: Mapping[str, object], device: str) -> list[str]:
-        """Flags that the machine or our text makes necessary, to be put behind those of the case."""
+        """Flags that this machine or our text needs, to be appended to those of the case."""
         if self.own:
             return []
         flags = {}
@@ -74,10 +74,9 @@ class TrainerUnderTest:
         chosen = not model_args.get("--async-save") or "--async-strategy" in model_args
         if not chosen and not _resiliency_package() and self._has(_STRATEGY, _STRATEGY_FILES):
             flags["--async-strategy"] = "mcore"  # the default is that package's
-        if model_args.get("--tokenizer-type") == "NullTokenizer" and not self._has(
-            _END_APART, _TOKENIZER_FILES
-        ):
-            # It counts the token that ends a document among the vocabulary. The case does not, as older ones.
+        null_tokenizer = model_args.get("--tokenizer-type") == "NullTokenizer"
+        if null_tokenizer and not self._has(_END_APART, _TOKENIZER_FILES):
+            # It counts the end-of-document token in --vocab-size; the case and older versions do not.
             flags["--vocab-size"] = str(int(model_args["--vocab-size"]) + 1)
         if model_args.get("--dist-ckpt-strictness") == "raise_all":
             # Megatron-LM saves the state of its rerun machine and asks for it back only after a fault: the
@@ -151,7 +150,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose(options: argparse.Namespace) -> TrainerUnderTest:
-    """The subject that the command line asks for.
+    """The trainer that the command line asks for.
 
     Raises:
         UsageError: no checkout there, flags that exclude each other, a wheel without ``megatron.training``.

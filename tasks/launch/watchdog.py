@@ -84,7 +84,7 @@ class Watchdog:
                 self._end_hang(rows, now - last_change)
                 break
         while self.hang_report is not None and not self._stop.wait(_POLL_S):
-            self._kill(self._board.rows())  # whom the agent started again: a hang ends the phase
+            self._kill(self._board.rows())  # ranks that the agent started again: a hang ends the phase
 
     def _timeout_s(self) -> float:
         if self._hang_timeout_s is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -39,9 +38,9 @@ from tasks.records import manifest
 from tasks.records.checkpoints import Choice, iteration_folder, write_tracker
 from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.files import disk_is_full
+from tasks.util.processes import allow_tracer
 
 RANDOM_STATES = "rng_state"
-_PR_SET_PTRACER = 0x59616D61
 _POLL_S = 0.05
 
 
@@ -83,7 +82,7 @@ def _give_access(worker: int) -> None:
     So it gets at device memory in expandable segments. Where the kernel has Yama, as Ubuntu's, a child may
     not, unless its parent names it; elsewhere there is nothing to name.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(worker), 0, 0, 0)
+    allow_tracer(worker)
 
 
 def _refuse_dead_worker(queue: AsyncCallsQueue, folder: str | None) -> None:

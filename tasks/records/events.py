@@ -7,6 +7,7 @@ Reads the records itself: TensorBoard's loaders end silently at a damaged record
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ _ATTEMPT = re.compile(r"\.attempt(\d+)$")
 SAMPLES_SUFFIX = " vs samples"  # Megatron-LM writes these again with consumed samples in the place of steps
 
 
-def read_events(tensorboard_dir: Path) -> Card:
-    """Every scalar of a folder's event files, at full precision (float32 as written).
+def read_events(tensorboard_dir: Path) -> tuple[Card, dict[int, Card]]:
+    """Scalars of a folder's event files, at full precision (float32 as written): the phase's card, and a card
+    of each attempt, also with values that a later one superseded. An attempt that logged nothing is skipped.
+    The name of a file ends with its attempt; one without is of attempt 0.
 
     A step that was logged again, after a crash and a restart, has the value that was written last: files are
         taken in the order of the attempts that they name, then of their first record's time (a clock may be
@@ -37,24 +40,13 @@ def read_events(tensorboard_dir: Path) -> Card:
             twice.
         UsageError: a damaged record before the end of a file.
     """
-    card = _card_of(_event_files(tensorboard_dir))
+    runs = _runs(_event_files(tensorboard_dir))
+    card = _card_of(runs)
     if not card.metrics:
         raise TrainingFailed(f"{tensorboard_dir}: event files without a scalar: the training logged no step")
-    return card
-
-
-def read_attempts(tensorboard_dir: Path) -> dict[int, Card]:
-    """Values logged by each attempt of a phase, also those that a later one superseded. An attempt that
-    logged nothing is skipped. The name of a file ends with its attempt; one without is of attempt 0.
-
-    Raises:
-        TaskError: as in ``read_events``.
-    """
-    files: dict[int, list[Path]] = {}
-    for path in _event_files(tensorboard_dir):
-        files.setdefault(_attempt(path), []).append(path)
-    cards = {attempt: _card_of(paths) for attempt, paths in sorted(files.items())}
-    return {attempt: card for attempt, card in cards.items() if card.metrics}
+    by_attempt = itertools.groupby(runs, key=lambda run: _attempt(run[0]))
+    cards = {attempt: _card_of(list(own)) for attempt, own in by_attempt}
+    return card, {attempt: own for attempt, own in cards.items() if own.metrics}
 
 
 def read_log_times(tensorboard_dir: Path, tag: str) -> dict[int, float]:
@@ -87,16 +79,20 @@ def _event_files(tensorboard_dir: Path) -> list[Path]:
     return files
 
 
-def _card_of(files: list[Path]) -> Card:
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+def _runs(files: list[Path]) -> list[tuple[Path, list]]:
+    """Files that hold events, in the order of their attempts and begins."""
+    from tensorboard.compat.proto.event_pb2 import Event
 
-    runs = []
-    for path in files:
-        events = [Event.FromString(record) for record in _records(path)]
-        if events:
-            runs.append((events[0].wall_time, path, events))
+    read = ((path, [Event.FromString(record) for record in _records(path)]) for path in files)
+    runs = [(path, events) for path, events in read if events]
+    return sorted(runs, key=lambda run: (_attempt(run[0]), run[1][0].wall_time, run[0].name))
+
+
+def _card_of(runs: list[tuple[Path, list]]) -> Card:
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
     scalars = _Scalars()
-    for _, path, events in sorted(runs, key=lambda run: (_attempt(run[1]), run[0], run[1].name)):
+    for path, events in runs:
         for event in events:
             if event.session_log.status == SessionLog.START:
                 scalars.forget_from(event.step)

@@ -1,4 +1,4 @@
-"""The parts of a launch, without a training: what ranks find, wait for and are told; what is left behind."""
+"""The parts of a launch, without a training: start and arguments of a rank, and clean-up."""
 
 from __future__ import annotations
 

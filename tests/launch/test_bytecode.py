@@ -1,4 +1,4 @@
-"""Bytecode is kept beside the corpora where the interpreter was told to write none."""
+"""Bytecode is kept beside the corpora where the interpreter may write none."""
 
 from __future__ import annotations
 

@@ -110,10 +110,10 @@ def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> N
         except OSError as cause:
             raise RuntimeError("the connection to the store has failed") from cause
 
-    with pytest.raises(InfrastructureFailure, match="port taken: the elastic agent") as told:  # noqa: SIM117
+    with pytest.raises(InfrastructureFailure, match="port taken: the elastic agent") as caught:  # noqa: SIM117
         with classify_agent_errors(tmp_path):
             failing()
-    assert told.value.exit_code == 5
+    assert caught.value.exit_code == 5
     assert json.loads((tmp_path / "failure.json").read_text())["kind"] == "port taken"
     with pytest.raises(ValueError, match="anything else"), classify_agent_errors(tmp_path):
         raise ValueError("anything else")

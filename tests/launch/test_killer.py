@@ -1,4 +1,4 @@
-"""The killer kills who it is told to, after the step it is told, once an attempt."""
+"""The killer kills the ranks of the case, after their step, once an attempt."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def together(
 
     def run(rank: int) -> None:
         try:
-            among = node(rank, count=len(works), timeout_s=timeout_s)
-            outcomes[rank] = (run_on_all_nodes(among, run_dir, step, works[rank]), "")
+            nodes = node(rank, count=len(works), timeout_s=timeout_s)
+            outcomes[rank] = (run_on_all_nodes(nodes, run_dir, step, works[rank]), "")
         except TaskError as error:
             outcomes[rank] = (error.exit_code, str(error))
 
@@ -136,11 +136,11 @@ def test_a_node_that_says_nothing_is_not_waited_for_forever(
     monkeypatch.setattr(node_barrier, "GRACE_S", 0.3)
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/train.begin1.json").write_text(json.dumps(FACTS))
-    with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: said nothing") as failed:
+    with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: reported nothing") as failed:
         run_on_all_nodes(node(0), tmp_path, "train", raises(_failed("a rank failed")))
     assert failed.value.exit_code == TRAINING_FAILED
     run_dir = tmp_path / "other"
-    with pytest.raises(TaskError, match="node 0 did not say how it went") as failed:
+    with pytest.raises(TaskError, match="node 0 reported no outcome") as failed:
         run_on_all_nodes(node(1), run_dir, "train", raises(_failed("connection closed"), ready=False))
     assert failed.value.exit_code == TRAINING_FAILED
 
@@ -170,13 +170,13 @@ def test_once_a_node_has_failed_those_that_came_have_a_moment_and_the_others_non
     assert clock.now == 0
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/train.begin1.json").write_text(json.dumps(FACTS))
-    with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: said nothing"):
+    with pytest.raises(TaskError, match=r"node 0: a rank failed\nnode 1: reported nothing"):
         run_on_all_nodes(
             node(0, timeout_s=600), tmp_path, "train", raises(_failed("a rank failed"), ready=False)
         )
     assert node_barrier.GRACE_S <= clock.now < node_barrier.GRACE_S + 1
     clock.now = 0.0
-    with pytest.raises(TaskError, match="node 1: said nothing"):
+    with pytest.raises(TaskError, match="node 1: reported nothing"):
         run_on_all_nodes(node(0, timeout_s=600), tmp_path, "diff", lambda _: PASSED)
     assert 600 <= clock.now < 601, "it may be far behind, and all went well so far"
 
@@ -185,7 +185,7 @@ def test_a_node_that_does_not_hear_from_node_0_has_not_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_barrier, "time", Clock())
-    with pytest.raises(TaskError, match="node 0 did not say how it went") as failed:
+    with pytest.raises(TaskError, match="node 0 reported no outcome") as failed:
         run_on_all_nodes(node(1), tmp_path, "train", lambda _: PASSED)
     assert failed.value.exit_code == TRAINING_FAILED
 

@@ -11,10 +11,10 @@ from tasks.launch.options import PHASE, add_options, add_phase_arguments, argv
 from tasks.machine import nodes
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_options(parser)
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def test_options_are_handed_on_as_they_were_given() -> None:

@@ -28,8 +28,8 @@ from tests.setups import RESHARD, setup_of
 LOOP = TrainerUnderTest(loop=MEGATRON, name="megatron-core-0.19.2", version="0.19.2")
 
 
-def value(words: list[str], flag: str) -> str:
-    return words[words.index(flag) + 1]
+def value(argv: list[str], flag: str) -> str:
+    return argv[argv.index(flag) + 1]
 
 
 @pytest.mark.parametrize(("gpus", "ranks_per_gpu"), [(0, 0), (1, 4), (2, 2), (8, 1)])
@@ -70,9 +70,9 @@ def test_a_restart_has_other_flags_and_the_same_checkpoint() -> None:
 
 def test_a_checkpoint_that_the_run_did_not_make_is_loaded_and_not_saved_over() -> None:
     kept = dataclasses.replace(setup_of("gpt3_pp4_frozen_resume"), load_from=Path("/kept"))
-    words = phase.phase_argv(kept, 1, 10)
-    assert (value(words, "--load"), value(words, "--save")) == ("/kept", "/run/checkpoints")
-    assert (value(words, "--ckpt-step"), "--exit-on-missing-checkpoint" in words) == ("10", True)
+    argv = phase.phase_argv(kept, 1, 10)
+    assert (value(argv, "--load"), value(argv, "--save")) == ("/kept", "/run/checkpoints")
+    assert (value(argv, "--ckpt-step"), "--exit-on-missing-checkpoint" in argv) == ("10", True)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -84,21 +84,26 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
     monkeypatch.setattr(phase, "launch", lambda what: launched.append(what) or outcome)
     monkeypatch.setattr(phase, "collect", lambda *what: results.append(what))
     monkeypatch.setattr(NodeBarrier, "ready", lambda _, facts: meets.append(facts))
-    among = nodes.Nodes(count=2, rank=rank, endpoint="127.0.0.1:29400")
+    nodes_here = nodes.Nodes(count=2, rank=rank, endpoint="127.0.0.1:29400")
     made = dataclasses.replace(
-        setup_of("gpt3_pp4_resume"), run_dir=tmp_path, hang_timeout_s=8.0, max_restarts=2, nodes=among
+        setup_of("gpt3_pp4_resume"), run_dir=tmp_path, hang_timeout_s=8.0, max_restarts=2, nodes=nodes_here
     )
     (tmp_path / "phase2.json").touch()
     other = CheckpointIdentity(case=None, topology=None)
-    phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50)
-    phase.run_phase(made, 2, NodeBarrier(among, tmp_path, "resume"), load_iteration=50, expected=other)
+    phase.run_phase(made, 2, NodeBarrier(nodes_here, tmp_path, "resume"), load_iteration=50)
+    phase.run_phase(made, 2, NodeBarrier(nodes_here, tmp_path, "resume"), load_iteration=50, expected=other)
     first, second = launched
     assert (first.steps, first.directory, first.checkpoints) == (
         (51, 100),
         tmp_path / "phase2",
         tmp_path / "checkpoints",
     )
-    assert (first.world_size, first.hang_timeout_s, first.max_restarts, first.nodes) == (8, 8.0, 2, among)
+    assert (first.world_size, first.hang_timeout_s, first.max_restarts, first.nodes) == (
+        8,
+        8.0,
+        2,
+        nodes_here,
+    )
     assert first.env_vars == made.platform.variables(made.case.env_vars)
     assert first.expected == first.identity == second.identity == phase.identity_of(made)
     assert second.expected == other
@@ -197,7 +202,7 @@ def test_a_phase_that_logged_nothing_or_ended_early_has_failed(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"fingerprint": None}, "does not tell what was run"),
+        ({"fingerprint": None}, "has no fingerprint of a run"),
         ({"case": "f" * 64}, "trained with another case"),
         ({"corpus": "f" * 64}, "trained with another corpus"),
         ({"megatron-lm": "19ba895"}, "trained by another program"),

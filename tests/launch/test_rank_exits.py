@@ -1,4 +1,4 @@
-"""Every rank's end is told, also that of one which leaves without a word."""
+"""Every rank's exit code is reported, also when it leaves without finishing."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def attempt(*exit_codes: int | None) -> object:
 
 def test_each_failed_attempt_is_told_once_if_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MultiprocessContext, "_close", lambda *_, **__: None)
-    told: list[dict[int, int]] = []
-    with all_exit_codes(4, restarts=2, before_restart=lambda: told.append(dict(codes))) as codes:
+    reported: list[dict[int, int]] = []
+    with all_exit_codes(4, restarts=2, before_restart=lambda: reported.append(dict(codes))) as codes:
         for ended in ((None, -signal.SIGKILL), (1, -signal.SIGTERM), (3, None)):
             closed(attempt(*ended))
-    assert told == [{5: -signal.SIGKILL}, {4: 1}]
+    assert reported == [{5: -signal.SIGKILL}, {4: 1}]
     assert codes == {4: 3}, "those of the last attempt are known all the same"
 
 

@@ -33,10 +33,10 @@ def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "find_data", lambda case, path: built)
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_phase_arguments(parser)
-    return parser.parse_args([*words, "--run-dir", "runs/mine"])
+    return parser.parse_args([*argv, "--run-dir", "runs/mine"])
 
 
 def several(count: int) -> Nodes:
@@ -44,7 +44,7 @@ def several(count: int) -> Nodes:
 
 
 @pytest.mark.parametrize(
-    ("words", "restarts"),
+    ("argv", "restarts"),
     [
         ([CALM], 0),
         ([CRASHING], 1),
@@ -53,12 +53,12 @@ def several(count: int) -> Nodes:
         ([CALM, "--max-restarts", "2"], 2),
     ],
 )
-def test_ranks_are_started_again_once_a_kill_or_as_often_as_was_said(words: list[str], restarts: int) -> None:
-    assert setup.prepare(parsed(*words)).max_restarts == restarts
+def test_ranks_are_started_again_once_a_kill_or_as_often_as_asked(argv: list[str], restarts: int) -> None:
+    assert setup.prepare(parsed(*argv)).max_restarts == restarts
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["--max-restarts", "-1"], "--max-restarts -1: must be at least 0"),
         (["--retries", "-1"], "--retries -1: must be at least 0"),
@@ -67,9 +67,9 @@ def test_ranks_are_started_again_once_a_kill_or_as_often_as_was_said(words: list
         (["--case-file", "elsewhere.yaml"], "give one case"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(words: list[str], message: str) -> None:
+def test_options_that_make_no_sense_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        setup.prepare(parsed(CALM, *words))
+        setup.prepare(parsed(CALM, *argv))
 
 
 def test_there_must_be_a_case() -> None:
@@ -165,10 +165,10 @@ def test_a_checkout_cannot_divide_by_0_either(tmp_path: Path, size: str) -> None
         (tmp_path / file).touch()
     case = load_case(CALM, platform_name="cpu_x86_64")
     (tmp_path / "model_config.yaml").write_text(yaml.safe_dump({"MODEL_ARGS": case.model_args}))
-    words = ["--case-file", str(tmp_path), "--megatron-lm", str(tmp_path), "--subject", "stub"]
-    assert setup.prepare(parsed(*words)).case.world_size == 8
+    argv = ["--case-file", str(tmp_path), "--megatron-lm", str(tmp_path), "--subject", "stub"]
+    assert setup.prepare(parsed(*argv)).case.world_size == 8
     with pytest.raises(UsageError, match=f"--{size}: 0 must be a whole number of at least 1"):
-        setup.prepare(parsed(*words, "--set", f"{size}=0"))
+        setup.prepare(parsed(*argv, "--set", f"{size}=0"))
 
 
 def test_values_without_effect_are_reported_at_the_start(

@@ -15,6 +15,7 @@ import pytest
 
 from tasks.launch import collectives, stacks
 from tasks.util.files import REPOSITORY
+from tasks.util.processes import descendants
 from tests.program import command_of
 
 
@@ -23,9 +24,9 @@ def rank(tmp_path: Path) -> Iterator[psutil.Process]:
     command = command_of("processes.wait_beside_others", [str(tmp_path / "rank1.stack")], tmp_path / "answer")
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
-        yield family[0]
-        for one in family:
+        processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+        yield processes[0]
+        for one in processes:
             one.kill()
 
 
@@ -76,12 +77,12 @@ def test_what_a_rank_started_is_asked_however_little_the_others_started(
 def test_what_a_process_of_a_rank_started_belongs_to_it_too() -> None:
     with subprocess.Popen(["sh", "-c", "(sleep 60; true) & wait"], start_new_session=True) as shell:
         deadline = time.monotonic() + 10
-        while len(stacks._children(shell.pid)) < 2 and time.monotonic() < deadline:
+        while len(descendants(shell.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        found = stacks._children(shell.pid)
+        found = [child.pid for child in descendants(shell.pid)]
         os.killpg(shell.pid, signal.SIGKILL)
     assert len(found) == 2
-    assert stacks._children(shell.pid) == []
+    assert descendants(shell.pid) == []
 
 
 def test_a_rank_that_does_not_answer_is_not_waited_for_forever(

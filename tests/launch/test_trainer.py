@@ -148,9 +148,9 @@ def test_a_crash_case_of_megatron_lm_is_refused_before_it_starts(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
-    words = ["gpt3_pp4_crash_resume", "--run-dir", str(tmp_path / "run"), "--megatron-lm", str(checkout)]
+    argv = ["gpt3_pp4_crash_resume", "--run-dir", str(tmp_path / "run"), "--megatron-lm", str(checkout)]
     with pytest.raises(UsageError, match=r"kills ranks.*run it with our training program"):
-        train.main([*words, "--subject", "mine"])
+        train.main([*argv, "--subject", "mine"])
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.ranks import checkpoint, mcore_compat
 from tasks.ranks.checkpoint import Checkpoints
+from tasks.util import processes
 
 NO_BYTES = 1000  # free, when a disk is full
 
@@ -25,7 +26,7 @@ def started(core: str, changes: dict[str, object]) -> list[list[object]]:
         calls.append(["results", mp_mode])
 
     libc = SimpleNamespace(prctl=lambda option, process, *_: calls.append([hex(option), process.value]))
-    checkpoint.ctypes = SimpleNamespace(CDLL=lambda name: libc, c_ulong=ctypes.c_ulong)
+    processes.ctypes = SimpleNamespace(CDLL=lambda name: libc, c_ulong=ctypes.c_ulong)
     mcore_compat.PersistentAsyncCaller._persistent_process = SimpleNamespace(pid=4321)
     queue = checkpoint.AsyncCallsQueue
     if core == "able":

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tasks.cases.metrics import METRICS, metric_named
-from tasks.records.events import read_attempts, read_events, read_log_times
+from tasks.records.events import read_events, read_log_times
 from tasks.util.exits import TrainingFailed, UsageError
 from tests.event_files import event, framed, write_events
 from tests.program import answer_of
 
 
 def values(directory, tag="lm loss"):
-    metric = read_events(directory).metrics[tag]
+    metric = read_events(directory)[0].metrics[tag]
     return dict(zip(metric.steps.tolist(), metric.values.tolist(), strict=True))
 
 
@@ -30,7 +30,7 @@ def test_files_of_torchs_own_kind_of_writer(tmp_path):
         writer.add_event(Event(wall_time=step, step=step, summary=summary))
     writer.close()
     assert values(tmp_path) == {step: float(np.float32(10.8154812 / step)) for step in range(1, 101)}
-    metric = read_events(tmp_path).metrics["lm loss"]
+    metric = read_events(tmp_path)[0].metrics["lm loss"]
     assert metric.full_precision
     assert (metric.start_step, metric.end_step, metric.step_interval) == (1, 100, 1)
 
@@ -65,7 +65,7 @@ def test_attempts_come_in_their_order_whatever_the_clock_says(tmp_path):
 
 def test_scalars_over_samples_are_no_steps(tmp_path):
     write_events(tmp_path, "1", event("lm loss", 1, 1.0), event("lm loss vs samples", 16, 1.0))
-    assert list(read_events(tmp_path).metrics) == ["lm loss"]
+    assert list(read_events(tmp_path)[0].metrics) == ["lm loss"]
 
 
 def test_record_cut_off_by_a_kill_ends_the_file(tmp_path):
@@ -105,7 +105,7 @@ def test_each_attempt_keeps_what_a_later_one_superseded(tmp_path):
     write_events(tmp_path, "1.host.7.0.attempt0", *first)
     write_events(tmp_path, "3.host.8.0.attempt1", *second)
     write_events(tmp_path, "4.host.9.0.attempt2", event(start=True, step=2, time=5.0))
-    found = read_attempts(tmp_path)
+    _, found = read_events(tmp_path)
     assert {attempt: card.metrics["lm loss"].values.tolist() for attempt, card in found.items()} == {
         0: [5.0, 4.0],
         1: [3.5],
@@ -141,7 +141,7 @@ def test_a_session_that_begins_again_in_the_same_attempt_supersedes(tmp_path):
 
 def test_a_file_without_an_attempt_in_its_name_is_of_the_first(tmp_path):
     write_events(tmp_path, "1.host.7.0", event("lm loss", 1, 5.0))
-    assert list(read_attempts(tmp_path)) == [0]
+    assert list(read_events(tmp_path)[1]) == [0]
 
 
 def test_when_a_step_was_logged_the_last_time_counts(tmp_path):
