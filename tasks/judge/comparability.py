@@ -58,11 +58,6 @@ def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout:
     return row.because(REGRESSION, Reason.OTHER_ENVIRONMENT, changes=", ".join(found)) if found else row
 
 
-def provenance_row() -> Row:
-    """The row that fails where a card of ours has lost its side file."""
-    return Row.missing(GOLDEN, "provenance", Reason.NO_PROVENANCE)
-
-
 def configuration_rows(golden: Mapping[str, object] | None, actual: Mapping[str, object] | None) -> list[Row]:
     """A failing row for each digest (case, corpus) that differs between card and run."""
     if not golden or not actual:

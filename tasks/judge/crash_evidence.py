@@ -12,7 +12,15 @@ import itertools
 import numpy as np
 
 from tasks.cases.metrics import SUMS_EVERY, TABLE, metric_named
-from tasks.judge.restart_evidence import Record, equal_row, first_step, last_step, saved_states, state_rows
+from tasks.judge.restart_evidence import (
+    Record,
+    equal_row,
+    first_step_row,
+    last_step,
+    loaded_iteration,
+    saved_states,
+    state_rows,
+)
 from tasks.judge.rows import CHECK_EXACT, MISSING, REGRESSION, RESUME, Reason, Row
 from tasks.records.card import Card, Metric
 from tasks.records.run import Run
@@ -35,12 +43,12 @@ def crash_rows(record: Record, wanted: list[Record]) -> list[Row]:
         killed = done[index] if index < len(done) else {}
         before, after = (attempts[at] if at < len(attempts) else {} for at in (index, index + 1))
         saved |= saved_states(before)
-        loaded = whole(after.get("loaded_iteration"))
+        loaded = loaded_iteration(after)
         found = [
             _killed_ranks_row(kill, killed, before),
             _killed_after_row(kill, killed, before),
             _loaded_row(killed, after),
-            equal_row("first step", None if loaded is None else loaded + 1, first_step(after)),
+            first_step_row(after),
             *state_rows(saved, after, loaded, before=before),
         ]
         rows += [named(row, index) for row in found]
@@ -59,7 +67,7 @@ def twice_trained(run: Run) -> tuple[list[tuple[Card, Card]], Row | None]:
     for before, after in itertools.pairwise(attempts):
         numbers = {"first": whole(before.get("attempt")), "second": whole(after.get("attempt"))}
         cards = [run.attempts.get(number) for number in numbers.values()]
-        loaded, ends = whole(after.get("loaded_iteration")), [last_step(before), last_step(after)]
+        loaded, ends = loaded_iteration(after), [last_step(before), last_step(after)]
         if None in cards or loaded is None or None in ends:
             return [], _not_trained_twice(Reason.ATTEMPT_WITHOUT_VALUES, **numbers)
         last = min(ends)
@@ -122,7 +130,7 @@ def _killed_after_row(kill: Record, killed: Record, before: Record) -> Row:
 
 
 def _loaded_row(killed: Record, after: Record) -> Row:
-    newest, loaded = whole(killed.get("newest_checkpoint")), whole(after.get("loaded_iteration"))
+    newest, loaded = whole(killed.get("newest_checkpoint")), loaded_iteration(after)
     row = equal_row("loaded iteration", newest, loaded)
     if newest is None:
         return row.because(MISSING, Reason.NOTHING_SAVED)

@@ -112,7 +112,7 @@ def judge_run(
     if options.policy == STRICT:
         rows += comparability.configuration_rows(recorded, run.fingerprint)
         if not recorded and golden_file is None and full and not generic:
-            rows.append(missing_row(GOLDEN, "provenance", Reason.NO_PROVENANCE))
+            rows.append(Row.missing(GOLDEN, "provenance", Reason.NO_PROVENANCE))
     compared, apart = crash_evidence.without_first_steps(run, card)
     actual, _ = crash_evidence.without_first_steps(run, run.actual1)
     rows += _compared(GOLDEN, compared, actual, basis, options, metrics=run.metrics, platform=run.platform)
