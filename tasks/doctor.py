@@ -234,7 +234,7 @@ def _golden(case: str, platform_name: str, environment_name: str, root: Path) ->
         return card_store.find_card(root, case, environment_name, platform_name).path.name
     except card_store.NoGoldenCard:
         return f"none yet (nox -s record -- {case})"
-    except TaskError:  # what is wrong with the file is reported where the case would run
+    except TaskError:  # errors of the file are reported where the case would run
         return "unknown"
 
 
@@ -261,7 +261,8 @@ def _refused() -> str:
 def main() -> int:
     """``python -m tasks.doctor``: exit 5 when no case can run here."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.doctor", description="What can run on this machine. Exits 5 when nothing can."
+        prog="python -m tasks.doctor",
+        description="List the cases that can run on this machine. Exits 5 when none can.",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()

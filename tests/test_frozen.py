@@ -87,7 +87,7 @@ def test_the_checkpoint_of_another_device_or_configuration_is_refused(root: Path
         kept_checkpoint.check(other, "cpu_x86_64", root)
 
 
-def test_a_checkpoint_that_is_missing_or_not_whole_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_missing_or_not_whole_is_reported(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no kept checkpoint"):
         kept_checkpoint.check(KEPT, "cpu_x86_64", tmp_path)
     (kept_checkpoint.folder_of(KEPT, root) / f"iter_{SAVED:07d}" / ".metadata").unlink()
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_is_missing_or_not_whole_is_told(root: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"\xff", "²".encode(), b"", b"-1"])
-def test_a_tracker_that_names_no_iteration_is_told(root: Path, content: bytes) -> None:
+def test_a_tracker_that_names_no_iteration_is_reported(root: Path, content: bytes) -> None:
     (kept_checkpoint.folder_of(KEPT, root) / TRACKER).write_bytes(content)
     with pytest.raises(UsageError, match="holds no kept checkpoint"):
         kept_checkpoint.check(KEPT, "cpu_x86_64", root)

@@ -61,7 +61,7 @@ def test_training_again_from_scratch_is_no_restart(run_dir: Path) -> None:
     assert ("restart", "loaded iteration") in failed
 
 
-def test_a_missing_checkpoint_is_told_before_any_rank_starts(run_dir: Path) -> None:
+def test_a_missing_checkpoint_is_reported_before_any_rank_starts(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "checkpoints" / "iter_0000002")
     finished = short_run.run("resume", run_dir)
     assert finished.returncode == 2
@@ -125,7 +125,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_told_before_any_rank_starts(
+def test_a_damaged_checkpoint_is_reported_before_any_rank_starts(
     damage: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CRASH_TEST_DEVICE", "cpu")
@@ -153,6 +153,6 @@ def test_a_run_that_was_trained_elsewhere_is_refused(run_dir: Path, monkeypatch:
         resume.main([short_run.CASE, "--run-dir", str(run_dir), *short_run.SHORT])
 
 
-def test_nothing_to_restart_is_told(tmp_path: Path) -> None:
+def test_nothing_to_restart_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run python -m tasks\.train with it first"):
         resume.main([short_run.CASE, "--run-dir", str(tmp_path)])

@@ -91,6 +91,6 @@ def test_every_file_is_counted_and_none_ends_the_survey(
     assert "   2  case files on cpu_x86_64, 8 ranks" in capsys.readouterr().out
 
 
-def test_a_folder_without_case_files_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_case_files_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no model_config\.yaml below it"):
         survey.main([str(tmp_path)])

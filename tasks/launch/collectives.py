@@ -11,7 +11,7 @@ from pathlib import Path
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
     """A collective or message that a rank began and that has not ended. ``number`` counts those of its group;
-    ``absent``: ranks of the group that have not begun it; ``unknown``: those that did not say.
+    ``absent``: ranks of the group that have not begun it; ``unknown``: those without a record.
     """
 
     name: str

@@ -224,7 +224,7 @@ def classify_agent_errors(directory: Path) -> Iterator[None]:
 
 def _recorded(directory: Path, message: str, details: str, kind: Kind | None) -> TaskError:
     content = {"kind": kind.name if kind else None, "message": message.splitlines()[0]}
-    with contextlib.suppress(CannotRun):  # on a full disk the message says it
+    with contextlib.suppress(CannotRun):  # on a full disk the message reports it
         write_atomically(directory / FAILURE_FILE, json.dumps(content, indent=1))
     if kind is None:
         return TrainingFailed(message + details)

@@ -34,7 +34,7 @@ def supervise(task: str, argv: Sequence[str], *, run_dir: Path, phase: int, retr
         begun = time.time()
         code = _run([sys.executable, "-m", f"tasks.{task}", *argv, "--retries", "0"])
         kind, message = _why(run_dir / f"phase{phase}", code, begun)
-        if kind is None:  # it succeeded, or the training itself failed
+        if kind is None:  # success, or the training itself failed
             break
         print(f"infrastructure failure in phase {phase} ({kind.name}): {message}", file=sys.stderr)
         kept = _next_free(run_dir, phase)

@@ -89,7 +89,7 @@ def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
         pass
 
 
-def test_a_rank_is_told_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_path: Path) -> None:
+def test_a_rank_is_reported_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_path: Path) -> None:
     ended = started_anew("rank.run_main", str(tmp_path))
     log = (tmp_path / "rank0.log").read_text()
     assert (ended.exit_code, ended.stdout, ended.stderr) == (1, "", ""), "what it says is in its log"

@@ -64,7 +64,7 @@ def test_a_kill_that_the_case_asks_for_excuses_nothing_else(tmp_path: Path) -> N
     assert failure_of(tmp_path, {}, kills_wanted=True).exit_code == 5
 
 
-def test_bad_input_that_a_rank_finds_is_told_as_such_if_it_came_first(tmp_path: Path) -> None:
+def test_bad_input_that_a_rank_finds_is_reported_as_such_if_it_came_first(tmp_path: Path) -> None:
     failures.note(tmp_path, 4, UsageError("iter_0000002: damaged; put it back"))
     failure = failure_of(tmp_path, {4: 1}, max_restarts=1)
     assert (type(failure), str(failure)) == (UsageError, "iter_0000002: damaged; put it back")
@@ -103,7 +103,7 @@ def test_a_note_that_was_cut_off_is_no_space_on_a_full_disk(
     assert "make space" in str(failure)
 
 
-def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> None:
+def test_an_error_of_the_agent_itself_is_reported_with_its_kind(tmp_path: Path) -> None:
     def failing() -> None:
         try:
             raise OSError(errno.EADDRINUSE, "Address already in use")
@@ -119,7 +119,7 @@ def test_an_error_of_the_agent_itself_is_told_with_its_kind(tmp_path: Path) -> N
         raise ValueError("anything else")
 
 
-def test_an_error_that_has_been_told_is_none_of_the_agent(tmp_path: Path) -> None:
+def test_an_error_that_has_been_reported_is_none_of_the_agent(tmp_path: Path) -> None:
     """A hang's report has what ranks said in it: it is not to be tried again."""
     with pytest.raises(Hang, match=r"^RuntimeError: "), classify_agent_errors(tmp_path):
         raise Hang(LOST)

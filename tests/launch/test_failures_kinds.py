@@ -136,7 +136,7 @@ def test_of_several_causes_the_first_one_counts(full_at: float, kind: object) ->
     assert kind_of_failures({0: LOST, 5: full, 6: culprit}) is kind
 
 
-def test_a_killed_rank_is_told_from_one_that_crashed_or_left_without_a_word() -> None:
+def test_a_killed_rank_is_reported_from_one_that_crashed_or_left_without_a_word() -> None:
     def ended(code: int) -> RankFailure:
         return RankFailure(exit_code=code)
 

@@ -34,7 +34,7 @@ def test_what_is_imported_stays_shared_and_is_not_imported_again() -> None:
     assert answer["frozen"], "a collection would copy what the ranks share"
 
 
-def test_an_error_is_told_once_by_the_process_that_needs_the_import() -> None:
+def test_an_error_is_reported_once_by_the_process_that_needs_the_import() -> None:
     expected = ["cpu elsewhere", "cpu here", "no torch"]
     assert started_anew("imports.import_that_fails").answer == expected
 

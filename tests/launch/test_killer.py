@@ -92,7 +92,7 @@ def test_a_process_that_ended_by_itself_was_not_killed(ranks: list[subprocess.Po
     assert not killer.done[0].ended
 
 
-def test_a_process_that_does_not_end_in_time_is_told_so(
+def test_a_process_that_does_not_end_in_time_is_reported_so(
     ranks: list[subprocess.Popen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = ProgressBoard(3)

@@ -28,7 +28,7 @@ def attempt(*exit_codes: int | None) -> object:
     return context
 
 
-def test_each_failed_attempt_is_told_once_if_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_failed_attempt_is_reported_once_if_another_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MultiprocessContext, "_close", lambda *_, **__: None)
     reported: list[dict[int, int]] = []
     with all_exit_codes(4, restarts=2, before_restart=lambda: reported.append(dict(codes))) as codes:

@@ -87,12 +87,14 @@ def test_a_folder_without_commit_needs_a_name(checkout: Path, monkeypatch: pytes
         ({"megatron_lm": Path("/nowhere"), "trainer": "own"}, "its own training loop"),
     ],
 )
-def test_flags_that_make_no_sense_are_told(given: dict, message: str) -> None:
+def test_flags_that_make_no_sense_are_reported(given: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trainer.choose(options(**given))
 
 
-def test_a_wheel_without_the_training_loop_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_without_the_training_loop_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer, "_wheel_folder", lambda: tmp_path)
     with pytest.raises(UsageError, match=r"carries no megatron\.training.*--megatron-lm PATH"):
         trainer.choose(options(trainer="megatron"))

@@ -60,7 +60,7 @@ def test_a_rank_that_has_not_begun_the_next_step_is_behind_one_that_waits_in_it(
     assert "rank 2 is behind (step 4, logging)" in silent(board, tmp_path)
 
 
-def test_a_stopped_rank_is_told_from_one_that_waits(tmp_path: Path, rank: subprocess.Popen) -> None:
+def test_a_stopped_rank_is_reported_from_one_that_waits(tmp_path: Path, rank: subprocess.Popen) -> None:
     os.kill(rank.pid, signal.SIGSTOP)
     board = ProgressBoard(2)
     noted(board, rank.pid)
