@@ -22,7 +22,6 @@ from megatron.core.optimizer import (
     MegatronOptimizer,
     OptimizerConfig,
     get_megatron_optimizer,
-    get_standard_config_overrides,
 )
 from megatron.core.optimizer.optimizer_config import ParamKey
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -176,13 +175,7 @@ def _parameter_overrides(args: argparse.Namespace, config: OptimizerConfig) -> d
     """No weight decay for biases and norms; a learning rate of their own for embedding and output."""
     config.decoupled_lr = args.decoupled_lr
     config.decoupled_min_lr = args.decoupled_min_lr
-    overrides = get_standard_config_overrides(config=config)
-    for override in overrides.values():
-        if "max_lr" in override:
-            # By this megatron-core 0.16 tells groups apart when it loads them, not by their learning rates:
-            # without it, all come back from a checkpoint with the embedding's.
-            override["is_decoupled_lr"] = True
-    return overrides
+    return mcore_compat.parameter_overrides(config)
 
 
 def learning_rates(args: argparse.Namespace, optimizer: MegatronOptimizer) -> dict[str, float]:

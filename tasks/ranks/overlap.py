@@ -12,9 +12,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from megatron.core.distributed import param_and_grad_buffer
-
 from tasks.cases import metrics
+from tasks.ranks import mcore_compat
 from tasks.ranks.device import EventPool
 from tasks.ranks.model import Chunks
 
@@ -45,15 +44,13 @@ class Overlap:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Inside, megatron-core's communication of the bucket groups is watched."""
-        original = param_and_grad_buffer._coalescing_manager
-        param_and_grad_buffer._coalescing_manager = self._watching(original)
         for group in self._groups:
             self._watch(group)
         self._reset()
         try:
-            yield
+            with mcore_compat.communication_wrapped(self._watching):
+                yield
         finally:
-            param_and_grad_buffer._coalescing_manager = original
             for group in self._groups:
                 for name in _WATCHED_METHODS:
                     vars(group).pop(name, None)

@@ -15,6 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.module import param_is_not_shared
 
 from tasks.cases import metrics
+from tasks.ranks import mcore_compat
 from tasks.ranks.device import allocated_bytes
 from tasks.ranks.model import Chunks
 from tasks.records.events import ATTEMPT_SUFFIX
@@ -38,13 +39,11 @@ def parameters_square(chunks: Chunks) -> torch.Tensor:
     replica holds all of its stage's, and the first one's count.
     """
     own = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
+    unshared = (one for chunk in chunks for one in chunk.parameters() if param_is_not_shared(one))
     shards = [
-        parameter.main_param.detach()
-        for chunk in chunks
-        for parameter in chunk.parameters()
-        if getattr(parameter, "main_param", None) is not None
-        and param_is_not_shared(parameter)
-        and (own or getattr(parameter, "main_param_sharded", False))
+        main.detach()
+        for main, sharded in map(mcore_compat.main_parameter, unshared)
+        if main is not None and (own or sharded)
     ]
     norms = torch._foreach_norm(shards) if shards else [torch.zeros((), device=torch.cuda.current_device())]
     return torch.stack(norms).square().sum()

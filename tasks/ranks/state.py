@@ -16,6 +16,7 @@ from megatron.core import tensor_parallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from tasks.ranks import mcore_compat
 from tasks.ranks.batches import Batches
 from tasks.ranks.model import Chunks
 from tasks.records.state import StateDigests
@@ -37,7 +38,7 @@ def _digest_json(value: Any) -> str:
 
 def inner_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
     """The torch optimizers inside megatron-core's optimizer, which may chain several."""
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    parts = mcore_compat.optimizer_parts(optimizer)
     return [part.optimizer for part in parts if part.optimizer is not None]
 
 

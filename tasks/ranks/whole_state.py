@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import param_is_not_shared
 
+from tasks.ranks import mcore_compat
 from tasks.ranks.model import Chunks
 from tasks.records.state import WHOLE_STATE
 
@@ -36,8 +36,7 @@ def whole_state_digests(chunks: Chunks, optimizer: MegatronOptimizer) -> dict[st
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
         if first_replica:
             sums[0] += element_sum(parameter, seed, 0)
-        sharded = getattr(parameter, "main_param_sharded", False)
-        main = getattr(parameter, "main_param", None)
+        main, sharded = mcore_compat.main_parameter(parameter)
         if main is None or not (sharded or first_replica):
             continue
         inner, start = _holder(optimizer, parameter, main)
@@ -85,10 +84,7 @@ def _holder(
     optimizer: MegatronOptimizer, parameter: torch.nn.Parameter, main: torch.Tensor
 ) -> tuple[torch.optim.Optimizer, int]:
     """The torch optimizer that keeps the state of ``main``, and where in the parameter ``main`` begins."""
-    parts: list[Any] = getattr(optimizer, "chained_optimizers", [optimizer])
-    for part in parts:
+    for part in mcore_compat.optimizer_parts(optimizer):
         if part.optimizer is not None and main in part.optimizer.state:
-            sharded = getattr(parameter, "main_param_sharded", False)
-            start = part._get_model_param_range_map(parameter)["param"].start if sharded else 0
-            return part.optimizer, start
+            return part.optimizer, mcore_compat.shard_start(part, parameter)
     raise RuntimeError("no optimizer keeps the state of a parameter of this rank")

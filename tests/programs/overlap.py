@@ -27,12 +27,24 @@ def three_steps(grad: bool, gather: bool, watched: bool, plugins: list[str]) -> 
     watch = overlap.Overlap([chunk]) if watched else None
     with watch.installed() if watch else contextlib.nullcontext():
         steps = _steps(layers, chunk, watch, gather=gather, asynchronous=grad and gather)
-    groups = overlap.bucket_groups([chunk])
-    left = [name for group in groups for name in overlap._WATCHED_METHODS if name in vars(group)]
     # Left to Python's end, a thread of Gloo's now and then aborts it.
     torch.distributed.destroy_process_group()
+    return {"buckets": len(overlap.bucket_groups([chunk])), "steps": steps}
+
+
+def left_by_watching(fails: bool) -> dict[str, Any]:
+    """Methods of bucket groups that are still watched, and megatron-core's own manager, once it has ended."""
+    _, chunk = _chunk(True, True)
+    groups = overlap.bucket_groups([chunk])
+    with contextlib.suppress(KeyError), overlap.Overlap([chunk]).installed():
+        watched = [name for name in overlap._WATCHED_METHODS if name in vars(groups[0])]
+        inside = param_and_grad_buffer._coalescing_manager is torch.distributed._coalescing_manager
+        if fails:
+            raise KeyError
+    torch.distributed.destroy_process_group()
+    left = [name for group in groups for name in overlap._WATCHED_METHODS if name in vars(group)]
     manager = param_and_grad_buffer._coalescing_manager is torch.distributed._coalescing_manager
-    return {"buckets": len(groups), "steps": steps, "left": left, "manager as before": manager}
+    return {"watched": watched, "inside": inside, "left": left, "manager as before": manager}
 
 
 def _steps(

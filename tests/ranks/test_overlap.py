@@ -47,10 +47,14 @@ def test_watching_changes_no_gradient(overlapped) -> None:
     assert three_steps(watched=False)[0] == overlapped[0]
 
 
-def test_megatron_core_is_as_before_once_watching_has_ended() -> None:
-    found = answer_of("overlap.three_steps", True, True, True, [])
-    assert found["left"] == []
-    assert found["manager as before"] is True
+@pytest.mark.parametrize("fails", [False, True])
+def test_megatron_core_is_as_before_once_watching_has_ended(fails: bool) -> None:
+    assert answer_of("overlap.left_by_watching", fails) == {
+        "watched": ["start_grad_sync", "start_param_sync", "finish_param_sync"],
+        "inside": False,
+        "left": [],
+        "manager as before": True,
+    }
 
 
 def test_reductions_without_overlap_are_not_early() -> None:
