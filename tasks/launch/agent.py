@@ -13,19 +13,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.cases.case import Kill
 from tasks.launch import collectives, failures
 from tasks.launch.imports import ImportSettings, preload
 from tasks.launch.killer import Killed, Killer
 from tasks.launch.rank_exits import all_exit_codes
-from tasks.launch.trainer import OURS, TrainerUnderTest
+from tasks.launch.setup import Setup
 from tasks.launch.watchdog import Watchdog
 from tasks.machine import mps
 from tasks.machine import nodes as nodes_module
-from tasks.machine.nodes import ALONE, Nodes
 from tasks.records import attempts
 from tasks.records.checkpoints import list_checkpoints
 from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
@@ -40,37 +38,37 @@ _FORK_POLL_S = 0.005
 class Phase:
     """A phase to launch. ``steps``: first and last iteration, for the progress display."""
 
+    setup: Setup
+    number: int
     argv: tuple[str, ...]  # Megatron's command line
-    directory: Path
-    world_size: int  # ranks on all nodes
-    device: str  # "cpu" or "cuda"
-    ranks_per_gpu: int = 0
     steps: tuple[int, int]
-    env_vars: dict[str, str] = field(default_factory=dict)
-    rank_plugins: tuple[Path, ...] = ()
     identity: CheckpointIdentity = ANY_IDENTITY  # of the checkpoints that it saves
     expected: CheckpointIdentity = ANY_IDENTITY  # of a checkpoint that it loads
-    hang_timeout_s: float | None = None
-    max_restarts: int = 0
-    trainer: TrainerUnderTest = OURS
-    kills: tuple[Kill, ...] = ()
-    checkpoints: Path | None = None  # where a restarted attempt finds the newest one
-    nodes: Nodes = ALONE
 
     @property
-    def import_settings(self) -> ImportSettings:
-        """Import settings of its ranks."""
-        return ImportSettings(
-            device=self.device,
-            ranks_per_gpu=self.ranks_per_gpu,
-            trainer=self.trainer,
-            env_vars=self.env_vars,
-        )
+    def directory(self) -> Path:
+        """Folder of its logs, events and evidence."""
+        return self.setup.phase_directory(self.number)
 
     @property
     def local_ranks(self) -> int:
         """Ranks on each node."""
-        return self.world_size // self.nodes.count
+        return self.setup.platform.world_size // self.setup.nodes.count
+
+    @property
+    def import_settings(self) -> ImportSettings:
+        """Import settings of its ranks."""
+        setup = self.setup
+        return ImportSettings(
+            device=setup.platform.device,
+            ranks_per_gpu=setup.platform.ranks_per_gpu,
+            trainer=setup.trainer,
+            env_vars=setup.env_vars,
+        )
+
+    def newest_checkpoint(self) -> int | None:
+        """The checkpoint from which a restarted attempt goes on."""
+        return list_checkpoints(self.setup.checkpoints).tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,27 +88,23 @@ def launch(phase: Phase) -> PhaseResult:
         InfrastructureFailure: the same, where the infrastructure is to blame.
         Hang: no rank made progress; the message has every rank's stack.
     """
-    begin = time.monotonic()
-    os.environ.update(phase.env_vars)
-    for name, value in nodes_module.agent_variables(phase.nodes).items():
+    begin, setup = time.monotonic(), phase.setup
+    os.environ.update(setup.env_vars)
+    for name, value in nodes_module.agent_variables(setup.nodes).items():
         os.environ.setdefault(name, value)
     phase.directory.mkdir(parents=True, exist_ok=True)
-    with mps.daemon(wanted=phase.ranks_per_gpu > 1) as daemon:
+    with mps.daemon(wanted=setup.platform.ranks_per_gpu > 1) as daemon:
         preload(phase.import_settings)
         daemon.join(print)
         board = ProgressBoard(phase.local_ranks)
-        several = phase.nodes.several
-        dog = Watchdog(board, phase.directory, phase.steps, phase.hang_timeout_s, several_nodes=several)
-        killer = Killer(board, phase.kills, lambda: _newest_checkpoint(phase))
+        several = setup.nodes.several
+        dog = Watchdog(board, phase.directory, phase.steps, setup.hang_timeout_s, several_nodes=several)
+        killer = Killer(board, setup.case.kills, phase.newest_checkpoint)
         with failures.classify_agent_errors(phase.directory), _no_process_left_behind(daemon), dog, killer:
             _run_agent(phase, board, dog, daemon)
     end = time.monotonic()
     start_s = (dog.first_note_s or end) - begin
     return PhaseResult(kills=tuple(killer.done), start_s=start_s, total_s=end - begin)
-
-
-def _newest_checkpoint(phase: Phase) -> int | None:
-    return list_checkpoints(phase.checkpoints).tracked if phase.checkpoints else None
 
 
 def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Daemon) -> None:
@@ -121,14 +115,15 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
 
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they report is reported below, in one place
+    nodes, max_restarts = phase.setup.nodes, phase.setup.max_restarts
     config = LaunchConfig(
-        min_nodes=phase.nodes.count,
-        max_nodes=phase.nodes.count,
+        min_nodes=nodes.count,
+        max_nodes=nodes.count,
         nproc_per_node=phase.local_ranks,
         rdzv_backend="c10d",
-        **nodes_module.agent_settings(phase.nodes, phase.directory),
+        **nodes_module.agent_settings(nodes, phase.directory),
         start_method="fork",
-        max_restarts=phase.max_restarts,
+        max_restarts=max_restarts,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=None),
     )
@@ -137,9 +132,9 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        first_rank = phase.nodes.rank * phase.local_ranks
+        first_rank = nodes.rank * phase.local_ranks
         with all_exit_codes(
-            first_rank, restarts=phase.max_restarts, before_restart=lambda: daemon.renew(print)
+            first_rank, restarts=max_restarts, before_restart=lambda: daemon.renew(print)
         ) as exit_codes:
             elastic_launch(config, _rank_main)(phase, board, os.getpid(), first_attempt)
         if dog.hang_report is not None:  # ended as they were asked to give their stacks
@@ -150,13 +145,13 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
         raise failures.failure_of(
             phase.directory,
             exit_codes | {rank: failure.exitcode for rank, failure in error.failures.items()},
-            max_restarts=phase.max_restarts,
-            kills_wanted=bool(phase.kills),
+            max_restarts=max_restarts,
+            kills_wanted=bool(phase.setup.case.kills),
             killed_for_memory=failures.memory_kills() > memory_kills,
         ) from None
     except RendezvousError as error:
         trained = dog.first_note_s is not None
-        raise nodes_module.rendezvous_failure(phase.nodes, error, trained=trained) from None
+        raise nodes_module.rendezvous_failure(nodes, error, trained=trained) from None
     except SignalException as stop:
         raise KeyboardInterrupt(f"stopped by signal {signal.Signals(stop.sigval).name}") from None
 
@@ -171,7 +166,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     print(f"on {platform.node()}, agent {os.getppid()}", flush=True)
     from tasks.ranks import flight_recorder
 
-    run = phase.trainer.program()
+    run = phase.setup.trainer.program()
     flight_recorder.answer(collectives.record_file(phase.directory, rank))
     _wait_for_forks(board)
     try:
@@ -179,7 +174,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
             run(
                 phase.argv,
                 evidence=attempts.evidence_folder(phase.directory, attempt),
-                rank_plugins=phase.rank_plugins,
+                rank_plugins=phase.setup.rank_plugins,
                 board=board,
                 attempt=attempt,
                 identity=phase.identity,
@@ -198,7 +193,7 @@ def _become_rank(phase: Phase, rank: int, parent: int) -> None:
     """Adopt the forked process: end with the agent; own scheduling, log, signal handlers and stack file."""
     end_with_parent(parent=parent)
     os.register_at_fork(after_in_child=end_with_parent)
-    if phase.device == "cpu":
+    if phase.setup.platform.device == "cpu":
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with open(attempts.rank_log(phase.directory, rank), "a") as log:

@@ -69,10 +69,16 @@ def run_phase(
         TaskError: as in ``launch``.
         TrainingFailed: a rank left no evidence, or steps are missing.
     """
-    directory = setup.run_dir / f"phase{number}"
-    argv = phase_argv(setup, number, load_iteration)
-    steps = ((load_iteration or 0) + 1, setup.case.last_iteration())
     identity = identity_of(setup)
+    phase = Phase(
+        setup=setup,
+        number=number,
+        argv=tuple(phase_argv(setup, number, load_iteration)),
+        steps=((load_iteration or 0) + 1, setup.case.last_iteration()),
+        identity=identity,
+        expected=expected or identity,
+    )
+    directory = phase.directory
     facts = setup.fingerprint  # now: a commit may follow while it trains
     if barrier.first:
         _forget_results(setup.run_dir, number)
@@ -80,29 +86,10 @@ def run_phase(
     on = f", this is node {setup.nodes.rank} of {setup.nodes.count}" if setup.nodes.several else ""
     print(
         f"phase {number}: {setup.case.name} on {setup.platform.name}, {setup.platform.world_size} ranks{on},"
-        f" steps {steps[0]} to {steps[1]}; logs: {directory}/rank<N>.log",
+        f" steps {phase.steps[0]} to {phase.steps[1]}; logs: {directory}/rank<N>.log",
         flush=True,
     )
-    outcome = launch(
-        Phase(
-            argv=tuple(argv),
-            directory=directory,
-            world_size=setup.platform.world_size,
-            device=setup.platform.device,
-            ranks_per_gpu=setup.platform.ranks_per_gpu,
-            steps=steps,
-            env_vars=setup.platform.variables(setup.case.env_vars),
-            rank_plugins=setup.rank_plugins,
-            identity=identity,
-            expected=expected or identity,
-            hang_timeout_s=setup.hang_timeout_s,
-            max_restarts=setup.max_restarts,
-            trainer=setup.trainer,
-            kills=setup.case.kills,
-            checkpoints=setup.run_dir / "checkpoints",
-            nodes=setup.nodes,
-        )
-    )
+    outcome = launch(phase)
     if barrier.first:
         folders = [directory / "tensorboard", *(directory / "evidence").glob("*")]
         barrier.refresh(directory, directory / "evidence", *folders)
@@ -111,8 +98,7 @@ def run_phase(
 
 def phase_argv(setup: Setup, number: int, load_iteration: int | None) -> list[str]:
     """Megatron's command line of a phase."""
-    directory = setup.run_dir / f"phase{number}"
-    checkpoints = setup.run_dir / "checkpoints"
+    directory, checkpoints = setup.phase_directory(number), setup.checkpoints
     mocked = setup.case.model_args.get("--mock-data")
     data = {} if mocked else {"--data-path": "${CORPUS_PREFIX}"}
     found = dataclasses.replace(setup.case, model_args={**setup.case.model_args, **data})
@@ -136,7 +122,7 @@ def collect(setup: Setup, number: int, outcome: PhaseResult, facts: dict[str, st
     """Write ``actual_phase<N>.json`` and ``phase<N>.json`` from the ranks' files; after restarts also the
     values of each attempt, ``actual_phase<N>_attempt<M>.json``. ``facts``: the phase's fingerprint.
     """
-    directory = setup.run_dir / f"phase{number}"
+    directory = setup.phase_directory(number)
     actual, logged = read_events(directory / "tensorboard")
     actual = setup.trainer.judged(actual)
     losses = actual.metrics.get(LM_LOSS.name)

@@ -47,6 +47,20 @@ class Setup:
         several = {"nodes": str(self.nodes.count)} if self.nodes.several else {}
         return facts | self.trainer.facts() | several
 
+    @property
+    def env_vars(self) -> dict[str, str]:
+        """Environment variables of the ranks, set before they import anything."""
+        return self.platform.variables(self.case.env_vars)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints that phase 1 saves."""
+        return self.run_dir / "checkpoints"
+
+    def phase_directory(self, number: int) -> Path:
+        """Folder of a phase's logs, events and evidence."""
+        return self.run_dir / f"phase{number}"
+
     def restarted(self) -> Setup:
         """The setup of the restart, which may have other flags and fewer ranks.
 

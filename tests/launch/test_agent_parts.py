@@ -20,18 +20,23 @@ from tasks.records.checkpoints import TRACKER
 from tasks.util.exits import CannotRun
 from tasks.util.progress import ProgressBoard
 from tests.program import started_anew
+from tests.setups import setup_of
+
+
+def phase_in(run_dir: Path, **changes: object) -> agent.Phase:
+    """Phase 1 of a run on eight ranks of the CPU."""
+    setup = dataclasses.replace(setup_of("gpt3_pp4"), run_dir=run_dir, **changes)
+    return agent.Phase(setup=setup, number=1, argv=(), steps=(1, 4))
 
 
 def test_the_newest_checkpoint_is_the_one_that_the_tracker_names(tmp_path: Path) -> None:
-    phase = agent.Phase(
-        argv=(), directory=tmp_path, world_size=8, device="cpu", steps=(1, 4), nodes=Nodes(count=2)
-    )
-    assert (phase.local_ranks, agent._newest_checkpoint(phase)) == (4, None)
-    phase = dataclasses.replace(phase, checkpoints=tmp_path)
-    assert agent._newest_checkpoint(phase) is None
-    (tmp_path / "iter_0000004").mkdir()
-    (tmp_path / TRACKER).write_text("2")
-    assert agent._newest_checkpoint(phase) == 2, "4 is half-written"
+    phase = phase_in(tmp_path, nodes=Nodes(count=2))
+    assert (phase.local_ranks, phase.newest_checkpoint()) == (4, None)
+    (tmp_path / "checkpoints").mkdir()
+    assert phase.newest_checkpoint() is None
+    (tmp_path / "checkpoints" / "iter_0000004").mkdir()
+    (tmp_path / "checkpoints" / TRACKER).write_text("2")
+    assert phase.newest_checkpoint() == 2, "4 is half-written"
 
 
 def test_variables_are_in_force_before_anything_is_imported(
@@ -45,14 +50,8 @@ def test_variables_are_in_force_before_anything_is_imported(
     monkeypatch.setattr(agent, "preload", imports)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    phase = agent.Phase(
-        argv=(),
-        directory=tmp_path / "phase1",
-        world_size=8,
-        device="cpu",
-        steps=(1, 4),
-        env_vars={"OMP_NUM_THREADS": "1"},
-    )
+    cpu = setup_of("gpt3_pp4").platform
+    phase = phase_in(tmp_path, platform=dataclasses.replace(cpu, env_vars={"OMP_NUM_THREADS": "1"}))
     with pytest.raises(CannotRun):
         agent.launch(phase)
     assert seen["OMP_NUM_THREADS"] == "1"
@@ -91,11 +90,12 @@ def test_an_exit_before_the_end_is_no_success(code: int | None) -> None:
 
 def test_a_rank_is_reported_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp_path: Path) -> None:
     ended = started_anew("rank.run_main", str(tmp_path))
-    log = (tmp_path / "rank0.log").read_text()
+    directory = tmp_path / "phase2"
+    log = (directory / "rank0.log").read_text()
     assert (ended.exit_code, ended.stdout, ended.stderr) == (1, "", ""), "what it says is in its log"
     assert re.match(r"rank 0 attempt 5 process \d+\n", log), log
     assert "ValueError: enough" in log
-    assert json.loads((tmp_path / "found.json").read_text()) == {
+    assert json.loads((directory / "found.json").read_text()) == {
         "argv": ["--seed"],
         "evidence": "evidence/attempt5",
         "attempt": 5,
@@ -106,7 +106,7 @@ def test_a_rank_is_reported_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp
         "scheduled": True,
         "note": [50, "starting"],
     }
-    assert json.loads((tmp_path / "rank0.failure").read_text())["error"] == "ValueError: enough"
+    assert json.loads((directory / "rank0.failure").read_text())["error"] == "ValueError: enough"
 
 
 def test_what_was_started_ends_and_what_was_there_before_and_the_daemons_guard_stay() -> None:

@@ -93,18 +93,8 @@ def test_what_is_launched_is_what_was_prepared_and_node_0_alone_collects(
     phase.run_phase(made, 2, NodeBarrier(nodes_here, tmp_path, "resume"), load_iteration=50)
     phase.run_phase(made, 2, NodeBarrier(nodes_here, tmp_path, "resume"), load_iteration=50, expected=other)
     first, second = launched
-    assert (first.steps, first.directory, first.checkpoints) == (
-        (51, 100),
-        tmp_path / "phase2",
-        tmp_path / "checkpoints",
-    )
-    assert (first.world_size, first.hang_timeout_s, first.max_restarts, first.nodes) == (
-        8,
-        8.0,
-        2,
-        nodes_here,
-    )
-    assert first.env_vars == made.platform.variables(made.case.env_vars)
+    assert (first.setup, first.steps, first.directory) == (made, (51, 100), tmp_path / "phase2")
+    assert first.import_settings.env_vars == made.platform.variables(made.case.env_vars)
     assert first.expected == first.identity == second.identity == phase.identity_of(made)
     assert second.expected == other
     facts = made.fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from tasks.launch import agent
 from tasks.records.manifest import CheckpointIdentity
 from tasks.util.progress import ProgressBoard
 from tests.programs.processes import end_signal
+from tests.setups import setup_of
 
 
 def _end_signal_of_a_child() -> int:
@@ -48,19 +50,20 @@ def _noting(directory: Path) -> Callable[..., None]:
 
 def run_main(folder: str) -> None:
     """Rank 0 of attempt 5: the second restart by the agent, of a phase that has had three attempts before."""
-    directory = Path(folder)
+    trainer = SimpleNamespace(program=lambda: _noting(directory))
+    setup = dataclasses.replace(setup_of("gpt3_pp4_resume", trainer=trainer), run_dir=Path(folder))
+    directory = setup.phase_directory(2)
+    directory.mkdir()
     (directory / "rank0.failure").write_text("of the attempt before")
     os.environ |= {"RANK": "0", "TORCHELASTIC_RESTART_COUNT": "2"}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # the agent's
     phase = agent.Phase(
+        setup=setup,
+        number=2,
         argv=("--seed",),
-        directory=directory,
-        world_size=1,
-        device="cpu",
         steps=(51, 100),
         identity=CheckpointIdentity(case="a", topology=None),
         expected=CheckpointIdentity(case="b", topology=None),
-        trainer=SimpleNamespace(program=lambda: _noting(directory)),
     )
     agent._rank_main(phase, ProgressBoard(1), os.getppid(), 3)
