@@ -128,7 +128,7 @@ def run_to_end(command: list[str], env: dict[str, str], log: Path) -> None:
 
 def measured(events: Path, begin: float, steps: int) -> Trial:
     """Read what a training logged. ``begin``: when its command was given, in seconds since 1970."""
-    values, logged = read_events(events), read_log_times(events, "lm loss")
+    (values, _), logged = read_events(events), read_log_times(events, "lm loss")
     if sorted(logged) != list(range(1, steps + 1)):
         raise TrainingFailed(f"{events}: logged {len(logged)} steps of {steps}")
     own = values.metrics["iteration-time"]
