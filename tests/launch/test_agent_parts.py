@@ -99,6 +99,7 @@ def test_a_rank_is_reported_what_it_is_and_ends_by_a_stop_or_with_its_parent(tmp
         "argv": ["--seed"],
         "evidence": "evidence/attempt5",
         "attempt": 5,
+        "plugins": ["probe.py"],
         "of": ["a", "b"],
         "stale note": False,
         "stops": [True, True],

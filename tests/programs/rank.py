@@ -35,6 +35,7 @@ def _noting(directory: Path) -> Callable[..., None]:
             "argv": argv,
             "evidence": str(given["evidence"].relative_to(directory)),
             "attempt": attempt,
+            "plugins": [str(plugin) for plugin in given["rank_plugins"]],
             "of": [given["identity"].case, given["expected"].case],
             "stale note": (directory / "rank0.failure").exists(),
             "stops": stops,
@@ -51,7 +52,9 @@ def _noting(directory: Path) -> Callable[..., None]:
 def run_main(folder: str) -> None:
     """Rank 0 of attempt 5: the second restart by the agent, of a phase that has had three attempts before."""
     trainer = SimpleNamespace(program=lambda: _noting(directory))
-    setup = dataclasses.replace(setup_of("gpt3_pp4_resume", trainer=trainer), run_dir=Path(folder))
+    setup = dataclasses.replace(
+        setup_of("gpt3_pp4_resume", trainer=trainer), run_dir=Path(folder), rank_plugins=(Path("probe.py"),)
+    )
     directory = setup.phase_directory(2)
     directory.mkdir()
     (directory / "rank0.failure").write_text("of the attempt before")
