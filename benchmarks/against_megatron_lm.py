@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.launch import bytecode, phase, trainer  # noqa: E402
+from tasks.launch import imports, phase, trainer  # noqa: E402
 from tasks.launch.options import add_phase_arguments  # noqa: E402
 from tasks.launch.setup import Setup, prepare  # noqa: E402
 from tasks.launch.trainer import TrainerUnderTest  # noqa: E402
@@ -91,7 +91,7 @@ def train(program: str, checkout: Path, run_dir: Path, steps: int) -> Trial:
     if program == TORCHRUN:
         setup = prepared([*words, "--megatron-lm", str(checkout)])
         env |= {**setup.platform.env_vars, **setup.case.env_vars}
-        env["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)  # no file of the checkout is written
+        env["PYTHONPYCACHEPREFIX"] = str(imports.BYTECODE)  # no file of the checkout is written
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={setup.platform.world_size}", str(RANK_PROGRAM), str(checkout)]
         command += phase.phase_argv(setup, 1, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -17,10 +18,11 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from tasks.launch import bytecode
 from tasks.launch.trainer import OURS, TrainerUnderTest
 from tasks.util.exits import HANG
+from tasks.util.files import REPOSITORY
 from tasks.util.processes import end_with_parent
 
 # Every rank would otherwise import these itself.
@@ -43,6 +45,7 @@ class ImportSettings:
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
+BYTECODE = REPOSITORY / "data" / "bytecode"
 IMPORT_TIMEOUT_S = 600.0  # cold, from a slow disk, it takes a minute
 _done: list[ImportSettings] = []
 
@@ -58,8 +61,8 @@ def preload(wanted: ImportSettings) -> None:
         if _done[0] != wanted:
             raise RuntimeError(f"this process has imported torch for {_done[0]}, not for {wanted}")
         return
-    bytecode.keep()
-    if wanted.device == "cpu" and bytecode.is_missing() and not sys.dont_write_bytecode:
+    keep_bytecode()
+    if wanted.device == "cpu" and bytecode_is_missing() and not sys.dont_write_bytecode:
         _compile_elsewhere(wanted)
     _import_in_time(wanted)
     _done.append(wanted)
@@ -105,7 +108,7 @@ def _import_all(wanted: ImportSettings) -> None:
         cudnn.preload_library()
     for name in _SHARED_MODULES:
         importlib.import_module(name)
-    wanted.trainer.preload(wanted.device)
+    _import_trainer(wanted.trainer, wanted.device)
     import torch
 
     if wanted.device == "cpu":
@@ -114,6 +117,47 @@ def _import_all(wanted: ImportSettings) -> None:
         sys.modules["tasks.ranks.warm_up"].import_compilers()
     if wanted.device == "cuda" and torch.cuda.is_initialized():
         raise RuntimeError("CUDA was initialised in the process that forks the ranks")
+
+
+def _import_trainer(trainer: TrainerUnderTest, device: str) -> None:
+    """Import the program under test; not Megatron-LM on a GPU, where some of its modules initialise CUDA."""
+    if trainer.checkout is not None:
+        _find_checkout_first(trainer.checkout)
+    if trainer.own:
+        importlib.import_module("tasks.ranks.pretrain")
+    elif device == "cpu":
+        from tasks.ranks import megatron_lm
+
+        megatron_lm.preload(trainer.checkout)
+
+
+def _find_checkout_first(checkout: Path) -> None:
+    """Have a checkout's modules found before the wheel's, and its bytecode kept elsewhere."""
+    if any(name == "megatron" or name.startswith("megatron.") for name in sys.modules):
+        raise RuntimeError("megatron was imported before the checkout could be put in front of the wheel")
+    sys.path.insert(1, str(checkout))  # behind this repository: a checkout has a package tasks, too
+    sys.pycache_prefix = str(BYTECODE)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)  # for spawned processes, as checkpoint workers on GPUs
+
+
+def keep_bytecode(package: str = "torch", folder: Path = BYTECODE) -> bool:
+    """Make this process keep bytecode in ``folder`` when ``package`` has none and may get none beside it.
+
+    Container images often set ``PYTHONDONTWRITEBYTECODE=1`` and are installed without bytecode: every process
+    then compiles torch and megatron again, 10 s of the 18 s of imports on a host with an H100. Nothing is
+    written beside the packages, as the environment variable demands. Returns True when it is done.
+    """
+    if not sys.dont_write_bytecode or sys.pycache_prefix or not bytecode_is_missing(package):
+        return False
+    sys.pycache_prefix = str(folder)
+    sys.dont_write_bytecode = False
+    return True
+
+
+def bytecode_is_missing(package: str = "torch") -> bool:
+    """True when ``package`` is installed and not compiled."""
+    spec = importlib.util.find_spec(package)
+    return bool(spec and spec.origin) and not Path(importlib.util.cache_from_source(spec.origin)).is_file()
 
 
 @contextlib.contextmanager

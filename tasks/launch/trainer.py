@@ -12,14 +12,12 @@ import importlib
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.cases.metrics import METRICS, metric_named
-from tasks.launch import bytecode
 from tasks.machine import platforms
 from tasks.util.exits import UsageError
 
@@ -88,31 +86,6 @@ class TrainerUnderTest:
         """True when one of these files of its ``megatron`` package holds the text; nothing is imported."""
         folder = self.checkout / "megatron" if self.checkout else _wheel_folder()
         return any(text in (folder / file).read_text() for file in files if (folder / file).is_file())
-
-    def preload(self, device: str) -> None:
-        """Import, in the process that forks the ranks, all that they share.
-
-        Not so Megatron-LM on a GPU: some of its modules initialise CUDA as they are imported.
-        """
-        self._put_in_front()
-        if self.own:
-            importlib.import_module("tasks.ranks.pretrain")
-        if self.own or device == "cuda":
-            return
-        from tasks.ranks import megatron_lm
-
-        megatron_lm.preload(self.checkout)
-
-    def _put_in_front(self) -> None:
-        """Have a checkout's modules found before the wheel's, and its bytecode kept elsewhere."""
-        if self.checkout is None:
-            return
-        if any(name == "megatron" or name.startswith("megatron.") for name in sys.modules):
-            raise RuntimeError("megatron was imported before the checkout could be put in front of the wheel")
-        sys.path.insert(1, str(self.checkout))  # behind this repository: a checkout has a package tasks, too
-        sys.pycache_prefix = str(bytecode.FOLDER)
-        # For processes that are spawned, as checkpoint workers on GPUs.
-        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode.FOLDER)
 
     def program(self) -> Callable[..., None]:
         """The program that a rank runs; imports it, and with it torch and megatron."""

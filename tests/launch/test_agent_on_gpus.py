@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tasks.launch import bytecode, imports
+from tasks.launch import imports
 from tasks.launch.imports import ImportSettings
 from tasks.machine import cudnn, nccl, packages
 from tasks.machine.platforms import GPU_ENVIRONMENT, SHARED_GPU_ENVIRONMENT, Gpu, gpu_platform
@@ -33,7 +33,9 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 return False
 
     monkeypatch.setattr(nccl, "preload_library", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
-    monkeypatch.setattr(bytecode, "keep", lambda: None)  # whether this Python writes any is not the question
+    monkeypatch.setattr(
+        imports, "keep_bytecode", lambda: None
+    )  # whether this Python writes any is not the question
     monkeypatch.setattr(cudnn, "preload_library", lambda: order.append("cudnn"))
     monkeypatch.setattr(imports.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from tasks.launch import bytecode, imports
+from tasks.launch import imports
 from tasks.launch.imports import ImportSettings, preload
 from tasks.machine import cudnn, nccl
 
@@ -26,8 +26,8 @@ def _noting(inside: Callable[[], object], *, missing: bool = True, dont_write: b
         inside()
 
     imports._import_all = import_all
-    bytecode.is_missing = lambda: missing
-    bytecode.keep = lambda: None
+    imports.bytecode_is_missing = lambda: missing
+    imports.keep_bytecode = lambda: None
     sys.dont_write_bytecode = dont_write
     return seen
 
@@ -80,7 +80,8 @@ def imported_on_a_gpu(cuda_is_initialised: bool) -> list[Any]:
     cuda = SimpleNamespace(is_initialized=lambda: cuda_is_initialised)
     sys.modules["torch"] = SimpleNamespace(cuda=cuda)
     imports._SHARED_MODULES = ()
-    trainer = SimpleNamespace(own=False, preload=lambda device: calls.append([device]))
+    imports._import_trainer = lambda trainer, device: calls.append([device])
+    trainer = SimpleNamespace(own=False)
     try:
         imports._import_all(ImportSettings(device="cuda", ranks_per_gpu=4, trainer=trainer))
     except RuntimeError as error:
@@ -97,12 +98,12 @@ def import_torch_from(folder: str) -> None:
 
 def keep_bytecode(folder: str) -> dict[str, bool]:
     """Import a package: whether bytecode is kept in ``folder``, whether it is missing before and after."""
-    kept = bytecode.keep("some_package", Path(folder))
-    before = bytecode.is_missing("some_package")
+    kept = imports.keep_bytecode("some_package", Path(folder))
+    before = imports.bytecode_is_missing("some_package")
     __import__("some_package")
     return {
         "kept": kept,
         "missing before": before,
-        "missing after": bytecode.is_missing("some_package"),
-        "no package's is missing": bytecode.is_missing("no_such_package"),
+        "missing after": imports.bytecode_is_missing("some_package"),
+        "no package's is missing": imports.bytecode_is_missing("no_such_package"),
     }
