@@ -33,9 +33,7 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 return False
 
     monkeypatch.setattr(nccl, "preload_library", lambda ranks_per_gpu: order.append(f"nccl {ranks_per_gpu}"))
-    monkeypatch.setattr(
-        imports, "keep_bytecode", lambda: None
-    )  # whether this Python writes any is not the question
+    monkeypatch.setattr(imports, "keep_bytecode", lambda: None)  # for a Python that writes none
     monkeypatch.setattr(cudnn, "preload_library", lambda: order.append("cudnn"))
     monkeypatch.setattr(imports.importlib, "import_module", order.append)
     monkeypatch.setitem(sys.modules, "torch", Torch)

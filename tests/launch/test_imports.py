@@ -48,3 +48,15 @@ def test_a_process_whose_cuda_is_initialised_forks_no_ranks(initialized: bool) -
     refused = ["CUDA was initialised in the process that forks the ranks"] if initialized else []
     calls = started_anew("imports.imported_on_a_gpu", initialized).answer
     assert calls == [["nccl", 4], ["cudnn"], ["cuda"], *refused], "libraries before what loads others"
+
+
+def test_a_checkout_is_found_before_the_wheel_and_no_bytecode_is_written_into_it() -> None:
+    behind_this_repository = 1
+    found = started_anew("imports.checkout_in_front", "megatronics").answer
+    assert found == [behind_this_repository, True, True]
+
+
+@pytest.mark.parametrize("imported", ["megatron", "megatron.core"])
+def test_no_checkout_is_found_first_once_megatron_is_imported(imported: str) -> None:
+    refused = ["megatron was imported before the checkout could be put in front of the wheel", False]
+    assert started_anew("imports.checkout_in_front", imported).answer == refused

@@ -89,6 +89,21 @@ def imported_on_a_gpu(cuda_is_initialised: bool) -> list[Any]:
     return calls
 
 
+def checkout_in_front(imported: str) -> list[Any]:
+    """Search path, folders of bytecode and their variable once a checkout is found first; or the error."""
+    sys.modules |= {imported: SimpleNamespace()}
+    try:
+        imports._find_checkout_first(Path("/checkout"))
+    except RuntimeError as error:
+        return [str(error), "/checkout" in sys.path]
+    kept = str(imports.BYTECODE)
+    return [
+        sys.path.index("/checkout"),
+        sys.pycache_prefix == kept,
+        os.environ["PYTHONPYCACHEPREFIX"] == kept,
+    ]
+
+
 def import_torch_from(folder: str) -> None:
     """Import a torch that stands in ``folder``, for a second at most."""
     sys.path.insert(0, folder)
