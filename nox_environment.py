@@ -18,8 +18,8 @@ import nox.registry
 import nox.virtualenv
 
 from tasks.machine import platforms
-from tasks.machine.packages import GPU_PINS, PINS
 from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
+from tasks.util.files import GPU_PINS, PINS
 from tasks.util.suggestions import did_you_mean
 
 ENVIRONMENT = platforms.environment()

@@ -14,10 +14,8 @@ from packaging.utils import canonicalize_name
 
 from tasks.machine import platforms
 from tasks.util.exits import CannotRun, UsageError
-from tasks.util.files import REPOSITORY
+from tasks.util.files import GPU_PINS, PINS
 
-PINS = REPOSITORY / "requirements.txt"
-GPU_PINS = REPOSITORY / "requirements-gpu.txt"
 BESIDE_TORCH = "nvidia-nccl-cu13"  # requirements-gpu.txt has a newer one, in a folder of its own
 # Compilers of nvidia-cudnn-frontend: gigabytes that this harness never imports (requirements-gpu.txt).
 NOT_INSTALLED = frozenset({"nvidia-cutlass-dsl"})

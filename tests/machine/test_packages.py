@@ -12,8 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from tasks.machine import packages, platforms
-from tasks.machine.packages import GPU_PINS, PINS, differences, read_pins, wrong_build
+from tasks.machine.packages import differences, read_pins, wrong_build
 from tasks.util.exits import CannotRun, UsageError
+from tasks.util.files import GPU_PINS, PINS
 
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
 
