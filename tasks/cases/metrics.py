@@ -159,10 +159,10 @@ RELATIVE_FORWARD_TIME = MetricSpec(
 )
 # Varies least of the three.
 RELATIVE_BACKWARD_TIME = dataclasses.replace(
-    RELATIVE_FORWARD_TIME, name="relative-backward-time", cpu=Tolerance(relative=0.15), part="backward passes"
+    RELATIVE_FORWARD_TIME, name="relative-backward-time", cpu=Tolerance(relative=0.20), part="backward passes"
 )
 RELATIVE_STEP_TIME = dataclasses.replace(
-    RELATIVE_FORWARD_TIME, name="relative-step-time", part="computations"
+    RELATIVE_FORWARD_TIME, name="relative-step-time", cpu=Tolerance(relative=0.35), part="computations"
 )
 # Evidence of overlap: counts are compared exactly, also where losses may drift; times are shown.
 GRAD_BUCKETS = MetricSpec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import logging
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.launch import collectives, failures
+from tasks.launch import collectives, data_stack, failures
 from tasks.launch.imports import ImportSettings, preload
 from tasks.launch.killer import Killed, Killer
 from tasks.launch.rank_exits import all_exit_codes
@@ -171,14 +172,17 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
     _wait_for_forks(board)
     try:
         with _no_exit_is_success():
-            run(
-                phase.argv,
-                evidence=attempts.evidence_folder(phase.directory, attempt),
-                rank_plugins=phase.setup.rank_plugins,
-                board=board,
-                attempt=attempt,
-                identity=phase.identity,
-                expected=phase.expected,
+            data_stack.with_room(
+                functools.partial(
+                    run,
+                    phase.argv,
+                    evidence=attempts.evidence_folder(phase.directory, attempt),
+                    rank_plugins=phase.setup.rank_plugins,
+                    board=board,
+                    attempt=attempt,
+                    identity=phase.identity,
+                    expected=phase.expected,
+                )
             )
     except BaseException as error:
         traceback.print_exc()

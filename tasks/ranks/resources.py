@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,8 @@ from tasks.ranks.device import EventPool, allocated_bytes
 
 # Steps: on a GPU the piece delays the step after it, and events around every pass cost 1 to 3 % of a step.
 TIMED_EVERY_ON_CUDA = 10
+# A piece takes a millisecond, and pieces vary by a third: times are relative to the median of the last ones.
+PIECES = 10
 _FORWARD, _BACKWARD, _STEP, _PIECE = "forward", "backward", "step", "piece"
 
 
@@ -72,6 +76,7 @@ class Resources:
         self._memory_at_start: dict[str, int] = {}
         self._watches = {name: _Stopwatch() for name in (_FORWARD, _BACKWARD, _PIECE)}
         self._work = _piece_of_work(args)
+        self._pieces: deque[float] = deque(maxlen=PIECES)
         self._timed_every = TIMED_EVERY_ON_CUDA if torch.cuda.is_available() else 1
         self._steps = 0
         self._step_begin = self._step_s = 0.0
@@ -120,6 +125,9 @@ class Resources:
         growth = [0] * self._args.world_size
         growth[self._args.rank] = self._memory_growth(iteration)
         seconds = {name: watch.take() for name, watch in self._watches.items()}
+        if self._watches[_PIECE].on:
+            self._pieces.append(seconds[_PIECE])
+        seconds[_PIECE] = statistics.median(self._pieces)
         return {**seconds, _STEP: self._step_s, metrics.MEMORY_GROWTH.name: growth}
 
     def _memory_growth(self, iteration: int) -> int:

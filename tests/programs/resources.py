@@ -71,6 +71,19 @@ def leaking_steps() -> dict[str, Any]:
     return {"taken": taken, "untouched": bool((random_state == torch.get_rng_state()).all())}
 
 
+def pieces_with_an_outlier() -> list[float]:
+    """Seconds of the piece after each of twelve steps: 1 ms each, but 50 ms after the sixth."""
+    measured = _resources(lambda: None)
+    measured.take(0)
+    measured._pieces.clear()
+    taken = []
+    for step in range(1, 13):
+        measured._work = lambda step=step: _compute(0.05 if step == 6 else 0.001)
+        measured.compute_piece()
+        taken.append(measured.take(step)["piece"])
+    return taken
+
+
 def scalars_of_sums() -> dict[str, Any]:
     """Scalars of the job, and what is left of the sums."""
     sums = dict(SUMS)

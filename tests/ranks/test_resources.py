@@ -62,6 +62,10 @@ def test_a_piece_that_is_not_due_leaves_the_last_ones_time(rare: dict) -> None:
     assert all(values["piece"] > 0 for values in rare["taken"])
 
 
+def test_a_piece_that_was_disturbed_does_not_count() -> None:
+    assert all(0.001 <= seconds < 0.01 for seconds in answer_of("resources.pieces_with_an_outlier"))
+
+
 def test_the_piece_that_loads_its_kernels_is_not_timed() -> None:
     assert 0 < answer_of("resources.first_piece_s") < 0.05
 
