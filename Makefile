@@ -3,9 +3,8 @@
 #
 #   make regress ARGS="--set train-iters=60"      what is in ARGS goes behind nox's "--"
 
-# A CUDA host needs Python 3.12 or later; elsewhere python3 decides.
-CANDIDATES := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo python3.12 python3.13) python3
-PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+# python3, or another one where the pins do not support it.
+PYTHON ?= $(shell python3 nox_python.py 2>/dev/null)
 NEEDED_NOX := 2025.2.9
 # A PYTHON that is given decides, whatever nox is on PATH; .venv is made anew for another one than it was made with.
 GIVEN := $(filter-out file,$(firstword $(origin PYTHON)))
@@ -31,9 +30,8 @@ $(SESSIONS): $(NOX)
 
 # In an environment of its own: a Python that its distribution manages is left alone.
 .venv/bin/nox: requirements.txt $(OTHER)
-	@[ -n "$(PYTHON)" ] || { echo "make: there is no python3: install Python 3.10 or later, or call make PYTHON=/path/to/python3" >&2; exit 5; }
-	@command -v "$(PYTHON)" >/dev/null || { echo "make: there is no $(PYTHON): call make PYTHON=/path/to/python3" >&2; exit 5; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than Python 3.10: call make PYTHON=/path/to/python3" >&2; exit 5; }
+	@command -v "$(or $(PYTHON),python3)" >/dev/null || { echo "make: there is no $(or $(PYTHON),python3): install Python 3.10 to 3.13, or call make PYTHON=/path/to/python3.13" >&2; exit 5; }
+	@"$(or $(PYTHON),python3)" nox_python.py --own
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv), or install nox" >&2; exit 5; }
 	@echo "make: $(if $(GIVEN),for $(PYTHON) the pinned nox,no nox on PATH; the pinned one) is installed into .venv"
 	@rm -rf .venv

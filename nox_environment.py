@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,12 +18,15 @@ import nox
 import nox.registry
 import nox.virtualenv
 
+import nox_python
+from nox_install import install_pins
 from tasks.machine import platforms
 from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
-from tasks.util.files import GPU_PINS, PINS
+from tasks.util.files import CUDA_PINS, GPU_PINS, PINS
 from tasks.util.suggestions import did_you_mean
 
-ENVIRONMENT = platforms.environment()
+PYTHON, PYTHON_VERSION = nox_python.find() or (None, sys.version_info[:2])
+ENVIRONMENT = platforms.environment(PYTHON_VERSION)
 STAMP = "pins.sha256"
 # The terminal sends a Ctrl-C to the task, too; after a SIGTERM, nox interrupts the task. It stops within 6 s.
 TASK_ASKED_AFTER_S, TASK_STOPS_WITHIN_S = 0.5, 8.5
@@ -33,12 +37,17 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
     """One environment for all sessions, created again when the pins have changed."""
 
     def __init__(self, location: str, **options: object) -> None:
+        if sys.executable != PYTHON:
+            options["interpreter"] = PYTHON
         super().__init__(str(Path(location).with_name(ENVIRONMENT)), venv_backend="virtualenv", **options)
         self.stamp = Path(self.location, STAMP)
         self.lock = None
 
     def create(self) -> bool:
         """Create or reuse it. Other sessions wait until ``prepare`` has filled it."""
+        if PYTHON is None:
+            print(f"error: {nox_python.missing()}", file=sys.stderr)
+            sys.exit(CANNOT_RUN)
         path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = path.open("w")
@@ -53,10 +62,11 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
 
 @functools.cache
 def pins_digest() -> str:
-    """Digest of the Python version and the pins."""
-    files = [PINS, GPU_PINS] if platforms.on_gpus() else [PINS]
+    """Digest of the Python and the pins."""
+    files = [PINS, CUDA_PINS, GPU_PINS] if platforms.on_gpus() else [PINS, CUDA_PINS]
     content = b"".join(path.read_bytes() for path in files)
-    return hashlib.sha256(sys.version.encode() + content).hexdigest()
+    python = sys.version if sys.executable == PYTHON else str(PYTHON)
+    return hashlib.sha256(python.encode() + content).hexdigest()
 
 
 def prepare(session: nox.Session) -> None:
@@ -72,9 +82,7 @@ def prepare(session: nox.Session) -> None:
         if environment.is_filled():
             session.run(*verify, silent=True)
             return
-        session.install("--no-deps", "--no-compile", "-r", str(PINS))
-        if gpu:
-            _install_gpu_packages(session)
+        install_pins(session, python_version="{}.{}".format(*PYTHON_VERSION))
         session.run(*verify, "--dependencies", silent=True)  # stdout belongs to the task
         environment.stamp.write_text(pins_digest())
     except nox.command.CommandFailed:
@@ -83,24 +91,6 @@ def prepare(session: nox.Session) -> None:
     finally:
         if environment.lock:
             environment.lock.close()
-
-
-def _install_gpu_packages(session: nox.Session) -> None:
-    """Transformer Engine, its torch extension built here, and NCCL beside torch's own."""
-    pins = [line.split("#")[0].strip() for line in GPU_PINS.read_text().splitlines()]
-    nccl = [pin for pin in pins if pin.startswith("nvidia-nccl")]
-    others = [pin for pin in pins if pin and pin not in nccl]
-    target = Path(session.virtualenv.location, "nccl")
-    session.install("--no-deps", "--no-compile", "--target", str(target), *nccl)
-    try:
-        session.install("--no-deps", "--no-build-isolation", *others)
-    except nox.command.CommandFailed:
-        session.log(
-            "transformer-engine's torch extension could not be built: install the CUDA 13 toolkit (nvcc on"
-            " PATH, CUDA_HOME set) and cuDNN's headers, or use a container that has it with nox --no-venv"
-        )
-        raise
-    session.run("python", "-m", "tasks.ranks.gpu_libraries")
 
 
 _stopped: list[int] = []
@@ -172,6 +162,9 @@ def _stop(number: int, _: object) -> None:
 def install() -> None:
     """Register the shared environment and the SIGTERM handler with nox."""
     nox.virtualenv.ALL_VENVS["shared"] = SharedEnvironment
+    if not shutil.which("uv"):  # nox looks for it in every session, and logs that it is not there
+        nox.virtualenv.HAS_UV, nox.virtualenv.UV = False, "uv"
+        nox.virtualenv.UV_VERSION = nox.virtualenv.version.Version("0")
     signal.signal(signal.SIGTERM, _stop)
 
 

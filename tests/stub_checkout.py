@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.util.files import REPOSITORY
+from tasks.util.files import CUDA_PINS, GPU_PINS, PINS, REPOSITORY
 
 NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
 STUB = """
@@ -35,20 +35,21 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 """
 
 
+NOX_FILES = ("noxfile.py", "nox_environment.py", "nox_install.py", "nox_python.py")
 STUBS = ("train", "resume", "diff", "report", "record", "faults", "doctor", "environment", "lint_cards")
 
 
 def make(tmp_path: Path) -> Path:
     """The noxfile, the tasks that run cases, two cases, and stubs of the steps."""
-    for name in ("noxfile.py", "nox_environment.py"):
+    for name in NOX_FILES:
         shutil.copy(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     for name in STUBS:
         (tmp_path / f"tasks/{name}.py").write_text(STUB)
     for name in ("first", "second"):
         add_case(tmp_path, name)
-    (tmp_path / "requirements.txt").write_text("# nothing\n")
-    (tmp_path / "requirements-gpu.txt").write_text("# nothing\n")
+    for name in (PINS.name, CUDA_PINS.name, GPU_PINS.name):
+        (tmp_path / name).write_text("# nothing\n")
     return tmp_path
 
 

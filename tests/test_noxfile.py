@@ -13,7 +13,7 @@ import pytest
 
 from tasks.cases.names import case_names
 from tasks.util.files import REPOSITORY
-from tests.stub_checkout import add_case, calls, nox
+from tests.stub_checkout import NOX_FILES, add_case, calls, nox
 
 pytestmark = pytest.mark.sessions
 
@@ -61,7 +61,7 @@ def test_the_shell_completes_the_names_of_sessions(tmp_path: Path) -> None:
 
 def test_what_the_noxfile_reads_needs_nothing_that_is_not_installed_with_nox() -> None:
     """Its modules are imported where no installed package is found."""
-    files = [REPOSITORY / name for name in ("noxfile.py", "nox_environment.py")]
+    files = [REPOSITORY / name for name in NOX_FILES]
     read = [node for file in files for node in ast.parse(file.read_text()).body]
     of_tasks = [node for node in read if isinstance(node, ast.ImportFrom) and "tasks" in node.module]
     imports = "\n".join(ast.unparse(node) for node in of_tasks)

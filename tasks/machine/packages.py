@@ -1,4 +1,4 @@
-"""The pinned environment: compare installed versions with the pins, and check the build of torch."""
+"""The pinned environment: compare installed versions with the pins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from tasks.machine import platforms
 from tasks.util.exits import CannotRun, UsageError
-from tasks.util.files import GPU_PINS, PINS
+from tasks.util.files import CUDA_PINS, GPU_PINS, PINS
 
 BESIDE_TORCH = "nvidia-nccl-cu13"  # requirements-gpu.txt has a newer one, in a folder of its own
 # Compilers of nvidia-cudnn-frontend: gigabytes that this harness never imports (requirements-gpu.txt).
@@ -85,16 +85,6 @@ def torch_cuda_version() -> str | None:
     return match.group(1) if match else None
 
 
-def wrong_build(environment_name: str, cuda_version: str | None, *, gpus: int) -> str | None:
-    """The reason why this build of torch is wrong (lts without a GPU needs the CPU build), or None."""
-    if environment_name != "lts" or cuda_version is None or gpus:
-        return None
-    return (
-        f"torch: this is the build for CUDA {cuda_version}, the lts environment needs the CPU build: let"
-        " pip find PyTorch's CPU wheels (the README says how), delete .nox/lts and run the session again"
-    )
-
-
 def newer_nccl() -> Path | None:
     """The NCCL that the launcher preloads, where ``requirements-gpu.txt`` is installed."""
     library = Path(sys.prefix) / "nccl" / "nvidia" / "nccl" / "lib" / "libnccl.so.2"
@@ -109,13 +99,15 @@ def verify(*, gpu: bool, dependencies: bool) -> str:
     """
     pins = read_pins(PINS)
     problems = []
+    if torch_cuda_version():
+        pins |= read_pins(CUDA_PINS)
     if gpu:
         pins |= {name: pin for name, pin in read_pins(GPU_PINS).items() if name != BESIDE_TORCH}
+        if not torch_cuda_version():
+            problems.append("torch: this is the CPU build, a GPU needs the CUDA build")
         if newer_nccl() is None:
             problems.append(f"{BESIDE_TORCH}: the newer one is missing under {sys.prefix}/nccl")
     problems += differences(pins, installed_versions())
-    build = wrong_build(platforms.environment(), torch_cuda_version(), gpus=len(platforms.query_gpus()))
-    problems += [build] if build else []
     if not problems and dependencies:
         problems += _pip_check()
     if problems:

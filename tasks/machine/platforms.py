@@ -83,9 +83,9 @@ class Platform:
         return {**self.env_vars, **of_case}
 
 
-def environment() -> Literal["lts", "dev"]:
-    """The pinned software set of this interpreter."""
-    return "lts" if sys.version_info < (3, 12) else "dev"
+def environment(python_version: tuple[int, ...] | None = None) -> Literal["lts", "dev"]:
+    """The pinned software set of a Python (major, minor), by default of this one."""
+    return "lts" if (python_version or sys.version_info) < (3, 12) else "dev"
 
 
 def detect() -> Platform:

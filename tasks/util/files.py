@@ -14,7 +14,8 @@ from pathlib import Path
 from tasks.util.exits import CannotRun, UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PINS, GPU_PINS = REPOSITORY / "requirements.txt", REPOSITORY / "requirements-gpu.txt"
+PINS = REPOSITORY / "requirements.txt"
+CUDA_PINS, GPU_PINS = REPOSITORY / "requirements-cuda.txt", REPOSITORY / "requirements-gpu.txt"
 _FULL_DISK_BYTES = 2**20  # a disk with less free space counts as full
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from tasks.machine import packages, platforms
-from tasks.machine.packages import differences, read_pins, wrong_build
+from tasks.machine import packages
+from tasks.machine.packages import differences, read_pins
 from tasks.util.exits import CannotRun, UsageError
-from tasks.util.files import GPU_PINS, PINS
+from tasks.util.files import CUDA_PINS, GPU_PINS, PINS
 
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
 
@@ -36,13 +34,15 @@ def pins_of(python: str, path: Path = PINS) -> dict[str, str]:
 def test_each_python_gets_its_set(python: str, torch: str, core: str) -> None:
     pins = pins_of(python)
     assert (pins["torch"], pins["megatron-core"]) == (torch, core)
-    assert ("nvidia-cublas" in pins) == (core == "0.19.2")
     assert ("tomli" in pins) == (python == "3.10")
+    cuda = pins_of(python, CUDA_PINS)
+    assert cuda["nvidia-nccl-cu13"] == {"2.13.0": "2.29.7", "2.11.0": "2.28.9"}[torch]
+    assert not set(cuda) & set(pins)
 
 
 def test_the_pins_are_closed_under_what_the_packages_need() -> None:
     """All dependencies of the pins, on this interpreter, are pinned."""
-    pins = read_pins(PINS)
+    pins = read_pins(PINS) | (read_pins(CUDA_PINS) if packages.torch_cuda_version() else {})
     for name in pins:
         for text in importlib.metadata.requires(name) or []:
             requirement = Requirement(text)
@@ -54,14 +54,14 @@ def test_the_pins_are_closed_under_what_the_packages_need() -> None:
             assert requirement.specifier.contains(version, prereleases=True), f"{name} needs {text}"
 
 
-@pytest.mark.parametrize("path", [PINS, GPU_PINS])
+@pytest.mark.parametrize("path", [PINS, CUDA_PINS, GPU_PINS])
 def test_pins_name_no_host_and_no_place(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"https?:|file:|--find-links|--index|--extra|@ ", text)
 
 
 def test_gpu_pins_do_not_contradict_the_others() -> None:
-    dev, gpu = pins_of("3.12"), pins_of("3.12", GPU_PINS)
+    dev, gpu = pins_of("3.12") | pins_of("3.12", CUDA_PINS), pins_of("3.12", GPU_PINS)
     both = set(dev) & set(gpu) - {packages.BESIDE_TORCH}
     assert not both
     assert gpu["transformer-engine"] == gpu["transformer-engine-torch"] == "2.20.2"
@@ -94,16 +94,6 @@ def test_differences_are_all_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "cuda", "gpus", "wrong"),
-    [("lts", None, 0, False), ("lts", "13.0", 0, True), ("lts", "13.0", 1, False), ("dev", "13.0", 0, False)],
-)
-def test_a_cuda_build_is_wrong_for_lts_without_gpu(
-    name: str, cuda: str | None, gpus: int, wrong: bool
-) -> None:
-    assert (wrong_build(name, cuda, gpus=gpus) is not None) is wrong
-
-
-@pytest.mark.parametrize(
     ("text", "cuda"),
     [
         ("cuda: Optional[str] = None\n", None),
@@ -122,42 +112,42 @@ def test_the_build_of_torch_is_read_from_its_file(
     assert packages.torch_cuda_version() == cuda
 
 
-def test_verify_reports_all_problems_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = packages.installed_versions()
-    versions.pop("tabulate")
-    versions["numpy"] = "1.0"
-    monkeypatch.setattr(packages, "installed_versions", lambda: versions)
-    monkeypatch.setattr(packages, "torch_cuda_version", lambda: "13.0")
-    monkeypatch.setattr(platforms, "environment", lambda: "lts")
-    monkeypatch.setattr(platforms, "query_gpus", lambda: ())
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch):
+    """Makes the installed packages those of these pins, with torch's build for CUDA or for the CPU."""
+
+    def install(*files: Path, cuda: str | None = None, **others: str) -> None:
+        pins = {name: str(pin.specifier)[2:] for file in files for name, pin in read_pins(file).items()}
+        monkeypatch.setattr(packages, "installed_versions", lambda: pins | others)
+        monkeypatch.setattr(packages, "torch_cuda_version", lambda: cuda)
+        monkeypatch.setattr(packages, "newer_nccl", lambda: Path("libnccl.so.2"))
+
+    return install
+
+
+def test_both_builds_of_torch_are_the_pinned_environment(installed) -> None:
+    """The packages for CUDA belong to one of them."""
+    installed(PINS)
+    packages.verify(gpu=False, dependencies=False)
+    installed(PINS, CUDA_PINS, cuda="13.0")
+    packages.verify(gpu=False, dependencies=False)
+    installed(PINS, cuda="13.0")
+    with pytest.raises(CannotRun, match="nvidia-cublas: not installed"):
+        packages.verify(gpu=False, dependencies=False)
+    installed(PINS, CUDA_PINS)
+    with pytest.raises(CannotRun, match=r"nvidia-cublas: \S+ is installed, but not pinned"):
+        packages.verify(gpu=False, dependencies=False)
+
+
+def test_a_gpu_needs_torchs_cuda_build(installed) -> None:
+    installed(PINS)
+    with pytest.raises(CannotRun, match="this is the CPU build, a GPU needs the CUDA build"):
+        packages.verify(gpu=True, dependencies=False)
+
+
+def test_verify_reports_all_problems_together(installed) -> None:
+    installed(PINS, numpy="1.0", unknown="3")
     with pytest.raises(CannotRun) as caught:
         packages.verify(gpu=False, dependencies=False)
-    for problem in (
-        "tabulate: not installed",
-        "numpy: 1.0 is installed",
-        "lts environment needs the CPU build",
-    ):
+    for problem in ("numpy: 1.0 is installed, pinned", "unknown: 3 is installed, but not pinned"):
         assert problem in str(caught.value)
-
-
-def test_a_gpu_host_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "newer_nccl", lambda: None)
-    monkeypatch.setattr(packages, "installed_versions", dict)
-    with pytest.raises(CannotRun, match="transformer-engine-torch: not installed") as caught:
-        packages.verify(gpu=True, dependencies=False)
-    assert "the newer one is missing" in str(caught.value)
-
-
-def test_pip_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.sys, "executable", "/bin/false")
-    assert packages._pip_check() == []  # a failed check without output
-    broken = subprocess.CompletedProcess([], 1, "torch 2 requires jinja2, which is not installed.\n", "")
-    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: broken)
-    assert packages._pip_check() == ["pip check: torch 2 requires jinja2, which is not installed."]
-
-
-def test_help_is_quick_and_an_unknown_action_is_bad_usage() -> None:
-    command = [sys.executable, "-m", "tasks.environment"]
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "exits 5" in shown.stdout.lower()
-    assert subprocess.run([*command, "verfy"], capture_output=True, check=False).returncode == 2
