@@ -60,7 +60,7 @@ def _pip_installs(session: nox.Session, *arguments: str) -> str | None:
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     outcome = subprocess.run(
         [*command, "--no-deps", "--no-compile", *arguments],
-        env={name: value for name, value in session.env.items() if value is not None},
+        env={name: value for name, value in {**os.environ, **session.env}.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -25,7 +25,7 @@ def basis(
     known = bool(golden and actual)
     same_processor = known and golden.get("cpu") == actual.get("cpu")
     if generic:
-        reason = "generic card, not of a particular platform"
+        reason = "the card is generic, not of this platform"
     elif not deterministic:
         reason = "the run is not deterministic (no --deterministic-mode)"
     elif not known and full_precision:
@@ -43,7 +43,7 @@ def _excuse(found: list[FieldChange]) -> str:
     """The reason to expect small differences, or an empty text."""
     if any(change.configuration for change in found):
         return ""
-    return ", ".join(str(change) for change in found if change.software_or_hardware)
+    return ", ".join(str(change) for change in found if change.software_or_hardware and change.influence)
 
 
 def phases_row(run: Mapping[str, object], phases: list[object], *, other_layout: bool) -> Row:

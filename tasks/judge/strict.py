@@ -56,8 +56,6 @@ def strict_row(
     if row.reason:
         return row
     remarks = []
-    if metric.kind.deterministic and isinstance(rule, Tolerance):
-        remarks.append(f"not exact: {basis.reason}")
     if actual.full_precision and not golden.full_precision:
         actual = actual.rounded()
         remarks.append("compared at 5 decimals")
@@ -70,7 +68,9 @@ def strict_row(
     row = dataclasses.replace(row, remarks=tuple(remarks))
     if metric.kind.median:
         return _median_row(row, golden, actual, metric, rule)
-    return _every_step_row(row, golden, actual, metric, rule)
+    row = _every_step_row(row, golden, actual, metric, rule)
+    relaxed = metric.kind.deterministic and isinstance(rule, Tolerance)
+    return _with_basis(row, basis, full_precision=golden.full_precision) if relaxed else row
 
 
 def judge_cards(
@@ -148,6 +148,19 @@ def _every_step_row(row: Row, golden: Metric, actual: Metric, metric: MetricSpec
     row = _judged(row, differences, metric, rule)
     outside = isinstance(rule, Tolerance) and row.verdict in (REGRESSION, IMPROVEMENT)
     return _outside(row, differences, rule) if outside else row
+
+
+def _with_basis(row: Row, basis: Basis, *, full_precision: bool) -> Row:
+    """The row of a metric that could have been exact, with the reason for its tolerance.
+
+    Values that are equal to the last bit have passed the exact check.
+    """
+    if row.verdict == EXACT and full_precision:
+        remarks = (f"equal, although {basis.reason}", *row.remarks)
+        return dataclasses.replace(row, check=CHECK_EXACT, tolerance=0.0, remarks=remarks)
+    if row.verdict == MISSING:
+        return row
+    return dataclasses.replace(row, remarks=(f"not exact: {basis.reason}", *row.remarks))
 
 
 def _step_gap(golden: Metric, actual: Metric, *, sparse: bool) -> tuple[Reason, np.ndarray] | None:

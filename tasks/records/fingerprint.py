@@ -56,6 +56,10 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
 # in the results is what the comparison is there to find.
 WITHOUT_INFLUENCE = frozenset({"cpu", "commit", "subject", "megatron-lm"})
 
+# Measured on CPUs: equal to the last bit with Python 3.10 to 3.13, and with torch's CPU and CUDA builds of one
+# version (docs/determinism.md).
+WITHOUT_INFLUENCE_ON_A_CPU = re.compile(r"python|nvidia-.*")
+
 # Another configuration or other data: no comparison of values says anything, so the comparison fails.
 CONFIGURATION = {"case": "configuration", "corpus": "corpus"}
 
@@ -72,11 +76,15 @@ _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 @dataclass(frozen=True)
 class FieldChange:
-    """A field that differs. None: that side does not have it."""
+    """A field that differs. None: that side does not have it.
+
+    ``influence``: the difference may change results.
+    """
 
     field: str
     golden: str | None
     actual: str | None
+    influence: bool = True
 
     @property
     def configuration(self) -> bool:
@@ -84,7 +92,7 @@ class FieldChange:
 
     @property
     def software_or_hardware(self) -> bool:
-        """True where it excuses a small difference. An unknown field does only if it holds a version."""
+        """True for software and hardware. An unknown field counts as such only if it holds a version."""
         if self.field in SOFTWARE_OR_HARDWARE:
             return True
         known = [value for value in (self.golden, self.actual) if value is not None]
@@ -96,12 +104,23 @@ class FieldChange:
 
 def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[FieldChange]:
     """All fields that differ, those with influence first, in order of name."""
-    found = [
-        FieldChange(field, _text(golden.get(field)), _text(actual.get(field)))
-        for field in sorted({*golden, *actual})
-        if golden.get(field) != actual.get(field)
-    ]
-    return sorted(found, key=lambda change: change.field in WITHOUT_INFLUENCE)
+    on_cpu = all(str(side.get("platform")).startswith("cpu_") for side in (golden, actual))
+    found = []
+    for field in sorted({*golden, *actual}):
+        sides = _text(golden.get(field)), _text(actual.get(field))
+        if sides[0] != sides[1]:
+            found.append(FieldChange(field, *sides, influence=_may_change_results(field, *sides, on_cpu=on_cpu)))
+    return sorted(found, key=lambda change: not change.influence)
+
+
+def _may_change_results(field: str, golden: str | None, actual: str | None, *, on_cpu: bool) -> bool:
+    if field in WITHOUT_INFLUENCE:
+        return False
+    if not on_cpu:
+        return True
+    if field == "torch" and golden and actual:
+        return golden.partition("+")[0] != actual.partition("+")[0]
+    return not WITHOUT_INFLUENCE_ON_A_CPU.fullmatch(field)
 
 
 def between_phases(
