@@ -134,8 +134,12 @@ def _not_compiled(_: Any) -> Any:
     return compile
 
 
+_bytes_after_imports = 0  # resident memory that the ranks inherit; it differs between builds of torch
+
+
 def _nested_memory_stats(*_: Any, **__: Any) -> dict[str, Any]:
     now = {"current": resident_bytes(), "peak": peak_resident_bytes()}
+    now = {name: most - _bytes_after_imports for name, most in now.items()}
     counts = {"allocation": {"all": {"allocated": 0, "current": 0}}, "num_ooms": 0}
     return {"allocated_bytes": {"all": now}, "reserved_bytes": {"all": now}, **counts}
 
@@ -203,7 +207,7 @@ def replacements() -> list[Replacement]:
         (cuda, "default_generators", _instead(_Generators()), "megatron's tracker sets states on them"),
         (cuda, "_lazy_call", _instead(lambda call, **_: call()), "CUDA will never be initialised"),
         (cuda, "_lazy_init", _answer(None), "CUDA will never be initialised"),
-        (cuda, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "the process's resident bytes"),
+        (cuda, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "resident bytes beyond the imports"),
         (cuda.memory, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "what all others ask"),
         (cuda.nvtx, "range_push", _answer(None), "no profiler listens"),
         (cuda.nvtx, "range_pop", _answer(None), "no profiler listens"),
@@ -262,6 +266,8 @@ def stage_a_copy(write_buckets: list, non_blocking: bool = True) -> list:
 
 def finish_install() -> None:
     """The part that needs megatron imported."""
+    global _bytes_after_imports
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
     FileSystemWriterAsync.preload_tensors = staticmethod(stage_a_copy)
+    _bytes_after_imports = resident_bytes()

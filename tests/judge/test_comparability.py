@@ -13,13 +13,16 @@ from tests.fake_run import FINGERPRINT
     ("field", "value", "check"),
     [
         ("torch", "2.12.0", "approximate"),
-        ("python", "3.12.1", "approximate"),
+        ("torch", "2.12.0+cpu", "approximate"),
         ("environment", "dev", "approximate"),
         ("gpu", "1 x NVIDIA H100", "approximate"),
         ("driver", "580.1", "approximate"),
         ("transformer-engine", "2.20.2", "approximate"),  # a package that only one side has
         ("megatron-core", "0.19.2rc1+abc", "approximate"),
         ("cpu", "Intel Xeon", "exact"),
+        ("python", "3.11.2", "exact"),
+        ("torch", f"{FINGERPRINT['torch']}+cpu", "exact"),
+        ("nvidia-cudnn-cu13", "9.20.0.48", "exact"),
         ("commit", "d" * 40, "exact"),
         ("rank plugins", "f" * 64, "exact"),  # an unknown field excuses nothing
         ("case", "f" * 64, "exact"),
@@ -31,6 +34,16 @@ def test_what_excuses_a_difference(field, value, check):
     assert basis(FINGERPRINT, {**FINGERPRINT, field: value}).check == check
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("python", "3.11.2"), ("torch", "2.13.0+cu126"), ("nvidia-cudnn-cu13", "9.20.0.48")]
+)
+def test_what_has_no_influence_on_a_cpu_excuses_a_difference_on_a_gpu(field, value):
+    gpu = {**FINGERPRINT, "platform": "gpu1_h100"}
+    assert basis(gpu, {**gpu, field: value}).check == "approximate"
+    (change,) = changes(gpu, {**gpu, field: value})
+    assert change.influence
+
+
 def test_new_versions_do_not_excuse_another_configuration():
     other = {**FINGERPRINT, "torch": "2.12.0", "case": "f" * 64}
     assert basis(other, FINGERPRINT).check == "exact"
@@ -39,8 +52,9 @@ def test_new_versions_do_not_excuse_another_configuration():
 
 
 def test_reason_lists_the_fields():
-    other = {**FINGERPRINT, "torch": "2.12.0", "python": "3.10.1"}
-    assert basis(other, FINGERPRINT).reason == "python 3.10.1 → 3.11.7, torch 2.12.0 → 2.13.0"
+    other = {**FINGERPRINT, "torch": "2.12.0", "numpy": "2.0.1", "python": "3.10.1"}
+    expected = f"numpy 2.0.1 → (none), torch 2.12.0 → {FINGERPRINT['torch']}"
+    assert basis(other, FINGERPRINT).reason == expected
 
 
 @pytest.mark.parametrize(("golden", "actual"), [(None, FINGERPRINT), ({}, FINGERPRINT), (FINGERPRINT, {})])

@@ -47,8 +47,17 @@ def test_first_and_worst_step_are_told_apart():
     assert (result.first_step, result.worst_step, result.golden, result.actual) == (2, 3, 1.0, 1.04)
 
 
-def test_reason_of_an_approximate_check_is_stated():
-    assert row([1.0], [1.0]).note == "not exact: torch 1 → 2"
+def test_the_reason_of_an_approximate_check_is_stated_where_values_differ():
+    drift = row([1.0, 1.0], [1.0, 1.001])
+    assert (drift.verdict, drift.check, drift.first_step) == ("drift", "approximate", 2)
+    assert drift.note == "not exact: torch 1 → 2"
+    assert row([1.0], [9.0]).note == "not exact: torch 1 → 2"
+
+
+def test_equal_values_have_passed_the_exact_check_whatever_differs():
+    equal = row([1.0], [1.0])
+    assert (equal.verdict, equal.check, equal.tolerance) == ("exact", "exact", 0.0)
+    assert equal.note == "equal, although torch 1 → 2"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
