@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.records.run import Run
 
 RUNS = 3
+UPDATED = ("reason", "recorded", "commit", "equal_runs", "fingerprint")  # of an update's own runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,12 @@ def _record(case: str, reason: str, arguments: argparse.Namespace) -> None:
     run = runs[0]
     path = card_store.card_path(arguments.root, run.card_name, run.environment, run.platform)
     old = _old_card(path)
+    provenance = provenance_of(runs, reason)
+    if arguments.metric:
+        recordable.refuse_other_values(path, old, card, arguments.metric, platform=run.platform)
+        updated = {name: card.metrics[name] for name in arguments.metric}
+        card = dataclasses.replace(old, metrics=old.metrics | updated)
+        provenance = with_update(card_store.read_provenance(path), arguments.metric, provenance)
     print(summary(path.name, run, len(runs), reason, old, card, stale_siblings(path, run)))
     if old is not None and not arguments.yes:
         runs_again = " ".join(f"--from-run {run.directory}" for run in runs)
@@ -87,7 +94,7 @@ def _record(case: str, reason: str, arguments: argparse.Namespace) -> None:
             f"{path}: exists and was not touched; to write the new card over it without training again:"
             f" {runs_again} --yes"
         )
-    _write(path, card, provenance_of(runs, reason))
+    _write(path, card, provenance)
     print(f"written: {path}")
 
 
@@ -165,6 +172,14 @@ def provenance_of(runs: list[Run], reason: str) -> dict[str, object]:
         "equal_runs": len(runs),
         "fingerprint": dict(run.fingerprint),
     }
+
+
+def with_update(
+    old: dict[str, object] | None, metrics: list[str], new: dict[str, object]
+) -> dict[str, object]:
+    """Provenance of a card of which these metrics were recorded later than the others."""
+    update = {"metrics": metrics} | {name: new[name] for name in UPDATED}
+    return {**(old or {}), "updates": [*(old or {}).get("updates", []), update]}
 
 
 def changes(old: Card, new: Card) -> list[Change]:
@@ -266,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-run", type=Path, metavar="DIR", action="append", default=[], help=finished)
     reason = "why the card is written; kept with it"
     parser.add_argument("--reason", required=True, metavar="TEXT", help=reason)
+    metric = "write only this metric of the card that exists (repeatable); all others must match it"
+    parser.add_argument("--metric", metavar="NAME", action="append", default=[], help=metric)
     parser.add_argument("--yes", action="store_true", help="write over the card that exists")
     parser.add_argument("--root", type=Path, default=REPOSITORY, help=argparse.SUPPRESS)
     return parser

@@ -16,12 +16,13 @@ from tasks.judge.rows import CHECK_EXACT, GOLDEN
 from tasks.judge.run import Options, restart_and_resume_rows
 from tasks.judge.strict import stays_at_0, strict_row
 from tasks.judge.tolerances import Basis, rule_for
-from tasks.records.card import header_fault
+from tasks.records.card import Card, header_fault
 from tasks.records.run import Run
 from tasks.util.exits import UsageError
 
 RANKS = 8  # of a run without recorded processes
 _BASIS = Basis(check=CHECK_EXACT, reason="runs of one kind")
+_OTHER_PROCESSOR = Basis(check=CHECK_EXACT, reason="a card and a later run", same_processor=False)
 
 
 def refuse_borrowed_card(case: str, golden: str) -> None:
@@ -96,6 +97,32 @@ def refuse_another_configuration(run: Run, root: Path) -> None:
             f"{run.directory}: was trained on other data than CORPUS of {case.path}: train it again (without"
             " --data-path)"
         )
+
+
+def refuse_other_values(
+    path: Path, card: Card | None, new: Card, metrics: list[str], *, platform: str
+) -> None:
+    """Refuse to write only ``metrics`` where there is no card, or where any other metric does not match it.
+
+    Raises:
+        UsageError: names what is missing, or the first metric that differs.
+    """
+    if card is None:
+        raise UsageError(f"--metric: there is no {path.name} to update; record all of it")
+    for name in metrics:
+        if name not in new.metrics:
+            raise UsageError(
+                f"--metric {name}: the run has no such metric. Metrics: {', '.join(new.metrics)}"
+            )
+    others = [name for name in dict.fromkeys([*card.metrics, *new.metrics]) if name not in metrics]
+    for name in others:
+        values = card.metrics.get(name), new.metrics.get(name)
+        row = strict_row(GOLDEN, name, *values, platform=platform, basis=_OTHER_PROCESSOR)
+        if not row.passed:
+            raise UsageError(
+                f"--metric: {name!r} is not that of {path.name} ({row.verdict}); only the metrics named may"
+                " change"
+            )
 
 
 def _refuse_failed_restart(run: Run) -> None:

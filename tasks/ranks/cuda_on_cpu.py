@@ -207,7 +207,12 @@ def replacements() -> list[Replacement]:
         (cuda, "default_generators", _instead(_Generators()), "megatron's tracker sets states on them"),
         (cuda, "_lazy_call", _instead(lambda call, **_: call()), "CUDA will never be initialised"),
         (cuda, "_lazy_init", _answer(None), "CUDA will never be initialised"),
-        (cuda, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "resident bytes beyond the imports"),
+        (
+            cuda,
+            "memory_stats_as_nested_dict",
+            _instead(_nested_memory_stats),
+            "resident bytes",
+        ),
         (cuda.memory, "memory_stats_as_nested_dict", _instead(_nested_memory_stats), "what all others ask"),
         (cuda.nvtx, "range_push", _answer(None), "no profiler listens"),
         (cuda.nvtx, "range_pop", _answer(None), "no profiler listens"),

@@ -56,8 +56,8 @@ def fingerprint(case: Case, corpus_sha256: str, *, platform: Platform | None = N
 # in the results is what the comparison is there to find.
 WITHOUT_INFLUENCE = frozenset({"cpu", "commit", "subject", "megatron-lm"})
 
-# Measured on CPUs: equal to the last bit with Python 3.10 to 3.13, and with torch's CPU and CUDA builds of one
-# version (docs/determinism.md).
+# Measured on CPUs: equal to the last bit with Python 3.10 to 3.13, and with the CPU and CUDA builds of torch
+# (docs/determinism.md).
 WITHOUT_INFLUENCE_ON_A_CPU = re.compile(r"python|nvidia-.*")
 
 # Another configuration or other data: no comparison of values says anything, so the comparison fails.
@@ -109,7 +109,9 @@ def changes(golden: Mapping[str, object], actual: Mapping[str, object]) -> list[
     for field in sorted({*golden, *actual}):
         sides = _text(golden.get(field)), _text(actual.get(field))
         if sides[0] != sides[1]:
-            found.append(FieldChange(field, *sides, influence=_may_change_results(field, *sides, on_cpu=on_cpu)))
+            found.append(
+                FieldChange(field, *sides, influence=_may_change_results(field, *sides, on_cpu=on_cpu))
+            )
     return sorted(found, key=lambda change: not change.influence)
 
 

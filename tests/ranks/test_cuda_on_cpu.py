@@ -56,6 +56,12 @@ def test_what_asks_for_cuda_gets_the_cpu(expression: str, value: str) -> None:
     assert answer_of("stand_in.value_of", expression) == value
 
 
+def test_memory_is_what_the_process_has_beyond_its_imports() -> None:
+    after_imports, with_more = answer_of("stand_in.allocated_bytes")
+    assert after_imports < 2**25
+    assert 2**26 <= with_more < 2**26 + 2**25
+
+
 def test_device_random_states_are_the_cpus() -> None:
     assert answer_of("stand_in.draws_again_after_a_restore")
 
