@@ -56,8 +56,7 @@ def _install_cpu_build(session: nox.Session, version: str) -> bool:
 
 def _pip_installs(session: nox.Session, *arguments: str) -> str | None:
     """Run pip; None if it succeeds, otherwise its first error."""
-    python = str(Path(session.bin, "python"))
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [_python(session), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     outcome = subprocess.run(
         [*command, "--no-deps", "--no-compile", *arguments],
         env={name: value for name, value in {**os.environ, **session.env}.items() if value is not None},
@@ -71,6 +70,10 @@ def _pip_installs(session: nox.Session, *arguments: str) -> str | None:
     lines = [line.strip() for line in outcome.stdout.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
     return (errors or lines[-1:] or [f"pip ended with exit code {outcome.returncode}"])[-1]
+
+
+def _python(session: nox.Session) -> str:
+    return str(Path(session.bin, "python"))
 
 
 def _install(session: nox.Session, pins: list[Path]) -> None:
