@@ -82,9 +82,8 @@ def _install(session: nox.Session, pins: list[Path]) -> None:
     uv = shutil.which("uv")
     if uv:
         try:
-            session.run(
-                uv, "pip", "install", "--quiet", "--python", session.bin, "--no-deps", *files, external=True
-            )
+            command = [uv, "pip", "install", "--quiet", "--python", _python(session), "--no-deps"]
+            session.run(*command, *files, external=True)
             return
         except nox.command.CommandFailed:
             session.log("uv could not install the pins, see above; pip tries")
