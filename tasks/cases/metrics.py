@@ -122,12 +122,12 @@ DECOUPLED_LEARNING_RATE = MetricSpec(
     name="decoupled-learning-rate", kind=SCHEDULE, tolerance=Tolerance(relative=1e-6)
 )
 PARAMS_NORM = MetricSpec(name="params-norm", kind=MODEL, tolerance=Tolerance(relative=0.01), summed=True)
-# On a CPU: resident memory beyond what the process had after its imports. It varies by some MiB.
+# On a CPU: resident memory beyond what the process had after its imports. A restart has up to 4 MiB more.
 ALLOCATED = MetricSpec(
     name="mem-allocated-bytes",
     kind=MEMORY,
     tolerance=Tolerance(relative=0.05),
-    cpu=Tolerance(relative=0.10, absolute=4 * 2**20),
+    cpu=Tolerance(relative=0.10, absolute=8 * 2**20),
 )
 MAX_ALLOCATED = dataclasses.replace(ALLOCATED, name="mem-max-allocated-bytes")
 # After a fully reshardable save, ranks that share a GPU grew by 221 and 249 MiB in two identical runs.

@@ -261,7 +261,7 @@ def scaled(metric, factor):
     ("factor", "verdict", "passed"),
     [(1.09, "drift", True), (1.2, "regression", False), (0.95, "drift", True), (0.8, "improvement", True)],
 )
-def test_memory_on_the_cpu_is_one_sided_at_10_percent_and_4_mib(tmp_path, factor, verdict, passed):
+def test_memory_on_the_cpu_is_one_sided_at_10_percent_and_8_mib(tmp_path, factor, verdict, passed):
     result = judged(tmp_path, phase1=card(change=scaled("mem-allocated-bytes", factor)), test_type="regular")
     row = row_of(result, "golden", "mem-allocated-bytes")
     assert (row.verdict, row.passed) == (verdict, passed)

@@ -38,8 +38,8 @@ def test_what_is_deterministic_is_exact_until_the_basis_excuses_it(name, relativ
         ("gpu4_h100", (0.05, 0), (0.0, 4 * MIB), (0.05, 0), None),
         ("gpu1_h100", (0.05, 0), (0.20, 4 * MIB), (1.0, 0), None),
         ("gpu2_h100", (0.05, 0), (0.20, 4 * MIB), (1.0, 0), None),
-        ("cpu_x86_64", (0.10, 4 * MIB), (0.0, 4 * MIB), None, (0.25, 0.20, 0.35)),
-        ("cpu_aarch64", (0.10, 4 * MIB), (0.0, 4 * MIB), None, (0.25, 0.20, 0.35)),
+        ("cpu_x86_64", (0.10, 8 * MIB), (0.0, 4 * MIB), None, (0.25, 0.20, 0.35)),
+        ("cpu_aarch64", (0.10, 8 * MIB), (0.0, 4 * MIB), None, (0.25, 0.20, 0.35)),
     ],
 )
 def test_time_and_memory_by_platform(platform, allocated, growth, iteration, relative):
