@@ -78,13 +78,20 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff, and the golden cards."""
+    """Check style and formatting with ruff, then all cases and golden cards."""
     if given := arguments(session):
         session.log(f"error: lint checks everything and takes no arguments: {shlex.join(given)}")
         finish(session, USAGE)
     prepare(session)
     check_style(session)
-    run_task(session, "lint_cards")
+    run_task(session, "check")
+
+
+@nox.session(default=False)
+def check(session: nox.Session) -> None:
+    """Check cases on all their platforms, and golden cards, in a second: nox -s check -- [CASE]."""
+    prepare(session)
+    run_task(session, "check", *arguments(session))
 
 
 @nox.session(default=False)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tasks.machine.platforms import read_processor  # noqa: E402
 
 CASE = "gpt3_pp4_resume"
-HELPS = ("train", "resume", "diff", "report", "record", "doctor", "clean", "lint_cards")
+HELPS = ("train", "resume", "diff", "report", "record", "doctor", "clean", "check")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,17 +34,25 @@ def main(argv: list[str] | None = None) -> int:
     elif not chosen:
         print(f"all cases of {history.path_for(options)} passed: there is nothing to run again")
     elif options.dry_run:
-        _print_plans(chosen, options)
+        return _print_plans(chosen, options)
     else:
         return _run_and_record(chosen, options, today)
     return PASSED
 
 
-def _print_plans(cases: list[str], options: argparse.Namespace) -> None:
+def _print_plans(cases: list[str], options: argparse.Namespace) -> int:
+    """Print what would run; returns the exit code of the first case that would end with an error."""
+    codes = []
     for case in cases:
-        reason = listing.reason_to_skip(case)
+        if reason := listing.reason_to_skip(case):
+            print(f"{case}: would be skipped, since {reason}")
+            continue
         plan = dry_run.plan(case, options, outcomes.run_directory(case, options))
-        print(f"{case}: would be skipped, since {reason}" if reason else f"{case}:\n{plan}")
+        print("\n".join([f"{case}:", *plan.lines]))
+        if plan.error:
+            print(f"error: {plan.error}")
+            codes.append(plan.error.exit_code)
+    return codes[0] if codes else PASSED
 
 
 def _run_and_record(chosen: list[str], options: argparse.Namespace, today: datetime.date) -> int:

@@ -24,7 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     case = _name(options)
     run_dir = options.run_dir or new_directory(case)
     if options.dry_run:
-        print(dry_run.plan(case, options, run_dir))
+        plan = dry_run.plan(case, options, run_dir)
+        for line in plan.lines:
+            print(line)
+        if plan.error:
+            raise plan.error
         return PASSED
     server = ForkServer([case], options)
     server.import_once()

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.machine import platforms
+from tasks.records import card_store
 from tasks.util.files import CUDA_PINS, GPU_PINS, PINS, REPOSITORY
+from tests import fake_run
 
 NOX_ENVIRONMENT = ("NOX_CURRENT_SESSION", "VIRTUAL_ENV")
 STUB = """
@@ -36,7 +39,7 @@ sys.exit(int(answer.split()[0 if "first" in sys.argv else -1]))
 
 
 NOX_FILES = ("noxfile.py", "nox_environment.py", "nox_install.py", "nox_python.py")
-STUBS = ("train", "resume", "diff", "report", "record", "faults", "doctor", "environment", "lint_cards")
+STUBS = ("train", "resume", "diff", "report", "record", "faults", "doctor", "environment", "check")
 
 
 def make(tmp_path: Path) -> Path:
@@ -53,11 +56,46 @@ def make(tmp_path: Path) -> Path:
     return tmp_path
 
 
+SOUND_CASE = """# A case.
+TEST_TYPE: ckpt-resume
+METRICS: [lm loss]
+MODEL_ARGS:
+  --num-layers: 12
+  --hidden-size: 32
+  --num-attention-heads: 4
+  --seq-length: 64
+  --max-position-embeddings: 64
+  --micro-batch-size: 2
+  --global-batch-size: 16
+  --pipeline-model-parallel-size: 4
+  --train-iters: 20
+  --save-interval: 10
+  --lr: 0.01
+  --bf16: true
+  --vocab-size: 256
+  --data-path: ${CORPUS_PREFIX}
+  --distributed-backend: gloo
+  --transformer-impl: local
+  --no-gradient-accumulation-fusion: true
+  --no-persist-layer-norm: true
+CORPUS: {package: numpy, version: "1", suffix: .py, sha256: DIGEST}
+""".replace("DIGEST", "0" * 64)
+
+
 def add_case(folder: Path, name: str, text: str = "MODEL_ARGS: {}\n") -> None:
     """Write the file of a case, replacing one of that name."""
     path = folder / "test_cases" / name / "model_config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def add_sound_case(folder: Path, name: str, more: str = "", *, card: bool = True) -> Path:
+    """A case that a dry run accepts, and its card for this environment; returns the card's file."""
+    add_case(folder, name, SOUND_CASE + more)
+    path = card_store.card_path(folder, name, platforms.environment(), "cpu_x86_64")
+    if card:
+        card_store.write_card(path, fake_run.card())
+    return path
 
 
 def nox_environment(**variables: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ import pytest
 
 from tasks.cases.loader import load_case
 from tasks.judge.run import judge_run
-from tasks.lint_cards import problems
 from tasks.record import changes, main
 from tasks.records.card import metric_from
+from tasks.records.card_lint import problems
 from tasks.records.card_store import card_path, provenance_path, read_card, read_provenance, write_card
 from tasks.util.exits import TaskError, UsageError
 from tasks.util.files import REPOSITORY, file_sha256

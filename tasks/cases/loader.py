@@ -94,15 +94,6 @@ def load_upstream_case(
     return case
 
 
-def overridden_lines(name: str, settings: Iterable[str], **options: object) -> list[str]:
-    """Notes for a dry run: overridden values of the case, or the error that would end the run."""
-    try:
-        case = load_case(name, overrides=parse_settings(settings), **options)
-    except UsageError as error:
-        return [f"the run would exit {error.exit_code}: {error}"]
-    return [f"note: {line}" for line in case.overridden]
-
-
 def read_overrides(overrides: Mapping[str, str]) -> dict[str, object]:
     """``{"train-iters": "20"}`` as ``{"--train-iters": 20}``; leading dashes are optional."""
     read: dict[str, object] = {}

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from tasks.machine import gpu_memory, platforms
 from tasks.machine.nodes import ALONE, Nodes, spread
 from tasks.records.fingerprint import fingerprint
 from tasks.util.exits import CannotRun, UsageError
+from tasks.util.files import REPOSITORY
 
+# For mock data, and where no data is looked for.
+NO_TEXT = corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
 
 
@@ -39,6 +43,7 @@ class Setup:
     load_from: Path | None = None  # a checkpoint that this run did not make
     trainer: TrainerUnderTest = OURS
     goldens: Path | None = None  # the folder of the cards, where it is not the repository's
+    notes: tuple[str, ...] = ()  # lines for the user
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -79,38 +84,47 @@ class Setup:
             platform = dataclasses.replace(platform, world_size=restart.ranks, ranks_per_gpu=shared)
         case = self.case.restarted()
         arguments = understood(case, platform, self.trainer)
-        if platform.device == "cuda" and arguments is not None:
+        if platform.gpus and arguments is not None:
             gpu_memory.check(platform, arguments)
         return dataclasses.replace(self, case=case, platform=platform)
 
 
 def prepare(options: argparse.Namespace, nodes: Nodes = ALONE) -> Setup:
-    """Read and check everything that can be checked before a rank starts."""
-    for plugin in options.rank_plugin:
-        if not plugin.is_file():
-            raise UsageError(f"--rank-plugin {plugin}: there is no such file")
-    for name in ("max_restarts", "retries"):
-        if (getattr(options, name) or 0) < 0:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
-    if options.hang_timeout is not None and not options.hang_timeout > 0:
-        raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+    """Read and check everything that can be checked before a rank starts, and print its notes."""
+    setup = read(options, nodes)
+    for note in setup.notes:
+        print(note)
+    return setup
+
+
+def read(
+    options: argparse.Namespace,
+    nodes: Nodes = ALONE,
+    *,
+    platform: platforms.Platform | None = None,
+    root: Path = REPOSITORY,
+    find: Callable[[Case, Path | None], corpus.Built] | None = None,
+) -> Setup:
+    """The setup that a command line names, checked; nothing is printed.
+
+    ``platform``: another one than this machine's, without GPUs to ask for memory. ``find``: finds the data,
+    by default ``find_data``.
+
+    Raises:
+        UsageError: a wrong option, or a case with errors.
+        CannotRun: this machine lacks what the case needs.
+    """
+    _check_options(options)
     tested = trainer.choose(options)
-    platform = spread(platforms.detect(), nodes)
-    case = read_case(options, platform, tested)
-    if nodes.several and case.kills:
-        raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
-    if not tested.own and case.kills:
-        raise UsageError(
-            f"{case.name} kills ranks, and Megatron-LM's own program does not come back from that here: its"
-            " restarted ranks find the addresses of those before; run it with our training program"
-        )
+    platform = spread(platform or platforms.detect(), nodes)
+    case = read_case(options, platform, tested, root)
+    _check_kills(case, tested, nodes)
     arguments = understood(case, platform, tested)
-    if platform.device == "cuda" and arguments is not None:
+    notes = [f"note: {note}" for note in (*platform.notes, *case.overridden)]
+    if platform.gpus and arguments is not None:
         need = gpu_memory.check(platform, arguments)
-        print(f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
-    for note in (*platform.notes, *case.overridden):
-        print(f"note: {note}")
-    data = find_data(case, options.data_path)
+        notes.insert(0, f"memory: about {need.total} MiB a rank, {platform.ranks_per_gpu} ranks a GPU")
+    data = (find or find_data)(case, options.data_path)
     if arguments is not None:
         _check_text(data, arguments.split)
     return Setup(
@@ -124,10 +138,37 @@ def prepare(options: argparse.Namespace, nodes: Nodes = ALONE) -> Setup:
         trainer=tested,
         goldens=case.path.parent.resolve() if options.case_file is not None else None,
         nodes=nodes,
+        notes=tuple(notes),
     )
 
 
-def read_case(options: argparse.Namespace, platform: platforms.Platform, tested: TrainerUnderTest) -> Case:
+def _check_options(options: argparse.Namespace) -> None:
+    for plugin in options.rank_plugin:
+        if not plugin.is_file():
+            raise UsageError(f"--rank-plugin {plugin}: there is no such file")
+    for name in ("max_restarts", "retries"):
+        if (getattr(options, name) or 0) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
+    if options.hang_timeout is not None and not options.hang_timeout > 0:
+        raise UsageError(f"--hang-timeout {options.hang_timeout}: must be more than 0 seconds")
+
+
+def _check_kills(case: Case, tested: TrainerUnderTest, nodes: Nodes) -> None:
+    if nodes.several and case.kills:
+        raise UsageError(f"{case.name} kills ranks of one machine: it does not run on several (--nnodes 1)")
+    if not tested.own and case.kills:
+        raise UsageError(
+            f"{case.name} kills ranks, and Megatron-LM's own program does not come back from that here: its"
+            " restarted ranks find the addresses of those before; run it with our training program"
+        )
+
+
+def read_case(
+    options: argparse.Namespace,
+    platform: platforms.Platform,
+    tested: TrainerUnderTest,
+    root: Path = REPOSITORY,
+) -> Case:
     """The case of the command line: one of ours, or a file of Megatron-LM's.
 
     Raises:
@@ -138,7 +179,7 @@ def read_case(options: argparse.Namespace, platform: platforms.Platform, tested:
     settings, name, ranks = parse_settings(options.set), platform.name, platform.world_size
     common = {"platform_name": name, "overrides": settings, "world_size": ranks}
     if options.case_file is None:
-        return load_case(options.case, **common)
+        return load_case(options.case, **common, root=root)
     case = load_upstream_case(options.case_file, **common, ours=tested.own)
     upstream = megatron_lm_case.read(case.path)
     megatron_lm_case.refuse_other_types(upstream)
@@ -190,8 +231,14 @@ def find_data(case: Case, data_path: Path | None) -> corpus.Built:
             f"{case.name} needs a data set: export DATA_PATH=<its folder>, or give one: --data-path PREFIX"
         )
     if case.model_args.get("--mock-data"):
-        return corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
+        return NO_TEXT
     return corpus.existing(named_data(case))
+
+
+def find_data_unless_built(case: Case, data_path: Path | None) -> corpus.Built:
+    """As ``find_data``, but the case's own text is not built."""
+    own = case.corpus is not None and data_path is None
+    return NO_TEXT if own else find_data(case, data_path)
 
 
 def named_data(case: Case) -> Path:
@@ -211,7 +258,7 @@ def named_data(case: Case) -> Path:
 
 def _check_text(data: corpus.Built, split: str) -> None:
     trainable = data.tokens and training_sequences(split, data.sequences)
-    if not trainable and data.sha256 != "mock-data":
+    if not trainable and data is not NO_TEXT:
         raise UsageError(
             f"{data.prefix}: {data.sequences} sequences, {data.tokens} tokens: --split {split} leaves none to"
             " train on; give its first share more, or another data set"

@@ -50,6 +50,8 @@ SHARED_GPU_ENVIRONMENT = {
     "NCCL_MIN_NCHANNELS": "1",
 }
 
+# Whole DGX boards, by their number of GPUs.
+_BOARDS = {8: ("a100", "h100", "h200", "b200", "b300"), 4: ("gb200", "gb300")}
 _QUERY = ("index", "uuid", "name", "memory.total", "compute_cap", "driver_version", "mig.mode.current")
 
 
@@ -178,8 +180,27 @@ def gpu_platform(gpus: tuple[Gpu, ...]) -> Platform:
 def gpu_platform_name(gpus: tuple[Gpu, ...]) -> str:
     """Megatron-LM's names for whole DGX boards (``dgx_a100``, ``dgx_gb200``), else ``gpu<count>_<model>``."""
     model = gpu_model(gpus[0].name)
-    board = {8: {"a100", "h100", "h200", "b200", "b300"}, 4: {"gb200", "gb300"}}.get(len(gpus), set())
+    board = _BOARDS.get(len(gpus), ())
     return f"dgx_{model}" if model in board else f"gpu{len(gpus)}_{model}"
+
+
+def named(name: str) -> Platform:
+    """The platform of this name, such as ``dgx_a100_x2``, wherever this runs: its device and ranks, no GPUs.
+
+    Raises:
+        UsageError: no platform has such a name.
+    """
+    match = re.fullmatch(r"(cpu|gpu([1248])|dgx)_(\w+?)(?:_x([1-9]\d*))?", name)
+    if match is None:
+        raise UsageError(
+            f"{name}: is no platform; names look like cpu_x86_64, gpu1_h100, dgx_a100, dgx_a100_x2"
+        )
+    kind, count, model, nodes = match.groups()
+    if kind == "cpu":
+        return Platform(name=name, device="cpu", gpus=(), world_size=8, ranks_per_gpu=0)
+    gpus = int(count or (4 if model in _BOARDS[4] else 8))
+    ranks = WORLD_SIZES[gpus] * int(nodes or 1)
+    return Platform(name=name, device="cuda", gpus=(), world_size=ranks, ranks_per_gpu=0)
 
 
 def gpu_model(name: str) -> str:

@@ -92,12 +92,22 @@ def card_of(run: ComparedRun, golden_file: Path | None, root: Path, *, strict: b
         found = FoundCard(golden_file, generic=False)
     else:
         found = find_card(root, run.card_name, run.environment, run.platform, run.goldens)
-    card = read_card(found.path)
+    return usable_card(found.path, strict=strict), found.generic
+
+
+def usable_card(path: Path, *, strict: bool = True) -> Card:
+    """The card in a file.
+
+    Raises:
+        UsageError: a malformed card, or one without a metric; ``strict``: also a header that contradicts its
+            values.
+    """
+    card = read_card(path)
     if strict:
         refuse_header_faults(card)
     if not card.metrics:
-        raise UsageError(f"{found.path}: holds no metric")
-    return card, found.generic
+        raise UsageError(f"{path}: holds no metric")
+    return card
 
 
 def refuse_header_faults(*cards: Card) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tasks.lint_cards import main, problems
+from tasks.records.card_lint import problems
 from tasks.records.card_store import provenance_path, write_card, write_provenance
-from tasks.util.exits import UsageError
+from tasks.util.files import REPOSITORY
 from tests.fake_run import CASE, card, write_golden
 from tests.stub_checkout import add_case
 
@@ -32,14 +31,21 @@ def path(tmp_path):
 
 
 def test_cards_of_this_repository_have_no_fault():
-    root = Path(__file__).resolve().parent.parent
-    assert len(list((root / "goldens").glob("*/golden_values_*.provenance.json"))) >= 2
-    assert problems(root) == []
+    assert len(list((REPOSITORY / "goldens").glob("*/golden_values_*.provenance.json"))) >= 2
+    assert problems(REPOSITORY) == []
 
 
-def test_sound_card(path, tmp_path, capsys):
-    assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "golden cards: no problem\n"
+def test_sound_card(path, tmp_path):
+    assert problems(tmp_path) == []
+
+
+def test_cards_of_the_named_cases_alone(path, tmp_path):
+    """Those of a subject, in a folder of their own, are the case's, too."""
+    provenance_path(path).unlink()
+    assert problems(tmp_path, {"another"}) == []
+    assert len(problems(tmp_path, {CASE})) == 1
+    path.parent.rename(path.parent.with_name(f"{CASE}@a_subject"))
+    assert len(problems(tmp_path, {CASE})) == 1
 
 
 def lossy(value):
@@ -77,10 +83,10 @@ def test_faults_of_provenance(path, tmp_path, change, fault):
     assert fault in line
 
 
-def test_edited_card(path, tmp_path, capsys):
+def test_edited_card(path, tmp_path):
     path.write_text(path.read_text() + "\n")
-    assert main([str(tmp_path)]) == 2
-    assert "was the card edited by hand?" in capsys.readouterr().out
+    (line,) = problems(tmp_path)
+    assert "was the card edited by hand?" in line
 
 
 def test_lonely_files(path, tmp_path):
@@ -109,6 +115,5 @@ def test_cards_whose_case_is_gone_are_told(path, tmp_path):
 
 
 def test_no_card_is_no_pass(tmp_path):
-    (tmp_path / "goldens").mkdir()
-    with pytest.raises(UsageError, match="holds no golden card; nothing was checked"):
-        main([str(tmp_path)])
+    (line,) = problems(tmp_path)
+    assert line.endswith("goldens: holds no golden card; nothing was checked")

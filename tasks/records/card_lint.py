@@ -1,22 +1,26 @@
-"""Check the golden cards of a repository: ``python -m tasks.lint_cards [ROOT]``; exit code 2 on a problem."""
+"""The linter of golden cards: what is wrong with the files below ``goldens/``, a line each."""
 
 from __future__ import annotations
 
-import argparse
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from tasks.cases import names
-from tasks.util.exits import PASSED, USAGE, UsageError, exit_with
-from tasks.util.files import REPOSITORY
+from tasks.util.exits import UsageError
 
 PROVENANCE_KEYS = ("reason", "recorded", "environment")
 
 
-def problems(root: Path) -> list[str]:
-    """One line a problem, for all cards under ``<root>/goldens``."""
-    found = _cards_of_no_case(root)
-    for path in sorted((root / "goldens").glob("*/*")):
+def problems(root: Path, cases: Collection[str] | None = None) -> list[str]:
+    """One line a problem, for the cards under ``<root>/goldens``: all of them, or those of ``cases``."""
+    found = _cards_of_no_case(root) if cases is None else []
+    files = sorted((root / "goldens").glob("*/*"))
+    if cases is None and not files:
+        return [f"{root / 'goldens'}: holds no golden card; nothing was checked"]
+    for path in files:
+        if cases is not None and case_of(path) not in cases:
+            continue
         if path.name.endswith(".provenance.json"):
             card = path.with_name(path.name.replace(".provenance.json", ".json"))
             found += [] if card.exists() else [f"{path}: its card {card.name} is missing"]
@@ -32,12 +36,17 @@ def problems(root: Path) -> list[str]:
 def _cards_of_no_case(root: Path) -> list[str]:
     """Folders of cards whose case was removed, or whose case file was renamed so that nothing runs it."""
     known = names.case_names(root)
-    folders = [path for path in sorted((root / "goldens").iterdir()) if path.is_dir()]
+    folders = [path for path in sorted((root / "goldens").glob("*")) if path.is_dir()]
     return [
         f"{path}: there is no case {name}: remove it, or put test_cases/{name}/model_config.yaml back"
-        for path, name in ((path, path.name.partition("@")[0]) for path in folders)
+        for path, name in ((path, case_of(path / "card")) for path in folders)
         if name not in known
     ]
+
+
+def case_of(card_file: Path) -> str:
+    """The case of a card under ``goldens/``, also where the cards of a subject lie apart."""
+    return card_file.parent.name.partition("@")[0]
 
 
 def card_problems(path: Path) -> list[str]:
@@ -80,22 +89,3 @@ def card_problems(path: Path) -> list[str]:
     if any(metric.full_precision for metric in card.metrics.values()) and not provenance.get("fingerprint"):
         found.append("the provenance has no fingerprint")
     return [f"{path}: {fault}" for fault in found]
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.lint_cards", description="Check all golden cards.")
-    parser.add_argument(
-        "root", nargs="?", type=Path, default=REPOSITORY, help="the repository (default: this one)"
-    )
-    root = parser.parse_args(argv).root
-    if not (root / "goldens").is_dir():
-        raise UsageError(f"{root}: has no goldens folder")
-    found = problems(root)
-    if not found and not any((root / "goldens").glob("*/golden_values_*.json")):
-        raise UsageError(f"{root / 'goldens'}: holds no golden card; nothing was checked")
-    print("\n".join(found) if found else "golden cards: no problem")
-    return USAGE if found else PASSED
-
-
-if __name__ == "__main__":
-    exit_with(main)
