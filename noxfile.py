@@ -62,10 +62,10 @@ def tests(session: nox.Session) -> None:
     """Test the harness itself: lint, unit tests, one main job; with arguments: pytest alone."""
     prepare(session)
     if given := arguments(session):
-        run(session, "pytest", *given)
+        run(session, "python", "-m", "pytest", *given)
     else:
         check_style(session)
-        run(session, "pytest")
+        run(session, "python", "-m", "pytest")
         run_task(session, "run", MAIN_CASE, *session.posargs)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.util.files import REPOSITORY
+from tests.stub_checkout import add_case
 
 TOOLS = [
     "sh",
@@ -22,6 +23,7 @@ TOOLS = [
     "touch",
     "mkdir",
     "cat",
+    "echo",
     "chmod",
     "make",
     "dirname",
@@ -36,9 +38,16 @@ case "$*" in
   "nox_python.py --own") [ -z "$UNSUPPORTED" ] || { echo "Python 3.10 to 3.13 is needed" >&2; exit 5; } ;;
   *"import venv"*) exit $NO_VENV ;;
   "-m venv .venv") mkdir -p .venv/bin
-    printf '#!/bin/sh\\necho "venv: $@" >> "$CALLS"\\n' > .venv/bin/python
-    echo 'cp stub .venv/bin/nox' >> .venv/bin/python
-    chmod +x .venv/bin/python ;;
+    cp stub .venv/bin/python ;;
+esac
+"""
+
+# The Python of .venv: pip installs nox, a script whose first line a path with $ or ' would break.
+OWN_PYTHON = """#!/bin/sh
+echo "venv: $@" >> "$CALLS"
+case "$*" in
+  "-m pip "*) touch .venv/bin/nox ;;
+  "-m nox "*) shift 2; echo "bootstrapped: $@" ;;
 esac
 """
 
@@ -46,9 +55,14 @@ esac
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with the Makefile, and a PATH with nothing but the tools that every machine has."""
+    return checkout_in(tmp_path)
+
+
+def checkout_in(tmp_path: Path) -> Path:
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    (tmp_path / "stub").write_text('#!/bin/sh\necho "bootstrapped: $@"\n')
+    add_case(tmp_path, "a_case")
+    (tmp_path / "stub").write_text(OWN_PYTHON)
     (tmp_path / "stub").chmod(0o755)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
@@ -80,7 +94,9 @@ def make(folder: Path, *arguments: str, **variables: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("target", ["regress", "record", "tests", "lint", "doctor", "clean"])
+@pytest.mark.parametrize(
+    "target", ["regress", "record", "tests", "lint", "check", "doctor", "clean", "a_case"]
+)
 def test_a_target_is_the_session_of_that_name(checkout: Path, target: str) -> None:
     put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
     assert make(checkout, target).stdout == f"nox: -s {target}\n"
@@ -163,8 +179,47 @@ def test_a_python_that_is_given_decides(checkout: Path) -> None:
     assert make(checkout, "lint").stdout == "nox: -s lint\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (
+            ["regress", "CASE=a_case"],
+            "nothing reads CASE=a_case; for one case type: make a_case, for several: ",
+        ),
+        (["regress", "--", "--only", "a_case"], 'type: make regress ARGS="--only a_case".'),
+        (["--", "--jobs", "2", "lint"], 'type: make lint ARGS="--jobs 2".'),
+        (["regress", "--", "--only=a_case"], 'type: make regress ARGS="--only=a_case".'),
+        (["a_cas"], "there is no target a_cas; type: make help"),
+    ],
+)
+def test_words_that_are_no_targets_are_refused_before_anything_runs(
+    checkout: Path, words: list[str], advice: str
+) -> None:
+    put(checkout, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
+    outcome = make(checkout, *words)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    (line,) = outcome.stderr.splitlines()
+    assert advice in line
+
+
+@pytest.mark.parametrize("name", ["two words", "a $HOME b", "it's", "$(pwd)", "größe", '"'])
+def test_a_checkout_may_have_any_path(tmp_path: Path, name: str) -> None:
+    """A nox, or a Python, that lies in the checkout itself, too."""
+    folder = tmp_path / name
+    folder.mkdir()
+    checkout_in(folder)
+    put(folder, "python3", MANAGED_PYTHON)
+    put(folder, "nox", NOX.replace("VERSION", "2026.10.20").replace("EXITS", "0"))
+    assert make(folder, "lint").stdout == "nox: -s lint\n"
+    (folder / "bin/nox").unlink()
+    outcome = make(folder, "lint", FOUND=str(folder / "bin/python3"))
+    assert outcome.stdout.endswith("bootstrapped: -s lint\n"), outcome.stderr
+    assert make(folder, "lint", FOUND=str(folder / "bin/python3")).stdout == "bootstrapped: -s lint\n"
+
+
 def test_help_comes_first_and_names_every_target(checkout: Path) -> None:
     text = make(checkout).stdout
     assert all(
-        f"make {target} " in text for target in ("regress", "record", "tests", "lint", "doctor", "clean")
+        f"make {target} " in text
+        for target in ("regress", "record", "tests", "lint", "check", "doctor", "clean")
     )
