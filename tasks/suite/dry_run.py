@@ -21,7 +21,7 @@ from tasks.util.files import REPOSITORY
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What would run. ``error``: with which the run would end; None: with none that can be foreseen."""
+    """The plan of a case. ``error``: that with which its run would end; None if none can be foreseen."""
 
     lines: tuple[str, ...] = ()
     error: TaskError | None = None
