@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import traceback
@@ -18,6 +19,9 @@ TRAINING_FAILED = 3
 HANG = 4
 CANNOT_RUN = 5
 INTERRUPTED = 128 + signal.SIGINT  # the shell's code for Ctrl-C
+# The shell's code for SIGPIPE: whoever read the output (``| head``) closed it before the task had ended. A
+# task that had ended, and only had output left, keeps its own code.
+UNREAD = 128 + signal.SIGPIPE
 MEANINGS = {
     MISMATCH: "does not match",
     USAGE: "bad usage or input",
@@ -58,21 +62,39 @@ class CannotRun(TaskError):
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run ``main`` and exit with its code, or print its error and exit with the error's code."""
+    code = _code_of(main)
     try:
-        code = main()
+        if sys.stdout:  # None where it was closed from the start
+            sys.stdout.flush()
+    except BrokenPipeError:  # what is left is of no use: Python would try it again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _code_of(main: Callable[[], int]) -> int | str | None:
+    try:
+        return main()
+    except SystemExit as end:  # of argparse
+        return end.code
     except TaskError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)
-        code = INTERRUPTED
+        return INTERRUPTED
     except PermissionError as error:
         print(f"error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        code = USAGE
-    except Exception:  # Python would exit with 1, which means a mismatch
-        traceback.print_exc()
-        code = USAGE
-    sys.exit(code)
+        return USAGE
+    except Exception as error:  # Python would exit with 1, which means a mismatch
+        return _crashed(error, USAGE)
+
+
+def _crashed(error: Exception, code: int) -> int:
+    """Print the traceback and return ``code``, unless nobody reads the output any more."""
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return UNREAD
+    traceback.print_exception(error)
+    return code
 
 
 def environment_of_a_task() -> dict[str, str]:
@@ -92,11 +114,17 @@ def run_to_end(task: Callable[[], int]) -> int:
         return INTERRUPTED
     except TaskError:
         raise
-    except Exception:  # Python would exit with 1, which means a mismatch
-        traceback.print_exc()
-        return TRAINING_FAILED
+    except Exception as error:  # Python would exit with 1, which means a mismatch
+        return _crashed(error, TRAINING_FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _nobody_reads() -> bool:
+    """True when standard output is a pipe or socket whose reader has closed it."""
+    output = select.poll()
+    output.register(1, 0)  # errors are reported without being asked for
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in output.poll(0))
 
 
 def _stop(number: int, _: object) -> NoReturn:

@@ -57,6 +57,47 @@ def test_an_error_is_reported_in_one_line_with_its_exit_code(
         assert capsys.readouterr().err == f"error: {line}\n"
 
 
+UNREAD = """
+import os, sys
+from tasks.util import exits
+
+def task():
+    sys.stdin.readline()
+    print("unread", flush={flush})
+    return 1
+
+exits.exit_with({main})
+"""
+
+
+@pytest.mark.parametrize("main", ["task", "lambda: exits.run_to_end(task)"])
+@pytest.mark.parametrize(("flush", "code"), [(True, exits.UNREAD), (False, exits.MISMATCH)])
+def test_a_reader_that_has_gone_is_no_crash(main: str, flush: bool, code: int) -> None:
+    """As after ``| head``: a task that had come to its end keeps its own code."""
+    command = [sys.executable, "-c", UNREAD.format(main=main, flush=flush)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=variables, **pipes) as ended:
+        ended.stdout.close()
+        ended.stdin.write(b"\n")
+        ended.stdin.close()
+        assert (ended.stderr.read(), ended.wait()) == (b"", code)
+
+
+def test_another_broken_pipe_is_a_crash(capsys: pytest.CaptureFixture) -> None:
+    def task() -> int:
+        raise BrokenPipeError
+
+    assert exits.run_to_end(task) == exits.TRAINING_FAILED
+    assert "BrokenPipeError" in capsys.readouterr().err
+
+
+def test_an_output_that_is_closed_from_the_start_is_no_crash() -> None:
+    command = [sys.executable, "-m", "tasks.check", "gpt3_pp4"]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], cwd=REPOSITORY, check=False)
+    assert closed.returncode == 0
+
+
 def test_exit_codes_are_those_of_the_readme() -> None:
     errors = (exits.TaskError, exits.UsageError, exits.TrainingFailed, exits.Hang, exits.CannotRun)
     assert [error.exit_code for error in errors] == [2, 2, 3, 4, 5]
