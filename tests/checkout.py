@@ -29,9 +29,10 @@ sed -n "s/^\\(nox > \\)*would run: \\(python -m tasks\\.\\)/\\2/p" <<< "$out" | 
 """
 # The real nox, with the Python of the test as its environment.
 REAL_NOX = '#!/bin/bash\nexec "$REAL_PYTHON" -m nox --nocolor --no-venv "$@"\n'
-# Programs of the repository only parse their command line, except dry runs.
+# Programs of the repository only parse their command line, except dry runs of what is there.
 PYTHON = """#!/bin/bash
 case "$*" in
+  *" --megatron-lm "* | *" --trainer megatron"*) ;;  # a checkout, or the wheel of another Python
   "-m tasks.run "*--dry-run* | "-m tasks.regress "*--dry-run*) exec "$REAL_PYTHON" "$@" ;;
 esac
 case "${RUN_TASKS:-no} $1 $2" in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def add_case(folder: Path, name: str, text: str = "MODEL_ARGS: {}\n") -> None:
 def add_sound_case(folder: Path, name: str, more: str = "", *, card: bool = True) -> Path:
     """A case that a dry run accepts, and its card for this environment; returns the card's file."""
     add_case(folder, name, SOUND_CASE + more)
-    path = card_store.card_path(folder, name, platforms.environment(), "cpu_x86_64")
+    path = card_store.card_path(folder, name, platforms.environment(), f"cpu_{platform.machine()}")
     if card:
         card_store.write_card(path, fake_run.card())
     return path

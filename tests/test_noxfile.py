@@ -13,7 +13,7 @@ import pytest
 
 from tasks.cases.names import case_names
 from tasks.util.files import REPOSITORY
-from tests.stub_checkout import NOX_FILES, add_case, calls, nox
+from tests.stub_checkout import NOX_FILES, add_sound_case, calls, nox
 
 pytestmark = pytest.mark.sessions
 
@@ -29,6 +29,7 @@ def test_the_menu_lists_every_session_with_a_line() -> None:
         "tests",
         "faults",
         "lint",
+        "check",
         "doctor",
         "clean",
         "case",
@@ -91,6 +92,7 @@ def test_a_case_file_of_megatron_lm_has_a_session(checkout: Path) -> None:
 
 
 def test_a_dry_run_of_a_case_is_its_tasks(checkout: Path) -> None:
+    add_sound_case(checkout, "first")
     outcome = nox(checkout, "-s", "first", "--", "--dry-run", "--set", "lr=1")
     assert outcome.returncode == 0
     steps = re.findall(r"^would run: python -m tasks\.(\w+)", outcome.stdout, re.MULTILINE)
@@ -99,7 +101,7 @@ def test_a_dry_run_of_a_case_is_its_tasks(checkout: Path) -> None:
 
 
 def test_a_dry_run_of_all_tests_names_everything(checkout: Path) -> None:
-    add_case(checkout, "gpt3_pp4_resume")
+    add_sound_case(checkout, "gpt3_pp4_resume")
     outcome = nox(checkout, "-s", "tests", "--", "--dry-run")
     assert outcome.returncode == 0, outcome.stdout
     commands = re.findall(r"would run: (?:python -m )?(\S+)", outcome.stdout)
@@ -112,6 +114,21 @@ def test_help_of_a_session_runs_nothing(checkout: Path) -> None:
     assert "usage: nox -s first --" in outcome.stdout
     assert "--rank-plugin" in outcome.stdout
     assert not calls(checkout)
+
+
+def test_a_dry_run_of_a_broken_case_is_bad_usage(checkout: Path) -> None:
+    outcome = nox(checkout, "-s", "first", "--", "--dry-run")
+    assert outcome.returncode == 2
+    assert "TEST_TYPE: is missing" in outcome.stdout
+    outcome = nox(checkout, "-s", "regress", "--", "--dry-run")
+    assert outcome.returncode == 2
+    assert len(re.findall(r"^error: \S+/(first|second)/\S+: 2 errors:$", outcome.stdout, re.MULTILINE)) == 2
+
+
+def test_cases_are_checked_by_name_or_all(checkout: Path) -> None:
+    assert nox(checkout, "-s", "check", "--", "first").returncode == 0
+    assert nox(checkout, "-s", "check", CHECK_EXITS="2").returncode == 2
+    assert calls(checkout) == ["check first", "check"]
 
 
 @pytest.mark.parametrize("session", ["record", "faults", "doctor"])

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.checkout import commit
-from tests.stub_checkout import add_case, calls, nox, nox_environment, task
+from tests.stub_checkout import add_case, add_sound_case, calls, nox, nox_environment, task
 
 pytestmark = pytest.mark.sessions
 
@@ -94,12 +94,25 @@ def test_a_skipped_case_is_no_pass_where_all_are_required(checkout: Path) -> Non
 
 def test_a_dry_run_prints_the_steps_of_every_case_and_writes_nothing(checkout: Path) -> None:
     add_case(checkout, "third", "MODEL_ARGS: {--data-path: '${DATA_PATH}/x'}\n")
+    for name in ("first", "second"):
+        add_sound_case(checkout, name)
     outcome = regress(checkout, "--dry-run", "--jobs", "2", DATA_PATH="")
     assert outcome.returncode == 0
     assert re.findall(r"would run: python -m tasks.train (\w+)", outcome.stdout) == ["first", "second"]
     assert "third: would be skipped, since DATA_PATH is not set" in outcome.stdout
     assert not calls(checkout)
     assert not (checkout / "runs").exists()
+
+
+def test_a_dry_run_shows_all_plans_and_ends_as_the_first_broken_one(checkout: Path) -> None:
+    add_sound_case(checkout, "second")
+    card = add_sound_case(checkout, "third")
+    card.write_text("{")
+    outcome = regress(checkout, "--dry-run")
+    assert outcome.returncode == 2
+    assert re.findall(r"would run: python -m tasks.train (\w+)", outcome.stdout) == ["second", "third"]
+    errors = re.findall(r"^error: (.*)", outcome.stdout, re.MULTILINE)
+    assert ["first/model_config.yaml" in errors[0], card.name in errors[1]] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.records.run_lock import lock_file
-from tests.stub_checkout import calls, nox_environment, task
+from tests.stub_checkout import add_sound_case, calls, nox_environment, task
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -56,12 +56,18 @@ def test_two_runs_never_share_a_directory(checkout: Path) -> None:
 
 
 def test_a_dry_run_prints_the_steps_and_runs_nothing(checkout: Path) -> None:
+    card = add_sound_case(checkout, "first")
     outcome = run(checkout, "first", "--dry-run", "--set", "lr=1")
     assert outcome.returncode == 0
     steps = re.findall(r"^would run: python -m tasks\.(\w+)", outcome.stdout, re.MULTILINE)
     assert steps == ["train", "resume", "diff", "report"]
     assert re.search(r"platform: cpu_\w+, 8 ranks; environment", outcome.stdout)
-    assert "golden card: none, the run would exit 2: no golden card of first" in outcome.stdout
+    assert f"golden card: goldens/first/{card.name}\n" in outcome.stdout
+    card.unlink()
+    without = run(checkout, "first", "--dry-run")
+    assert without.returncode == 2
+    assert "error: no golden card of first" in without.stdout
+    assert "would run: python -m tasks.report" in without.stdout
     assert not calls(checkout)
     assert not (checkout / "runs").exists()
 

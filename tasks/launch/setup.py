@@ -18,7 +18,7 @@ from tasks.cases.loader import load_case, load_upstream_case, parse_settings
 from tasks.launch import trainer
 from tasks.launch.trainer import OURS, TrainerUnderTest
 from tasks.machine import gpu_memory, platforms
-from tasks.machine.nodes import ALONE, Nodes, spread
+from tasks.machine.nodes import ALONE, Nodes, check_loopback, spread
 from tasks.records.fingerprint import fingerprint
 from tasks.util.exits import CannotRun, UsageError
 from tasks.util.files import REPOSITORY
@@ -91,6 +91,8 @@ class Setup:
 
 def prepare(options: argparse.Namespace, nodes: Nodes = ALONE) -> Setup:
     """Read and check everything that can be checked before a rank starts, and print its notes."""
+    if not nodes.several:
+        check_loopback()
     setup = read(options, nodes)
     for note in setup.notes:
         print(note)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0
 LOOPBACK = "127.0.0.1"
+_LOOPBACK_TIMEOUT_S = 5.0
 _FIRST_PORT, _PORTS = 29400, 1000  # of Slurm jobs: two of them on one machine rarely get the same
 _KEEP_ALIVE_S = 3  # between two signs of life of an agent; after three missed ones it counts as dead
 
@@ -162,6 +163,22 @@ def spread(platform: Platform, nodes: Nodes) -> Platform:
     if platform.world_size % nodes.count:
         raise UsageError(f"--nnodes {nodes.count}: the {platform.world_size} ranks need 1, 2, 4 or 8 nodes")
     return platform
+
+
+def check_loopback() -> None:
+    """Refuse a machine on which processes cannot reach each other; torch would try for two minutes.
+
+    Raises:
+        CannotRun: nothing is reached at 127.0.0.1.
+    """
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_LOOPBACK_TIMEOUT_S).close()
+    except OSError as error:
+        raise CannotRun(
+            f"{LOOPBACK} cannot be reached ({error.strerror or error}), where ranks meet: bring the loopback"
+            " interface up (ip link set lo up), or give the container a network"
+        ) from None
 
 
 def agent_settings(nodes: Nodes, phase_directory: Path) -> dict[str, Any]:

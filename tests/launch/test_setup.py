@@ -72,6 +72,16 @@ def test_options_that_make_no_sense_are_refused(argv: list[str], message: str) -
         setup.prepare(parsed(CALM, *argv))
 
 
+def test_a_machine_without_loopback_is_refused_before_ranks_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> None:
+        raise CannotRun("no loopback")
+
+    monkeypatch.setattr(setup, "check_loopback", unreachable)
+    with pytest.raises(CannotRun, match="no loopback"):
+        setup.prepare(parsed(CALM))
+    assert setup.prepare(parsed(CALM), several(2)).platform.world_size == 8
+
+
 def test_there_must_be_a_case() -> None:
     with pytest.raises(UsageError, match="give one case"):
         setup.prepare(parsed())

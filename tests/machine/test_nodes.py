@@ -165,6 +165,22 @@ def test_gloo_takes_the_interface_that_leads_to_node_0(monkeypatch: pytest.Monke
     assert nodes.agent_variables(TWO)["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
+@pytest.mark.parametrize("error", [OSError(101, "Network is unreachable"), TimeoutError("timed out")])
+def test_a_machine_without_loopback_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    nodes.check_loopback()
+
+    def connect(*_: object, **options: float) -> None:
+        assert options["timeout"] < 10
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    message = rf"^127.0.0.1 cannot be reached \({error.strerror or error}\).* \(ip link set lo up\)"
+    with pytest.raises(CannotRun, match=message):
+        nodes.check_loopback()
+
+
 def test_an_unknown_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: str) -> str:
         raise socket.gaierror(-2, "Name or service not known")
