@@ -20,7 +20,7 @@ import nox.virtualenv
 
 import nox_python
 from nox_install import install_pins
-from tasks.machine import platforms
+from tasks.machine import host_memory, platforms
 from tasks.util.exits import CANNOT_RUN, MEANINGS, SESSION_VARIABLE, TRAINING_FAILED, USAGE
 from tasks.util.files import CUDA_PINS, GPU_PINS, PINS
 from tasks.util.suggestions import did_you_mean
@@ -99,6 +99,7 @@ _first_code: list[int] = []
 
 def run_task(session: nox.Session, task: str, *arguments: str) -> None:
     """Run ``python -m tasks.<task>``; its exit code is the session's."""
+    memory_kills = host_memory.kills()
     waits = {"interrupt_timeout": TASK_ASKED_AFTER_S, "terminate_timeout": TASK_STOPS_WITHIN_S}
     try:
         run(session, "python", "-m", f"tasks.{task}", *arguments, **waits)
@@ -106,6 +107,9 @@ def run_task(session: nox.Session, task: str, *arguments: str) -> None:
         if failure.args and "not found" in str(failure.args[0]):
             finish(session, CANNOT_RUN)
         code = getattr(failure, "return_code", None)
+        if code == -signal.SIGKILL and host_memory.kills() > memory_kills:
+            session.log(f"tasks.{task} {host_memory.killed()}")
+            finish(session, CANNOT_RUN)
         finish(session, code if code in MEANINGS else TRAINING_FAILED)
 
 

@@ -28,6 +28,15 @@ def test_a_task_that_ends_with_another_code_has_failed(checkout: Path, answer: s
     assert nox(checkout, "-s", "record", RECORD_EXITS=answer).returncode == code
 
 
+def test_a_task_that_the_kernel_killed_for_lack_of_memory_cannot_run_here(checkout: Path) -> None:
+    counts = 'def kills():\n    return Path("calls.txt").exists()\n'
+    file = checkout / "tasks/machine/host_memory.py"
+    file.write_text(f"{file.read_text()}\n\n{counts}")
+    outcome = nox(checkout, "-s", "record", RECORD_EXITS="killed")
+    assert outcome.returncode == 5
+    assert "tasks.record was killed by the kernel, for lack of memory" in outcome.stdout
+
+
 def test_other_sessions_still_run_and_the_first_code_wins(checkout: Path) -> None:
     outcome = nox(checkout, "-s", "first", "second", "doctor", TRAIN_EXITS="4 3", DOCTOR_EXITS="5")
     assert outcome.returncode == 4

@@ -23,13 +23,13 @@ from tasks.launch.killer import Killed, Killer
 from tasks.launch.rank_exits import all_exit_codes
 from tasks.launch.setup import Setup
 from tasks.launch.watchdog import Watchdog
-from tasks.machine import mps
+from tasks.machine import host_memory, mps
 from tasks.machine import nodes as nodes_module
 from tasks.records import attempts
 from tasks.records.checkpoints import list_checkpoints
 from tasks.records.manifest import ANY_IDENTITY, CheckpointIdentity
 from tasks.util.exits import Hang
-from tasks.util.processes import adopt_orphans, descendants, end_with_parent
+from tasks.util.processes import adopt_orphans, be_killed_first, descendants, end_with_parent
 from tasks.util.progress import ProgressBoard
 
 _FORK_POLL_S = 0.005
@@ -128,7 +128,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=None),
     )
-    memory_kills = failures.memory_kills()
+    memory_kills = host_memory.kills()
     first_attempt = len(attempts.processes(phase.directory))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -148,7 +148,7 @@ def _run_agent(phase: Phase, board: ProgressBoard, dog: Watchdog, daemon: mps.Da
             exit_codes | {rank: failure.exitcode for rank, failure in error.failures.items()},
             max_restarts=max_restarts,
             kills_wanted=bool(phase.setup.case.kills),
-            killed_for_memory=failures.memory_kills() > memory_kills,
+            killed_for_memory=host_memory.kills() > memory_kills,
         ) from None
     except RendezvousError as error:
         trained = dog.first_note_s is not None
@@ -196,6 +196,7 @@ def _rank_main(phase: Phase, board: ProgressBoard, parent: int, first_attempt: i
 def _become_rank(phase: Phase, rank: int, parent: int) -> None:
     """Adopt the forked process: end with the agent; own scheduling, log, signal handlers and stack file."""
     end_with_parent(parent=parent)
+    be_killed_first()
     os.register_at_fork(after_in_child=end_with_parent)
     if phase.setup.platform.device == "cpu":
         # Ranks outnumber cores: without preempting each other at every message they are 6 % faster.

@@ -14,11 +14,13 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.machine import host_memory
 from tasks.records.attempts import rank_log
 from tasks.util.exits import CANNOT_RUN, TRAINING_FAILED, CannotRun, TaskError, TrainingFailed, UsageError
 from tasks.util.files import disk_is_full, write_atomically
@@ -54,12 +56,24 @@ NO_SPACE = Kind(
     retry=False,
     cure="make space (nox -s clean -- --keep 5) or choose another --run-dir",
 )
+SHARED_MEMORY = Kind(
+    name="shared memory",
+    exit_code=CANNOT_RUN,
+    retry=False,
+    cure="enlarge /dev/shm: mount -o remount,size=1G /dev/shm, or docker run --shm-size=1g",
+)
 # Not retried: a training that needs more memory than before is a regression, which need not always show.
 OUT_OF_MEMORY = Kind(
     name="out of memory",
     exit_code=TRAINING_FAILED,
     retry=False,
     cure="free memory, or find out why the training needs more than it did (mem-growth-bytes)",
+)
+KILLED_FOR_MEMORY = Kind(
+    name="memory limit",
+    exit_code=CANNOT_RUN,
+    retry=False,
+    cure="give it more memory (docker run --memory, sbatch --mem), or run fewer cases at once (--jobs)",
 )
 KILLED_RANK = Kind(
     name="killed rank",
@@ -68,11 +82,13 @@ KILLED_RANK = Kind(
     cure="a SIGKILL comes from outside the training: find out who sent it, or try again (--retries 1)",
 )
 KILLED_AGENT = replace(KILLED_RANK, name="killed agent")
-KINDS = (TRANSPORT, PORT_TAKEN, NO_SPACE, OUT_OF_MEMORY, KILLED_RANK, KILLED_AGENT)
+KINDS = (TRANSPORT, PORT_TAKEN, NO_SPACE, OUT_OF_MEMORY, SHARED_MEMORY, KILLED_FOR_MEMORY)
+KINDS += (KILLED_RANK, KILLED_AGENT)
 
 # In this order: a full disk or lack of memory may break a connection, never the other way round. A timeout of
 # a collective is not listed: a training that hangs ends that way.
 _SIGNS = (
+    (SHARED_MEMORY, r"shared memory segment /dev/shm|/dev/shm: .*No space left|No space left.*'/dev/shm/"),
     (NO_SPACE, r"\[Errno 28\]|No space left on device|Disk quota exceeded"),
     (
         OUT_OF_MEMORY,
@@ -87,6 +103,7 @@ _SIGNS = (
         r"|DistNetworkError|Broken pipe",
     ),
 )
+_LOCKS = re.compile(r"multiprocessing/(?:synchronize|shared_memory)\.py$")
 # Python's own pipe or socket, to a process that the rank started: its checkpoint worker may have failed.
 _LOCAL = re.compile(r"(?:BrokenPipe|ConnectionReset|ConnectionAborted)Error: ")
 
@@ -119,11 +136,19 @@ def kind_of(message: str) -> Kind | None:
     return None if found is TRANSPORT and _LOCAL.match(message) else found
 
 
+def _described(error: BaseException) -> str:
+    """Class and text of an error; also the place, where it is /dev/shm that is full of Python's locks."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+    frames = traceback.extract_tb(error.__traceback__) if full else []
+    place = "/dev/shm: " if any(_LOCKS.search(frame.filename) for frame in frames) else ""
+    return f"{type(error).__name__}: {place}{error}"
+
+
 def kind_of_error(error: BaseException) -> Kind | None:
     """The kind of an error of this process, or of an error that caused it."""
     seen: BaseException | None = error
     while seen is not None:
-        kind = kind_of(f"{type(seen).__name__}: {seen}")
+        kind = kind_of(_described(seen))
         if kind is not None:
             return kind
         seen = seen.__cause__ or seen.__context__
@@ -146,19 +171,8 @@ def kind_of_failures(failures: Mapping[int, RankFailure], *, killed_for_memory: 
     if others:
         return others[0]
     if any(failure.exit_code == -signal.SIGKILL for failure in failures.values()):
-        return OUT_OF_MEMORY if killed_for_memory else KILLED_RANK
+        return KILLED_FOR_MEMORY if killed_for_memory else KILLED_RANK
     return TRANSPORT if kinds else None
-
-
-def memory_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Number of processes of this control group that the kernel killed for lack of memory; 0 if unknown."""
-    for name in ("memory.events", "memory/memory.oom_control"):
-        path = root / name
-        text = path.read_text() if path.is_file() else ""
-        found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
-        if found:
-            return int(found[1])
-    return 0
 
 
 def note_file(directory: Path, rank: int) -> Path:
@@ -168,7 +182,7 @@ def note_file(directory: Path, rank: int) -> Path:
 
 def note(directory: Path, rank: int, error: BaseException) -> None:
     """Note time and error of this rank; the agent's times, whole seconds, do not show who failed first."""
-    content = {"seconds": time.time(), "error": f"{type(error).__name__}: {error}"}
+    content = {"seconds": time.time(), "error": _described(error)}
     if isinstance(error, UsageError):  # a damaged checkpoint, for example: no fault of the training
         content["usage_error"] = str(error)
     note_file(directory, rank).write_text(json.dumps(content))
@@ -199,6 +213,8 @@ def failure_of(
         reason += f"; given up after {max_restarts} restarts (--max-restarts {max_restarts})"
     kind = kind_of_failures(failures, killed_for_memory=killed_for_memory)
     kind = None if kills_wanted and kind is KILLED_RANK else kind
+    if kind is KILLED_FOR_MEMORY:
+        reason = host_memory.killed()
     log = rank_log(directory, rank)
     return _recorded(directory, f"rank {rank} {reason}", f"; its log: {log}; last lines:\n{_tail(log)}", kind)
 
@@ -218,7 +234,7 @@ def classify_agent_errors(directory: Path) -> Iterator[None]:
         kind = kind_of_error(error)
         if kind is None:
             raise
-        message = f"the elastic agent failed: {type(error).__name__}: {error}"
+        message = f"the elastic agent failed: {_described(error)}"
         raise _recorded(directory, message, "", kind) from error
 
 

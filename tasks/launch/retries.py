@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.launch.failures import FAILURE_FILE, KILLED_AGENT, KINDS, Kind
+from tasks.launch.failures import FAILURE_FILE, KILLED_AGENT, KILLED_FOR_MEMORY, KINDS, Kind
+from tasks.machine import host_memory
 from tasks.records import kept_checkpoint
 from tasks.records.run import RETRIES_FILE, read_retries
 from tasks.util.exits import TRAINING_FAILED
@@ -31,9 +32,9 @@ def supervise(task: str, argv: Sequence[str], *, run_dir: Path, phase: int, retr
     most ``retries`` retries. Returns its exit code; a task that was killed counts as failed training.
     """
     for attempt in range(1, retries + 2):
-        begun = time.time()
+        begun, memory_kills = time.time(), host_memory.kills()
         code = _run([sys.executable, "-m", f"tasks.{task}", *argv, "--retries", "0"])
-        kind, message = _why(run_dir / f"phase{phase}", code, begun)
+        kind, message = _why(run_dir / f"phase{phase}", code, begun, memory_kills)
         if kind is None:  # success, or the training itself failed
             break
         print(f"infrastructure failure in phase {phase} ({kind.name}): {message}", file=sys.stderr)
@@ -46,7 +47,7 @@ def supervise(task: str, argv: Sequence[str], *, run_dir: Path, phase: int, retr
             break
         _move_aside(run_dir, phase, kept)
         print(f"phase {phase}: try {attempt + 1} of {retries + 1}; files of the last one: {kept}", flush=True)
-    return code if code >= 0 else TRAINING_FAILED
+    return code if code >= 0 else kind.exit_code if kind else TRAINING_FAILED
 
 
 def _run(command: Sequence[str]) -> int:
@@ -71,10 +72,13 @@ def _run(command: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _why(directory: Path, code: int, begun: float) -> tuple[Kind | None, str]:
-    """The kind of failure and its message for the try that began at ``begun`` (seconds since 1970). A failure
-    file of an earlier try, or one with another exit code, is ignored.
+def _why(directory: Path, code: int, begun: float, memory_kills: int) -> tuple[Kind | None, str]:
+    """The kind of failure and its message for the try that began at ``begun`` (seconds since 1970), when the
+    kernel had killed ``memory_kills`` processes for lack of memory. A failure file of an earlier try, or one
+    with another exit code, is ignored.
     """
+    if code == -signal.SIGKILL and host_memory.kills() > memory_kills:
+        return KILLED_FOR_MEMORY, f"the elastic agent {host_memory.killed()}"
     if code == -signal.SIGKILL:
         return KILLED_AGENT, "the elastic agent was killed by SIGKILL"
     path = directory / FAILURE_FILE

@@ -25,6 +25,7 @@ from tasks.util.files import REPOSITORY
 
 # For mock data, and where no data is looked for.
 NO_TEXT = corpus.Built(prefix=Path("mock-data"), sha256="mock-data", documents=0, sequences=0, tokens=0)
+NEEDED_SHARED_BYTES = 16 * 2**20  # of /dev/shm; a case with restarts was seen to take 5 MiB on a CPU
 NEEDED_BYTES = 256 * 2**20  # of disk, for logs, events and the checkpoints of a small model
 
 
@@ -282,4 +283,22 @@ def check_space(run_dir: Path) -> None:
         raise CannotRun(
             f"{run_dir}: {free / 2**20:.0f} MiB free, a run needs {NEEDED_BYTES / 2**20:.0f}:"
             " make space (nox -s clean -- --keep 5) or choose another --run-dir"
+        )
+    check_shared_memory()
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> None:
+    """Refuse a machine without room for the locks of processes.
+
+    Raises:
+        CannotRun: /dev/shm is missing, or nearly full.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CannotRun(f"{folder}: {error.strerror}: mount -t tmpfs tmpfs {folder}") from None
+    if free < NEEDED_SHARED_BYTES:
+        raise CannotRun(
+            f"{folder}: {free / 2**20:.1f} MiB free, a run needs {NEEDED_SHARED_BYTES / 2**20:.0f}: enlarge"
+            f" it (mount -o remount,size=1G {folder}, docker run --shm-size=1g) or remove what lies there"
         )

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tasks.launch import failures
+from tasks.machine import host_memory
 from tasks.records import run_lock
 from tasks.suite import steps
 from tasks.suite.fork_server import ForkServer, StepProcess, start_anew
@@ -45,6 +47,7 @@ class Job:
     _process: StepProcess | None = None
     _output: IO[str] | None = None
     _begun_s: float = 0.0
+    _memory_kills: int = 0  # before it began
     _resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -53,7 +56,7 @@ class Job:
 
     def begin(self) -> None:
         """Start the first step."""
-        self._begun_s = time.monotonic()
+        self._begun_s, self._memory_kills = time.monotonic(), host_memory.kills()
         self._resources.enter_context(run_lock.held(self.run_dir))
         if self.quiet:
             self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,13 @@ class Job:
         return_code = self._process.poll()
         if return_code is None:
             return False
-        self.codes.append(steps.code_of(self.steps[len(self.codes)].task, return_code))
+        task = self.steps[len(self.codes)].task
+        code = steps.code_of(task, return_code)
+        if return_code == -signal.SIGKILL and host_memory.kills() > self._memory_kills:
+            killed, output = failures.KILLED_FOR_MEMORY, self._output or sys.stdout
+            print(f"error: tasks.{task} {host_memory.killed()}; {killed.cure}", file=output, flush=True)
+            code = killed.exit_code
+        self.codes.append(code)
         step = steps.following(self.steps, self.codes)
         if step is None:
             self._close()

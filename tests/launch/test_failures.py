@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,7 +82,9 @@ def test_a_rank_that_the_kernel_killed_for_memory_is_not_tried_again(
     for rank, error in notes.items():
         failures.note(tmp_path, rank, RuntimeError(error))
     failure = failure_of(tmp_path, {2: -9}, killed_for_memory=True)
-    assert str(failure).startswith("out of memory: rank 2 ")
+    assert str(failure).startswith("memory limit: rank 2 was killed by the kernel, for lack of memory: ")
+    assert " MiB; its log: " in str(failure).splitlines()[0]
+    assert failure.exit_code == 5
     assert not failure.kind.retry
 
 
@@ -101,6 +104,23 @@ def test_a_note_that_was_cut_off_is_no_space_on_a_full_disk(
     failure = failure_of(tmp_path, {1: 1})
     assert failure.exit_code == 5
     assert "make space" in str(failure)
+
+
+def test_a_full_shared_memory_is_told_from_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own error does not say where its locks lie."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", full)
+    with pytest.raises(InfrastructureFailure) as caught, classify_agent_errors(tmp_path):
+        multiprocessing.Lock()
+    assert caught.value.exit_code == 5
+    assert str(caught.value).startswith("shared memory: the elastic agent failed: OSError: /dev/shm: ")
+    assert "enlarge /dev/shm" in str(caught.value)
+    assert "--run-dir" not in str(caught.value)
 
 
 def test_an_error_of_the_agent_itself_is_reported_with_its_kind(tmp_path: Path) -> None:

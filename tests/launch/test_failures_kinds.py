@@ -6,22 +6,22 @@ import errno
 import os
 import signal
 import socket
-from pathlib import Path
 
 import pytest
 
 from tasks.launch.failures import (
+    KILLED_FOR_MEMORY,
     KILLED_RANK,
     KINDS,
     NO_SPACE,
     OUT_OF_MEMORY,
     PORT_TAKEN,
+    SHARED_MEMORY,
     TRANSPORT,
     InfrastructureFailure,
     RankFailure,
     kind_of,
     kind_of_failures,
-    memory_kills,
 )
 from tasks.util.exits import CANNOT_RUN, TRAINING_FAILED
 
@@ -59,6 +59,8 @@ MESSAGES = [
         PORT_TAKEN,
     ),
     ("OSError: [Errno 28] No space left on device", NO_SPACE),
+    ("Error while creating shared memory segment /dev/shm/nccl-4Fk2 (size 9637888)", SHARED_MEMORY),
+    ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", SHARED_MEMORY),
     (
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 22.00 MiB. GPU 0 has a total capacity of"
         " 23.65 GiB of which 11.06 MiB is free.",
@@ -113,6 +115,8 @@ def test_this_machines_own_messages_are_recognised() -> None:
 def test_none_ends_as_a_mismatch_and_only_what_cannot_hide_a_regression_is_tried_again() -> None:
     assert {kind.exit_code for kind in KINDS} == {TRAINING_FAILED, CANNOT_RUN}
     assert not OUT_OF_MEMORY.retry
+    assert not KILLED_FOR_MEMORY.retry
+    assert not SHARED_MEMORY.retry
     assert not NO_SPACE.retry
     assert InfrastructureFailure("full", NO_SPACE).exit_code == CANNOT_RUN
 
@@ -141,19 +145,11 @@ def test_a_killed_rank_is_reported_from_one_that_crashed_or_left_without_a_word(
         return RankFailure(exit_code=code)
 
     assert kind_of_failures({0: LOST, 2: ended(-signal.SIGKILL)}) is KILLED_RANK
-    assert kind_of_failures({2: ended(-signal.SIGKILL)}, killed_for_memory=True) is OUT_OF_MEMORY
+    assert kind_of_failures({2: ended(-signal.SIGKILL)}, killed_for_memory=True) is KILLED_FOR_MEMORY
     assert kind_of_failures({0: LOST, 2: ended(-signal.SIGSEGV)}) is None
     assert kind_of_failures({0: LOST, 2: ended(1)}) is None
     assert kind_of_failures({0: LOST, 2: ended(-signal.SIGTERM)}) is TRANSPORT  # by the agent, afterwards
     assert kind_of_failures({}) is None
-
-
-@pytest.mark.parametrize("name", ["memory.events", "memory/memory.oom_control"])
-def test_the_kernels_count_of_processes_killed_for_memory(tmp_path: Path, name: str) -> None:
-    assert memory_kills(tmp_path) == 0
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("low 0\noom 7\noom_kill 3\noom_group_kill 0\n")
-    assert memory_kills(tmp_path) == 3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from tasks.judge.run import judge_run
 from tasks.launch import retries
-from tasks.launch.failures import NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
+from tasks.launch.failures import KILLED_FOR_MEMORY, NO_SPACE, OUT_OF_MEMORY, PORT_TAKEN, TRANSPORT, Kind
 from tasks.records.card_store import read_card
 from tasks.reports.formats import as_junit, as_text
 from tasks.util.exits import HANG, MISMATCH, PASSED, TRAINING_FAILED
@@ -91,11 +91,11 @@ def test_what_an_earlier_try_said_is_no_reason_of_this_one(tmp_path: Path, tries
     note.parent.mkdir()
     note.write_text(json.dumps({"kind": "transport", "message": "it broke"}))
     os.utime(note, (time.time() - 60,) * 2)
-    assert retries._why(note.parent, TRANSPORT.exit_code, time.time()) == (None, "")
+    assert retries._why(note.parent, TRANSPORT.exit_code, time.time(), 0) == (None, "")
     os.utime(note)
-    assert retries._why(note.parent, TRANSPORT.exit_code, time.time() - 1)[0] is TRANSPORT
+    assert retries._why(note.parent, TRANSPORT.exit_code, time.time() - 1, 0)[0] is TRANSPORT
     for code in (HANG, 2):
-        assert retries._why(note.parent, code, time.time() - 1)[0] is None
+        assert retries._why(note.parent, code, time.time() - 1, 0)[0] is None
 
 
 def test_what_failed_before_is_kept_when_a_phase_is_done_again(tmp_path: Path, tries: Callable) -> None:
@@ -114,6 +114,16 @@ def test_a_killed_agent_is_tried_again_and_ends_as_failed_training(tmp_path: Pat
     assert supervise(tmp_path, 1) == TRAINING_FAILED
     assert len(commands) == 2
     assert [failed["kind"] for failed in retries.read_retries(tmp_path)] == ["killed agent"] * 2
+
+
+def test_an_agent_that_the_kernel_killed_for_memory_is_not_tried_again(
+    tmp_path: Path, tries: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = iter((4, 5))
+    monkeypatch.setattr("tasks.machine.host_memory.kills", lambda: next(counted))
+    commands = tries((-signal.SIGKILL, None))
+    assert supervise(tmp_path, 1) == KILLED_FOR_MEMORY.exit_code
+    assert len(commands) == 1
 
 
 @pytest.mark.parametrize(

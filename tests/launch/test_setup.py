@@ -129,6 +129,18 @@ def test_a_run_needs_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free
         assert (tmp_path / "run").is_dir()
 
 
+def test_a_run_needs_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup.check_shared_memory()
+    usage = namedtuple("usage", "total used free")
+    small = {Path("/dev/shm"): usage(2**20, 0, 2**20)}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: small.get(path, usage(2**40, 0, 2**40)))
+    with pytest.raises(CannotRun, match=r"^/dev/shm: 1\.0 MiB free, a run needs 16: enlarge it \(mount -o"):
+        setup.check_space(tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(CannotRun, match="mount -t tmpfs tmpfs"):
+        setup.check_shared_memory(tmp_path / "missing")
+
+
 def test_the_data_set_of_the_flags_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_PATH", "/data")
     case = load_case("gpt3_pp4_resume_common_pile", platform_name="cpu_x86_64")

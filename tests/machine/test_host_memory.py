@@ -35,3 +35,31 @@ def test_the_least_limit_counts(tmp_path: Path, groups: str, limits: dict[str, s
     for path, text in limits.items():
         write(tmp_path / path, text)
     assert host_memory.total_bytes(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "names"),
+    [
+        ("0::/job/step", "sys/fs/cgroup/job", ("memory.max", "memory.peak", "memory.events")),
+        ("0::/of/the/host", "sys/fs/cgroup", ("memory.max", "memory.peak", "memory.events")),
+        (
+            "4:memory:/job",
+            "sys/fs/cgroup/memory/job",
+            ("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.oom_control"),
+        ),
+    ],
+)
+def test_processes_that_the_kernel_killed(
+    tmp_path: Path, groups: str, folder: str, names: tuple[str, str, str]
+) -> None:
+    write(tmp_path / "proc/self/cgroup", groups)
+    assert host_memory.kills(tmp_path) == 0
+    machine = f"for lack of memory: this machine has {host_memory.machine_bytes() // 2**20} MiB"
+    assert host_memory.killed(tmp_path).endswith(machine)
+    limit, peak, events = (tmp_path / folder / name for name in names)
+    write(events, "low 0\noom 7\noom_kill 3\noom_group_kill 0")
+    write(limit, str(600 * 2**20))
+    assert host_memory.kills(tmp_path) == 3
+    assert host_memory.killed(tmp_path).endswith("the limit of its control group is 600 MiB")
+    write(peak, str(599 * 2**20))
+    assert host_memory.killed(tmp_path).endswith(" is 600 MiB, the most in use was 599 MiB")

@@ -93,6 +93,18 @@ def test_a_step_that_fails_ends_its_case_alone(tmp_path: Path) -> None:
     assert output(other).endswith("ran\n")
 
 
+@pytest.mark.parametrize(("kills", "code"), [((4, 5), 5), ((4, 4), 3)])
+def test_a_step_that_the_kernel_killed_for_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: tuple[int, int], code: int
+) -> None:
+    counted = iter(kills)
+    monkeypatch.setattr("tasks.machine.host_memory.kills", lambda: next(counted))
+    one = job(tmp_path, "a", "import os; os.kill(os.getpid(), 9)")
+    run(one, limit=1)
+    assert one.exit_code == code
+    assert ("tasks.diff was killed by the kernel, for lack of memory" in one.last_error()) == (code == 5)
+
+
 def test_the_last_error_is_that_of_the_last_step(tmp_path: Path) -> None:
     one = job(tmp_path, "a", "print('error: old')", "print('error: this\\nerror: that'); raise SystemExit(2)")
     assert jobs.run_alone(one) == 2
