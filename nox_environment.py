@@ -48,12 +48,22 @@ class SharedEnvironment(nox.virtualenv.VirtualEnv):
         if PYTHON is None:
             print(f"error: {nox_python.missing()}", file=sys.stderr)
             sys.exit(CANNOT_RUN)
-        path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = path.open("w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self._wait_for_others()
         self.reuse_existing = self.is_filled()
         return super().create()
+
+    def _wait_for_others(self) -> None:
+        path = Path(self.location).with_name(f".{ENVIRONMENT}.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.lock = path.open("w")
+        except OSError as error:
+            if self.is_filled():  # nobody can change it
+                return
+            where = f"{path.parent}: cannot be written ({error.strerror})"
+            print(f"error: {where}: copy the checkout, or make it writable", file=sys.stderr)
+            sys.exit(CANNOT_RUN)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
 
     def is_filled(self) -> bool:
         """True when its stamp says that the pins are installed."""

@@ -24,13 +24,13 @@ def write_atomically(path: Path, text: str | bytes) -> None:
 
     Raises:
         UsageError: the file cannot be written.
-        CannotRun: the disk is full.
+        CannotRun: the disk is full, or read-only.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text, durable=True)
     except OSError as error:
-        kind = CannotRun if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
+        kind = CannotRun if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else UsageError
         raise kind(f"{path}: cannot be written ({error.strerror})") from error
 
 
