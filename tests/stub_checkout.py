@@ -48,6 +48,7 @@ def make(tmp_path: Path) -> Path:
     for name in NOX_FILES:
         shutil.copy(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tasks/__init__.py").write_text("")  # stubs need no packages
     for name in STUBS:
         (tmp_path / f"tasks/{name}.py").write_text(STUB)
     for name in ("first", "second"):

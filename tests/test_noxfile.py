@@ -13,6 +13,7 @@ import pytest
 
 from tasks.cases.names import case_names
 from tasks.util.files import REPOSITORY
+from tests import stub_checkout
 from tests.stub_checkout import NOX_FILES, add_sound_case, calls, nox
 
 pytestmark = pytest.mark.sessions
@@ -178,6 +179,24 @@ def test_one_environment_is_filled_once_and_made_anew_when_the_pins_change(check
     changed = nox(checkout, "-s", "doctor", no_venv=False)
     assert "Creating virtual environment" in changed.stdout
     assert not (checkout / f".nox/{name}/leftover").exists()
+
+
+def test_a_checkout_may_have_any_path(tmp_path: Path) -> None:
+    folder = tmp_path / "it's größer than $HOME"
+    folder.mkdir()
+    stub_checkout.make(folder)
+    outcome = nox(folder, "-s", "doctor", no_venv=False)
+    assert outcome.returncode == 0, outcome.stdout
+    assert calls(folder) == ["environment verify --dependencies", "doctor"]
+
+
+def test_a_checkout_that_cannot_be_written_is_told_in_one_line(checkout: Path) -> None:
+    (checkout / ".nox").touch()  # as good as a read-only disk, also for root
+    outcome = nox(checkout, "-s", "doctor", no_venv=False)
+    assert outcome.returncode == 5
+    assert "cannot be written (File exists): copy the checkout, or make it writable" in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+    assert not calls(checkout)
 
 
 def test_an_environment_that_is_not_as_pinned_is_never_reused(checkout: Path) -> None:

@@ -46,7 +46,10 @@ def test_values_that_are_no_numbers_are_written_as_strings(tmp_path):
     assert list(written["lm loss"]["values"].values()) == ["nan", "inf", "-inf"]
 
 
-@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, CannotRun), (errno.EACCES, UsageError)])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, CannotRun), (errno.EROFS, CannotRun), (errno.EACCES, UsageError)],
+)
 def test_a_failed_write_leaves_the_old_card_and_no_litter(tmp_path, monkeypatch, number, kind):
     path = tmp_path / "card.json"
     write_card(path, card())
