@@ -17,7 +17,7 @@ from tasks.cases.case import Case
 from tasks.cases.loader import golden_case, load_case
 from tasks.cases.names import case_names
 from tasks.launch import setup
-from tasks.machine import cudnn, host_memory, mps, nccl, platforms
+from tasks.machine import cudnn, host_memory, mps, nccl, nodes, platforms
 from tasks.machine.packages import torch_cuda_version
 from tasks.machine.platforms import Gpu, Platform, Processor
 from tasks.util.exits import CANNOT_RUN, PASSED, TaskError, exit_with
@@ -51,6 +51,7 @@ class Facts:
     nccl: tuple[int, int, int] | None
     cudnn: str | None
     mps: bool
+    unreachable: str = ""  # why processes cannot reach each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ def read_facts() -> Facts:
         nccl=nccl.version(nccl.library()),
         cudnn=cudnn.version(),
         mps=shutil.which(mps.CONTROL) is not None,
+        unreachable=_unreachable(),
     )
 
 
@@ -123,6 +125,9 @@ def _cpu_candidate(facts: Facts) -> tuple[str, Platform | None, tuple[str, ...]]
     lacks = []
     if facts.memory_bytes < CPU_MEMORY_BYTES:
         lacks.append(f"memory: {_gib(facts.memory_bytes)} of {_gib(CPU_MEMORY_BYTES)}")
+    if facts.shared_memory_bytes < setup.NEEDED_SHARED_BYTES:
+        sizes = [size / 2**20 for size in (facts.shared_memory_bytes, setup.NEEDED_SHARED_BYTES)]
+        lacks.append("/dev/shm: {:.1f} of {:.0f} MiB".format(*sizes))
     return platform.name, platform, (*lacks, *common_lacks(facts))
 
 
@@ -151,6 +156,8 @@ def common_lacks(facts: Facts) -> tuple[str, ...]:
         lacks.append(f"free disk: {_gib(facts.free_disk_bytes)} of {_gib(FREE_DISK_BYTES)}")
     if facts.open_files < OPEN_FILES:
         lacks.append(f"open files: {facts.open_files} of {OPEN_FILES} (ulimit -n)")
+    if facts.unreachable:
+        lacks.append(facts.unreachable)
     return tuple(lacks)
 
 
@@ -236,6 +243,14 @@ def _golden(case: str, platform_name: str, environment_name: str, root: Path) ->
         return f"none yet (nox -s record -- {case})"
     except TaskError:  # errors of the file are reported where the case would run
         return "unknown"
+
+
+def _unreachable() -> str:
+    try:
+        nodes.check_loopback()
+    except TaskError as error:
+        return str(error)
+    return ""
 
 
 def _total_bytes(path: Path) -> int:

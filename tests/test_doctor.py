@@ -63,6 +63,17 @@ def test_more_gpus_than_a_platform_takes_can_be_chosen_from() -> None:
     assert "gpu2_*" not in found
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shared_memory_bytes": 2**20}, "/dev/shm: 1.0 of 16 MiB"),
+        ({"unreachable": "127.0.0.1 cannot be reached"}, "127.0.0.1 cannot be reached"),
+    ],
+)
+def test_what_processes_need_to_reach_each_other(changes: dict[str, object], message: str) -> None:
+    assert lacks(dataclasses.replace(LAPTOP_CPU, **changes))["cpu_x86_64"] == message
+
+
 def test_a_laptop_runs_its_cpu_and_names_what_the_rest_lacks() -> None:
     assert lacks(LAPTOP_CPU) == {
         "cpu_x86_64": "",
