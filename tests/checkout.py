@@ -44,12 +44,16 @@ exec "$REAL_PYTHON" "$@"
 PARSE_ONLY = REPOSITORY / "tests/programs/parse_only.py"
 
 
-def copy_to(folder: Path) -> Path:
-    """Copy the checkout as it is now, without runs; data/ is shared, since it takes seconds to build."""
+def copy_to(folder: Path, *, data: bool = True) -> Path:
+    """Copy the checkout as it is now, without runs.
+
+    ``data``: data/ is shared, since it takes seconds to build.
+    """
     skipped = shutil.ignore_patterns(".git", ".nox", ".venv", "runs", "data", "__pycache__", ".*_cache")
     shutil.copytree(REPOSITORY, folder, ignore=skipped)
-    (REPOSITORY / "data").mkdir(exist_ok=True)
-    (folder / "data").symlink_to(REPOSITORY / "data")
+    if data:
+        (REPOSITORY / "data").mkdir(exist_ok=True)
+        (folder / "data").symlink_to(REPOSITORY / "data")
     return folder
 
 
