@@ -4,7 +4,9 @@
 #   make regress ARGS="--set train-iters=60"      what is in ARGS goes behind nox's "--"
 
 # python3, or another one where the pins do not support it.
-PYTHON ?= $(shell python3 nox_python.py 2>/dev/null)
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell python3 nox_python.py 2>/dev/null)
+endif
 NEEDED_NOX := 2025.2.9
 # A PYTHON that is given decides, whatever nox is on PATH; .venv is made anew for another one than it was made with.
 GIVEN := $(filter-out file,$(firstword $(origin PYTHON)))

@@ -13,22 +13,12 @@ from tasks.judge.run import judge_run
 from tasks.record import changes, main
 from tasks.records.card import metric_from
 from tasks.records.card_lint import problems
-from tasks.records.card_store import card_path, provenance_path, read_card, read_provenance, write_card
+from tasks.records.card_store import provenance_path, read_card, read_provenance, write_card
 from tasks.util.exits import TaskError, UsageError
 from tasks.util.files import REPOSITORY, file_sha256
 from tests.fake_run import CASE, FINGERPRINT, METRICS, card, state, write_golden, write_json, write_run
+from tests.recording import path_in, record
 from tests.stub_checkout import add_case
-
-
-def record(root, *runs, yes=False, reason="because", metrics=()):
-    argv = [CASE, "--reason", reason, "--root", str(root)]
-    argv += [part for name in metrics for part in ("--metric", name)]
-    argv += [part for run in runs for part in ("--from-run", str(run))]
-    return main(argv + ["--yes"] * yes)
-
-
-def path_in(root):
-    return card_path(root, CASE, "lts", "cpu_x86_64")
 
 
 def noisy(factor):
@@ -58,45 +48,6 @@ def test_provenance_is_complete(tmp_path):
     assert provenance["seeds"] == [1234]
     assert provenance["recorded"].endswith("+00:00")
     assert provenance["card_sha256"] == file_sha256(path_in(tmp_path))
-
-
-def scaled(**factors):
-    """Values of a run, of which some metrics (``_`` for ``-``) are multiplied."""
-    by_name = {name.replace("_", "-"): factor for name, factor in factors.items()}
-    change = lambda name, step, number: number * by_name.get(name, 1.0)  # noqa: E731
-    return {"phase1": card(change=change), "phase2": card(51, change=change)}
-
-
-def test_one_metric_is_written_alone_and_the_others_stay(tmp_path):
-    record(tmp_path, *(write_run(tmp_path / name) for name in "abc"))
-    before, first = read_card(path_in(tmp_path)), read_provenance(path_in(tmp_path))
-    run = write_run(tmp_path / "d", **scaled(mem_allocated_bytes=0.1, iteration_time=3.0))
-    record(tmp_path, run, yes=True, reason="smaller", metrics=["mem-allocated-bytes"])
-    after, provenance = read_card(path_in(tmp_path)), read_provenance(path_in(tmp_path))
-    for name, metric in before.metrics.items():
-        factor = 0.1 if name == "mem-allocated-bytes" else 1.0
-        assert after.metrics[name].values == pytest.approx(metric.values * factor), name
-    (update,) = provenance["updates"]
-    assert (update["metrics"], update["reason"]) == (["mem-allocated-bytes"], "smaller")
-    assert (update["equal_runs"], update["fingerprint"]) == (1, FINGERPRINT)
-    assert (provenance["reason"], provenance["equal_runs"]) == ("because", 3)
-    assert provenance["card_sha256"] == file_sha256(path_in(tmp_path)) != first["card_sha256"]
-    add_case(tmp_path, CASE)
-    assert problems(tmp_path) == []
-
-
-def test_a_metric_alone_is_refused_where_another_one_differs_from_the_card(tmp_path):
-    good = write_run(tmp_path / "a")
-    with pytest.raises(UsageError, match=r"there is no \S+_lts_cpu_x86_64.json to update"):
-        record(tmp_path, good, metrics=["mem-allocated-bytes"])
-    record(tmp_path, good)
-    with pytest.raises(UsageError, match=r"--metric mem: the run has no such metric\. Metrics: lm loss"):
-        record(tmp_path, good, metrics=["mem"])
-    other = write_run(tmp_path / "b", **scaled(grad_norm=1 + 1e-12))
-    content = path_in(tmp_path).read_bytes()
-    with pytest.raises(UsageError, match=r"'grad-norm' is not that of \S+ \(regression\)"):
-        record(tmp_path, other, yes=True, metrics=["mem-allocated-bytes"])
-    assert path_in(tmp_path).read_bytes() == content
 
 
 @pytest.mark.parametrize(("name", "factor"), [("mem-allocated-bytes", 5.0), ("mem-allocated-bytes", 0.2)])

@@ -30,8 +30,7 @@ def missing_lines(promised: str, output: str) -> list[str]:
 
 def committed_copy(folder: Path) -> Path:
     """The checkout as it is now, committed: what the reader clones."""
-    checkout.copy_to(folder)
-    (folder / "data").unlink()
+    checkout.copy_to(folder, data=False)
     checkout.commit(folder)
     return folder
 

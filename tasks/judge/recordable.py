@@ -14,7 +14,7 @@ from tasks.judge.compare import compare
 from tasks.judge.restart_evidence import processes_of
 from tasks.judge.rows import CHECK_EXACT, GOLDEN
 from tasks.judge.run import Options, restart_and_resume_rows
-from tasks.judge.strict import stays_at_0, strict_row
+from tasks.judge.strict import judge_cards, stays_at_0, strict_row
 from tasks.judge.tolerances import Basis, rule_for
 from tasks.records.card import Card, header_fault
 from tasks.records.run import Run
@@ -114,14 +114,14 @@ def refuse_other_values(
             raise UsageError(
                 f"--metric {name}: the run has no such metric. Metrics: {', '.join(new.metrics)}"
             )
-    others = [name for name in dict.fromkeys([*card.metrics, *new.metrics]) if name not in metrics]
-    for name in others:
-        values = card.metrics.get(name), new.metrics.get(name)
-        row = strict_row(GOLDEN, name, *values, platform=platform, basis=_OTHER_PROCESSOR)
-        if not row.passed:
+    rows = judge_cards(
+        GOLDEN, card, new, metrics=tuple(new.metrics), platform=platform, basis=_OTHER_PROCESSOR
+    )
+    for row in rows:
+        if row.metric not in metrics and not row.passed:
             raise UsageError(
-                f"--metric: {name!r} is not that of {path.name} ({row.verdict}); only the metrics named may"
-                " change"
+                f"--metric: {row.metric!r} is not that of {path.name} ({row.verdict}); only the metrics named"
+                " may change"
             )
 
 
