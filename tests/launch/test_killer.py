@@ -186,15 +186,17 @@ def test_a_rank_killed_in_every_attempt_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.training
 def test_a_half_written_checkpoint_is_never_used(trained: Path, tmp_path: Path) -> None:
+    """A rank is killed once the checkpoint of step 2 is complete and files of step 4 are being written."""
     run_dir = tmp_path / "run"
+    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
     command = short_run.command("train", run_dir, "--max-restarts", "1", "--set", "exit-interval=6")
     environment = {**os.environ, "CRASH_TEST_DEVICE": "cpu"}
     with subprocess.Popen(command, cwd=short_run.REPOSITORY, env=environment) as process:
-        while not any((run_dir / "checkpoints" / "iter_0000004").glob("*.distcp")):
+        while not (tracker.exists() and any((run_dir / "checkpoints" / "iter_0000004").glob("*.distcp"))):
             assert process.poll() is None
             time.sleep(0.002)
         os.kill(attempts.processes(run_dir / "phase1")[0][3], signal.SIGKILL)
-        newest = (run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()
+        newest = tracker.read_text()
         assert process.wait(120) == 0
     record = read_json_object(run_dir / "phase1.json")
     assert (newest, record["loaded_iteration"], record["restarts"]) == ("2", 2, 1)
